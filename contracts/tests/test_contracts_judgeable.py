@@ -21,6 +21,18 @@ def test_scripts_and_tolerances_are_for_strict_alone(scoring: Scoring) -> None:
     assert ask(Kind.SCRIPT, Scoring.STRICT, tolerance=1e-6) is None
 
 
+@pytest.mark.parametrize("scoring", Scoring)
+def test_what_no_judge_takes_is_told_whatever_the_scoring(scoring: Scoring) -> None:
+    assert ask(Kind.FUNCTION, scoring, "[" * 200 + "]" * 200, "1") is None
+    deep = ask(Kind.FUNCTION, scoring, "1", "[" * 201 + "]" * 201)
+    assert deep == ("tests.0.output", "nested deeper than 200 levels: flatten it, or leave the test out")
+    assert ask(Kind.STDIN, scoring, "[" * 201) is None
+    half = ask(Kind.STDIN, scoring, "a\ud83d")
+    assert half is not None
+    assert half.field == "tests.0.input"
+    assert half.why.startswith("holds a lone surrogate at character 1")
+
+
 @pytest.mark.parametrize(
     ("given", "output", "field"),
     [("x", "1", "tests.0.input"), ("1\nx", "1", "tests.0.input"), ("1", "", "tests.0.output"), ("[1]\n\n2", "3", None)],

@@ -10,6 +10,7 @@ import pytest
 from growth import SHORTER, outgrows
 
 from deepcoder_contracts import strict
+from deepcoder_contracts.judgeable import check_depth
 from deepcoder_sandbox.compare import livecodebench, taco, values
 from deepcoder_sandbox.compare.livecodebench import Collapsed
 from deepcoder_sandbox.worker import values as encoding
@@ -304,13 +305,13 @@ def test_equal_value_is_never_too_long_for_what_is_expected():
 
 
 def test_depth_of_brackets_counts_and_brackets_in_texts_do_not():
-    values.check_depth("[" * 200 + "]" * 200)
-    values.check_depth(json.dumps(["[{" * 500, '"[' * 500]))
-    values.check_depth("[[1],[2]]" * 500)
+    check_depth("[" * 200 + "]" * 200)
+    check_depth(json.dumps(["[{" * 500, '"[' * 500]))
+    check_depth("[[1],[2]]" * 500)
     with pytest.raises(ValueError, match="200"):
-        values.check_depth("[" * 201 + "]" * 201)
+        check_depth("[" * 201 + "]" * 201)
     with pytest.raises(ValueError, match="200"):
-        values.check_depth('{"a":' * 201 + "1" + "}" * 201)
+        check_depth('{"a":' * 201 + "1" + "}" * 201)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ def test_numbers_of_numpy_are_numbers_in_published_scorings():
 
 def test_text_without_an_end_and_number_without_one_are_looked_at_once():
     def look(size):
-        values.check_depth("[]" * 201 + '"' + '\\"' * size)
+        check_depth("[]" * 201 + '"' + '\\"' * size)
         assert strict.compare_text(b"1", "1" * size + "x", 1e-6) is not None
 
     assert not outgrows(lambda: look(200_000 // SHORTER), lambda: look(200_000))

@@ -10,7 +10,7 @@ import livecodebench_function_rows
 import livecodebench_stdin_rows
 import pytest
 
-from deepcoder_contracts import judge, judge_time
+from deepcoder_contracts import judge, judge_time, judgeable
 from deepcoder_contracts.judge import JudgeRequest, Scoring, Verdict
 from deepcoder_sandbox import admission, cli, limits, pool, slot
 from deepcoder_sandbox.compare import values
@@ -44,7 +44,7 @@ DEFAULTS = {
     "files in scratch, Namespaces": rootfs._MAX_FILES,
     "a program": judge.MAX_CODE_BYTES / limits.MIB,
     "tests of a submission": judge.MAX_TESTS,
-    "levels of nesting of a function's arguments and values": values.MAX_DEPTH,
+    "levels of nesting of a function's arguments and values": judgeable.MAX_DEPTH,
     "request bodies and submissions in memory (one alone always fits)": option("max_queued_mb"),
     "kept answers": room.ANSWERS_MB,
     "connections": room.MAX_CONNECTIONS,

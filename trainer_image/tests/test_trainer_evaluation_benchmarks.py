@@ -13,6 +13,7 @@ import pytest
 from benchmark_world import BODY, HEAD, SETS, evalplus_release_row, find_zero_row, humaneval_row, humanevalplus_row
 from curation_world import (
     codeforces_row,
+    livecodebench_function_row,
     livecodebench_row,
     official_codeforces_row,
     own_row,
@@ -30,6 +31,7 @@ from deepcoder_trainer.curation.shingles import shingles, words
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.benchmarks import Benchmark, load_benchmark
 from deepcoder_trainer.evaluation.problemsets import read_problem_sets
+from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.problems.extract import livecodebench_block, program_of
 from deepcoder_trainer.problems.files import DatasetError
 from deepcoder_trainer.problems.humaneval import humaneval_problem
@@ -131,6 +133,12 @@ def test_official_tests_of_codeforces_are_all_used_and_need_no_caveat(tmp_path: 
     assert found.notes[2].startswith("1 of 2 problems are judged by the statement's sample tests alone")
 
 
+def test_least_memory_that_codeforces_gave_is_what_an_interpreter_needs(tmp_path: Path) -> None:
+    found = load(tmp_path, [official_codeforces_row(memory_limit=4.0)], "cf")
+    [submitted] = [JudgedProblem(problem).submission("print(1)", "1") for problem in found.problems]
+    assert submitted.request.memory_limit_mb == 16
+
+
 def test_official_tests_of_codeforces_that_are_not_all_carry_a_caveat(tmp_path: Path) -> None:
     rows = [
         official_codeforces_row(),
@@ -175,6 +183,14 @@ def test_a_problem_that_an_evaluation_leaves_out_is_kept_away_from_all_the_same(
         (evalplus_release_row(atol="much"), "atol: not a number"),
         (evalplus_release_row(canonical_solution=""), "canonical_solution: missing"),
         (codeforces_row(tests="[]", data_source="codeforces"), "tests: none"),
+        (official_codeforces_row(examples=[{"input": "\ud83d", "output": "1"}], official_tests=None), "lone surrogate"),
+        (official_codeforces_row(description="\ud83d"), "prompt: holds a lone surrogate"),
+        (
+            livecodebench_function_row(
+                public_test_cases=json.dumps([{"input": "[" * 201, "output": "1", "testtype": "functional"}])
+            ),
+            r"tests\.0\.input: nested deeper than 200 levels",
+        ),
         ({"what": 1}, "of no known layout"),
     ],
 )

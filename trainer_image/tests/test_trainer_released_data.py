@@ -171,6 +171,24 @@ def test_released_rows_in_folders_for_each_split_have_ids_of_their_split(tmp_pat
     assert {p.id.rsplit("-", 1)[0] for p in load_dataset(tmp_path).problems} == {"taco-test"}
 
 
+def test_a_released_row_that_no_judge_takes_is_left_out_where_it_is_read(tmp_path: Path) -> None:
+    odd = [
+        {"problem": "Print it.", "tests": json.dumps({"inputs": ["\ud83d"], "outputs": ["1"]})},
+        {"problem": "Half of \ud83d.", "tests": json.dumps({"inputs": ["1"], "outputs": ["1"]})},
+        {"problem": "f", "tests": json.dumps({"inputs": [["[" * 201]], "outputs": [1], "fn_name": "f"})},
+        {"problem": "g", "tests": '{"inputs": [[' + "[" * 201 + "]" * 201 + ']], "outputs": [1], "fn_name": "g"}'},
+    ]
+    (tmp_path / "taco").mkdir()
+    path = write_jsonl(tmp_path / "taco" / "train.jsonl", [*taco_rows() * 200, *odd])
+    found = load_dataset(path)
+    assert [reason.split(": ", 1)[1][:48] for reason in found.left_out] == [
+        "tests.0.input: holds a lone surrogate at charact",
+        "prompt: holds a lone surrogate at character 8, w",
+        "tests.0.input: nested deeper than 200 levels: fl",
+    ]
+    assert len(found.problems) == 401
+
+
 def test_the_digest_is_that_of_what_is_read(hub: Path, tmp_path: Path) -> None:
     shutil.copytree(hub / "lcbv5", tmp_path / "lcbv5")
     before = load_dataset(tmp_path / "lcbv5").digest

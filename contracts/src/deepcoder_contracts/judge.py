@@ -29,6 +29,10 @@ MAX_TESTS = 10_000
 """Most tests in one submission."""
 
 
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$")]
+"""What a program's function may be called: a top-level function, or a method of class Solution."""
+
+
 class JudgeMessage(BaseModel):
     """A message of the judge's protocol: strict, frozen, snake_case."""
 
@@ -113,7 +117,7 @@ class JudgeRequest(JudgeMessage):
     tests_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     """SHA-256 of a stored test set. If the judge does not have it, the answer is 404."""
 
-    fn_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$")] | None = None
+    fn_name: FunctionName | None = None
     """`function`: name of the function to call: a top-level function, or a method of class Solution."""
 
     time_limit_s: float = Field(default=6.0, gt=0, le=600)

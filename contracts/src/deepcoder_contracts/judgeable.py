@@ -6,11 +6,18 @@ request; and the client of a hosted API, before it sends anything. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_contracts.strict import parse_json
+
+MAX_DEPTH: Final = 200
+"""Deepest nesting of a function's test: decoding and comparing take up to three frames a level of the stack's
+thousand."""
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # a text without an end is looked at once
 
 
 class Misfit(NamedTuple):
@@ -29,8 +36,55 @@ def misfit(kind: Kind, scoring: Scoring, float_tolerance: float | None, tests: S
         return Misfit("float_tolerance", f"scoring {scoring} has its own rule for numbers: leave it out, or use strict")
     if kind is Kind.SCRIPT and scoring is not Scoring.STRICT:
         return Misfit("scoring", f"{scoring} knows no scripts: use strict")
-    if kind is Kind.FUNCTION and scoring is not Scoring.LIVECODEBENCH:  # LiveCodeBench answers tests that are not JSON
-        return _no_json(tests)
+    wrong = next((found for field, text in _texts(tests) if (found := no_text(field, text)) is not None), None)
+    if wrong is not None or kind is not Kind.FUNCTION:
+        return wrong
+    if (wrong := next((found for each in _texts(tests) if (found := _too_deep(*each)) is not None), None)) is not None:
+        return wrong
+    # LiveCodeBench answers tests that are not JSON.
+    return None if scoring is Scoring.LIVECODEBENCH else _no_json(tests)
+
+
+def no_text(field: str, text: str) -> Misfit | None:
+    """Return what is wrong with a text that no message can hold, as JSON text and Python's can be: half of a surrogate
+    pair."""
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        why = (
+            f"holds a lone surrogate at character {error.start}, which is no text: replace it, or decode its source as "
+            "what it is"
+        )
+        return Misfit(field, why)
+    return None
+
+
+def check_depth(text: str) -> None:
+    """Raise ValueError where a test's JSON is nested deeper than a comparison could follow."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        bracket = match.group()
+        if bracket in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        elif bracket in "]}":
+            depth -= 1
+
+
+def _texts(tests: Sequence[TestCase]) -> Iterator[tuple[str, str]]:
+    for index, test in enumerate(tests):
+        yield f"tests.{index}.input", test.input
+        yield f"tests.{index}.output", test.output
+
+
+def _too_deep(field: str, text: str) -> Misfit | None:
+    try:
+        check_depth(text)
+    except ValueError as error:
+        return Misfit(field, f"{error}: flatten it, or leave the test out")
     return None
 
 

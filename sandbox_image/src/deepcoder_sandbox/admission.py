@@ -12,9 +12,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from deepcoder_contracts.judge import JudgeRequest, Kind, Problem, Scoring, TestCase
-from deepcoder_contracts.judgeable import misfit
-from deepcoder_sandbox.compare.values import check_depth
+from deepcoder_contracts.judge import JudgeRequest, Problem, Scoring, TestCase
+from deepcoder_contracts.judgeable import misfit, no_text
 
 
 @dataclass(eq=False)  # not frozen: whoever passes an exception on sets its traceback
@@ -82,7 +81,9 @@ def explain(error: ValidationError) -> tuple[str, str | None]:
 
 def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int | None = None) -> None:
     """Raise Refused where a well-formed request cannot be judged as asked."""
-    _check_texts(request, tests)
+    for field, text in (("id", request.id), ("code", request.code)):
+        if (wrong := no_text(field, text)) is not None:
+            raise Refused(f"{field}: {wrong.why}", field)
     if "\0" in request.code:
         raise Refused("code: contains a NUL byte, which no Python source may: remove it", "code")
     if max_memory_mb is not None and request.memory_limit_mb > max_memory_mb:
@@ -96,38 +97,6 @@ def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int
             "stop_on_first_failure: scoring livecodebench always stops there: leave it out, or use strict",
             "stop_on_first_failure",
         )
-    if request.kind is Kind.FUNCTION:
-        _check_depth(tests)
     wrong = misfit(request.kind, request.scoring, request.float_tolerance, tests)
     if wrong is not None:
         raise Refused(f"{wrong.field}: {wrong.why}", wrong.field)
-
-
-def _check_texts(request: JudgeRequest, tests: tuple[TestCase, ...]) -> None:
-    """Refuse lone surrogates: a body of JSON cannot hold them, a text of Python can, and nothing could pass them on."""
-    _check_text("id", request.id)
-    _check_text("code", request.code)
-    for index, test in enumerate(tests):
-        _check_text(f"tests.{index}.input", test.input)
-        _check_text(f"tests.{index}.output", test.output)
-
-
-def _check_text(field: str, text: str) -> None:
-    try:
-        text.isascii() or text.encode()
-    except UnicodeEncodeError as error:
-        raise Refused(
-            f"{field}: holds a lone surrogate at character {error.start}, which is no text: replace it, or decode its"
-            " source as what it is",
-            field,
-        ) from None
-
-
-def _check_depth(tests: tuple[TestCase, ...]) -> None:
-    for index, test in enumerate(tests):
-        for field, text in (("input", test.input), ("output", test.output)):
-            try:
-                check_depth(text)
-            except ValueError as error:
-                name = f"tests.{index}.{field}"
-                raise Refused(f"{name}: {error}: flatten it, or leave the test out", name) from None

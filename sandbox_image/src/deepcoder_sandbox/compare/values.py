@@ -9,21 +9,16 @@ or not be compared, raises ValueError or ArithmeticError: a wrong answer, never 
 from __future__ import annotations
 
 import json
-import re
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from deepcoder_contracts.strict import OddDict
-
-MAX_DEPTH: Final = 200
-"""Deepest nesting of a test's JSON: decoding and comparing take up to three frames a level of the stack's thousand."""
 
 _TIMES_EXPECTED, _BYTES_MORE = 64, 1 << 16
 """An equal value's encoding is longer than the expected text by a factor of at most 50 (a float as a fraction)."""
 
 _NESTED = {list, dict}
 _NUMBERS = {"F", "D", "c"}
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # a text without an end is looked at once
 _FLOAT_BITS = 1100
 
 
@@ -53,21 +48,6 @@ def decode(encoded: bytes, expected: str, json_only: bool = False) -> Any:
         return _untag(json.loads(encoded), json_only)
     except (RecursionError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError("the returned value cannot be read") from error
-
-
-def check_depth(text: str) -> None:
-    """Raise ValueError where a test's JSON is nested deeper than a comparison could follow."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return
-    depth = 0
-    for match in _BRACKETS.finditer(text):
-        bracket = match.group()
-        if bracket in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        elif bracket in "]}":
-            depth -= 1
 
 
 def _untag(value: Any, json_only: bool) -> Any:

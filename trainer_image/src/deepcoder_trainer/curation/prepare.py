@@ -28,7 +28,7 @@ from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.prompt import prompt_lengths
 from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_of_released
 from deepcoder_trainer.problems.record import Record
-from deepcoder_trainer.problems.rows import RowError
+from deepcoder_trainer.problems.rows import RowError, check_judgeable
 
 _CHUNK = 256
 """Most records whose prompts are encoded together."""
@@ -199,6 +199,7 @@ class Preparation:
         self._ordinals[record.source] += 1
         if len(record.tests) > MAX_TESTS:
             raise RowError(f"tests: {len(record.tests)}, more than the {MAX_TESTS} that are judged: leave some out")
+        check_judgeable(record.problem())
         if (other := self._ids.setdefault(record.id, place)) != place:
             raise RowError(f"id: {record.id!r} was used at {other}: give each problem an id of its own")
         return record

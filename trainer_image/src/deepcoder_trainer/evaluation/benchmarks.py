@@ -27,7 +27,7 @@ from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.places import EVALUATION
 from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_of_released
-from deepcoder_trainer.problems.rows import RowError, problem_from_row
+from deepcoder_trainer.problems.rows import RowError, check_judgeable, problem_from_row
 from deepcoder_trainer.types import Problem
 
 SAMPLE_TESTS = (
@@ -135,7 +135,9 @@ def _read(row: Mapping[str, Any], file: Path, root: Path, name: str, number: int
         official_tests=official,
         part_of_tests=official and row.get("official_tests_complete") is False,
     )
-    return record.problem(every_test=official), known
+    problem = record.problem(every_test=official)
+    check_judgeable(problem)
+    return problem, known
 
 
 def _metadata(value: Any) -> Mapping[str, Any]:

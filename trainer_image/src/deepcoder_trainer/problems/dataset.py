@@ -23,7 +23,7 @@ from deepcoder_trainer.problems.files import DatasetError as DatasetError
 from deepcoder_trainer.problems.files import FileRow, data_files, read_rows
 from deepcoder_trainer.problems.places import SOURCES, TRAINING, split_of
 from deepcoder_trainer.problems.readers import layout_of, released, source_of_released
-from deepcoder_trainer.problems.rows import RowError, problem_from_row
+from deepcoder_trainer.problems.rows import RowError, check_judgeable, problem_from_row
 from deepcoder_trainer.types import Problem
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,7 @@ class _Reading:
             record = released(row.fields, source)
             if not record.statement or not record.tests:
                 raise RowError("problem, tests: one is empty: give a statement and its tests")
+            check_judgeable(record.problem())
         except RowError as error:
             self._unusable.setdefault(source, []).append(f"{place}: {error}")
             return None

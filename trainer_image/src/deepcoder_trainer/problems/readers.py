@@ -208,7 +208,8 @@ def codeforces(row: Fields, name: str) -> Record:
         statement=whole,
         tests=tests,
         time_limit_s=_limit(row, "time_limit", 600.0),
-        memory_limit_mb=int(_limit(row, "memory_limit", 65536.0) or 1024),
+        # No interpreter fits the least that Codeforces gave.
+        memory_limit_mb=max(16, int(_limit(row, "memory_limit", 65536.0) or 1024)),
         solutions_expected=False,
         date=_date(row.get("contest_start"), "contest_start"),
         metadata=_noted(row),

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from deepcoder_contracts.judge import MAX_TESTS, Kind, Scoring, TestCase
-from deepcoder_contracts.judgeable import misfit
+from deepcoder_contracts.judge import MAX_TESTS, FunctionName, Kind, Scoring, TestCase
+from deepcoder_contracts.judgeable import misfit, no_text
 from deepcoder_trainer.problems.json_text import TooManyValues, value_of
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
@@ -53,7 +53,7 @@ class ProblemRow(BaseModel):
     kind: Kind = Kind.STDIN
     """How a program runs: stdin, function or script."""
 
-    fn_name: str | None = None
+    fn_name: FunctionName | None = None
     """function: name of the function to call."""
 
     time_limit_s: float | None = Field(default=None, gt=0, le=600)
@@ -135,6 +135,17 @@ def problem_from_row(row: Mapping[str, Any]) -> Problem:
         answer=parsed.answer,
         float_tolerance=parsed.float_tolerance,
     )
+
+
+def check_judgeable(problem: Problem) -> None:
+    """Raise RowError for a problem by which no program could be judged, or no model be asked.
+
+    A row of our own layout is checked as it is read; what other layouts hold is free text until here."""
+    wrong = no_text("prompt", problem.prompt)
+    if wrong is None and problem.answer is None:
+        wrong = misfit(problem.kind, problem.scoring, problem.float_tolerance, problem.tests)
+    if wrong is not None:
+        raise RowError(f"{wrong.field}: {wrong.why}")
 
 
 def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
