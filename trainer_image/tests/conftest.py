@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.together import transport
+from deepcoder_trainer.lean import lean_transformers
 from deepcoder_trainer.loading import loading
 from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan
 
@@ -36,9 +38,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """DCP warns whenever one rank saves without a process group, which is meant; and garbage is looked for when the
-    test files have been loaded."""
+    """DCP warns whenever one rank saves without a process group, which is meant; garbage is looked for when the test
+    files have been loaded; and whichever test loads transformers loads it as the trainer does."""
     config.addinivalue_line("filterwarnings", "ignore:torch.distributed is disabled:UserWarning")
+    lean = ExitStack()
+    lean.enter_context(lean_transformers())
+    config.add_cleanup(lean.close)
     gc.disable()
 
 

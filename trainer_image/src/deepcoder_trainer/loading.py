@@ -12,6 +12,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deepcoder_trainer.lean import lean_transformers
+
 
 @contextmanager
 def loading() -> Iterator[None]:
@@ -19,7 +21,8 @@ def loading() -> Iterator[None]:
     collects = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with lean_transformers():
+            yield
     finally:
         gc.freeze()
         if collects:

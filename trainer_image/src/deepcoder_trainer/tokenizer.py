@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.loading import loading
 
 
 def load_tokenizer(model_dir: Path) -> Any:
@@ -16,10 +17,12 @@ def load_tokenizer(model_dir: Path) -> Any:
     """
     try:
         if (model_dir / "tokenizer.json").is_file():
-            from transformers import PreTrainedTokenizerFast
+            with loading():
+                from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
-        from transformers import AutoTokenizer
+        with loading():
+            from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
         if not tokenizer.encode("0"):  # made of nothing, where no file is there to make it of

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from deepcoder_trainer.loading import loading
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `make-demo`."""
@@ -18,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run `make-demo`; 0 when the folder is there, 64 when it is in the way."""
-    from deepcoder_trainer.demo.make import DemoExists, make_demo
+    with loading():
+        from deepcoder_trainer.demo.make import DemoExists, make_demo
 
     started = time.monotonic()
 

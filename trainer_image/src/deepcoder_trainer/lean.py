@@ -1,0 +1,94 @@
+"""Loading transformers without reading the same files twice.
+
+When it is loaded, transformers reads the list of files of every installed distribution, to know which package comes
+from which, and it reads the sources of all its models, twice. That is most of the CPU time that it takes to load. Here
+the lists are read without making an object of each path, and each source is read once; what is found is the same.
+Another version of transformers that has none of these functions is loaded as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib.metadata
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+from typing import Any
+
+_READS = "transformers.utils.import_utils"
+"""The module of transformers that reads all this."""
+
+
+@contextmanager
+def lean_transformers() -> Iterator[None]:
+    """Around what may load transformers."""
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.meta_path.remove(finder)
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == _READS else None
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        whole = importlib.metadata.packages_distributions
+        importlib.metadata.packages_distributions = packages_distributions
+        try:
+            super().exec_module(module)
+        finally:
+            importlib.metadata.packages_distributions = whole
+        read_once(module)
+
+
+def packages_distributions() -> dict[str, list[str]]:
+    """What `importlib.metadata.packages_distributions` finds."""
+    found: dict[str, list[str]] = {}
+    for distribution in importlib.metadata.distributions():
+        packages = (distribution.read_text("top_level.txt") or "").split() or _recorded(distribution)
+        name = _name(distribution) if packages else ""
+        for package in packages:
+            found.setdefault(package, []).append(name)
+    return found
+
+
+def _recorded(distribution: importlib.metadata.Distribution) -> set[str]:
+    """Packages by the list of files that was written when it was installed."""
+    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    paths = [row[0] for row in rows if row and row[0].endswith(".py")]
+    return {path.partition("/")[0] if "/" in path else path.removesuffix(".py") for path in paths}
+
+
+def _name(distribution: importlib.metadata.Distribution) -> str:
+    for line in (distribution.read_text("METADATA") or "").splitlines():
+        if line.startswith("Name:"):
+            return line.removeprefix("Name:").strip()
+    return distribution.metadata["Name"]
+
+
+def read_once(module: Any) -> None:
+    """Have the module keep what it has read of each folder, and look for names at the end of a file, where they are.
+
+    Its own cache holds 128 folders, and there are more models than that.
+    """
+    structure = getattr(module, "create_import_structure_from_path", None)
+    if structure is not None and hasattr(structure, "__wrapped__"):
+        module.create_import_structure_from_path = functools.cache(structure.__wrapped__)
+    names = getattr(module, "fetch__all__", None)
+    if names is not None:
+        module.fetch__all__ = functools.wraps(names)(lambda text: names(text[text.rfind("\n__all__") + 1 :]))
