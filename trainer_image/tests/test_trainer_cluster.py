@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader
 
@@ -157,6 +157,28 @@ def test_no_daemon_is_started_that_has_nothing_to_do() -> None:
     programs = {Path(word).name for child in psutil.Process().children(recursive=True) for word in words(child)}
     assert {"raylet", "gcs_server"} <= programs
     assert programs & {"dashboard.py", "log_monitor.py", "monitor.py", "agent.py", "ray::DashboardAgent"} == set()
+    assert not {name for name in programs if name.startswith("ray::RuntimeEnvAgent")}
+
+
+def environment(given: dict[str, Any]) -> dict[str, Any]:
+    """A hook of Ray's, which is asked for the environment of its workers."""
+    return {**given, "env_vars": {"A": "b"}}
+
+
+@pytest.mark.parametrize("hook", [False, True])
+def test_environments_of_workers_are_prepared_if_ray_is_to_make_them(
+    monkeypatch: pytest.MonkeyPatch, hook: bool
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(services, "start_ray_process", lambda command, *_: commands.append(command))
+    monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False)  # these tests may run below `uv run`
+    monkeypatch.delenv("RAY_RUNTIME_ENV_HOOK", raising=False)
+    if hook:
+        monkeypatch.setenv("RAY_RUNTIME_ENV_HOOK", f"{__name__}.environment")
+    asked = ["raylet", "--runtime_env_agent_command=python agent.py", "--runtime_env_agent_port=0"]
+    with cluster.without_idle_daemons():
+        services.start_ray_process(asked, "raylet")
+    assert commands == [asked if hook else ["raylet", "--runtime_env_agent_command=cat", "--runtime_env_agent_port=1"]]
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -55,6 +55,8 @@ _AGENT = "--dashboard_agent_command"
 """Raylet's argument: the process that gathers figures for the dashboard, and for Prometheus on a port of its own."""
 _AGENT_PORTS, _AGENT_LISTENS = ("--metrics-agent-port", "--metrics_export_port"), "--dashboard_agent_listen_port"
 """Ports that raylet waits to be told by that process where it was not told them before; the last it never is."""
+_ENVIRONMENTS, _ENVIRONMENTS_PORT = "--runtime_env_agent_command", "--runtime_env_agent_port"
+"""Raylet's arguments: the process that prepares environments for workers, and the port on which raylet asks it."""
 _NOBODY = 1
 """A port on which nothing listens."""
 LEAST_SETS = 1.25
@@ -184,23 +186,29 @@ def start_ray(**settings: Any) -> None:
 
 @contextmanager
 def without_idle_daemons() -> Iterator[None]:
-    """Around `ray.init` without dashboard, logs and more nodes to be had: what is for these has nothing to do.
+    """Around `ray.init`, to leave out the processes of Ray's that a cluster of our own has no use for.
 
-    `ray.init` starts it nevertheless, which no setting changes: four processes that load Ray each, and two of them are
-    waited for. Where another version of Ray starts them otherwise, they are started.
+    They serve the dashboard, forward logs, ask for more nodes, and prepare environments for workers. No setting of
+    Ray leaves them out. Each of the five loads Ray, and `ray.init` waits for three of them. If another version of Ray
+    starts them in another way, they are started.
     """
     from ray._private import services
     from ray._private.node import Node
 
     kept = {name: vars(Node)[name] for name in _IDLE_DAEMONS if name in vars(Node)}
     start_process = services.start_ray_process
+    idle: list[tuple[str, tuple[str, ...]]] = [(_AGENT, (*_AGENT_PORTS, _AGENT_LISTENS))]
+    if not _prepares_environments():
+        idle.append((_ENVIRONMENTS, (_ENVIRONMENTS_PORT,)))
 
-    def start_without_agent(command: list[str], *args: Any, **settings: Any) -> Any:
-        return start_process(_without_agent(command), *args, **settings)
+    def start_without_agents(command: list[str], *args: Any, **settings: Any) -> Any:
+        for agent, ports in idle:
+            command = _without_agent(command, agent, ports)
+        return start_process(command, *args, **settings)
 
     for name in kept:
         setattr(Node, name, lambda self, **_: None)
-    services.start_ray_process = start_without_agent
+    services.start_ray_process = start_without_agents
     try:
         yield
     finally:
@@ -209,14 +217,25 @@ def without_idle_daemons() -> Iterator[None]:
             setattr(Node, name, start)
 
 
-def _without_agent(command: list[str]) -> list[str]:
-    """Raylet's command; it wants an agent that lives as long as it does, and the ports on which that listens."""
+def _prepares_environments() -> bool:
+    """Whether Ray gives its workers an environment unasked: below `uv run`, and with RAY_RUNTIME_ENV_HOOK."""
+    from ray._private import worker
+
+    environment = getattr(worker, "_maybe_modify_runtime_env", None)
+    return environment is None or bool(environment({}, False))
+
+
+def _without_agent(command: list[str], agent: str, ports: tuple[str, ...]) -> list[str]:
+    """Raylet's command with a process in the agent's place that does nothing: raylet ends if its agent does.
+
+    Raylet waits to be told ports that it does not know, so each is a port on which nothing listens.
+    """
     given = {argument.partition("=")[0] for argument in command}
-    if not given >= {_AGENT, *_AGENT_PORTS}:
+    if not given >= {agent, *ports} - {_AGENT_LISTENS}:
         return command
-    others = {_AGENT: "cat", **dict.fromkeys(_AGENT_PORTS, _NOBODY)}  # its input is a pipe that ends with raylet
+    others = {agent: "cat", **dict.fromkeys(ports, _NOBODY)}  # its input is a pipe that ends with raylet
     kept = [argument for argument in command if argument.partition("=")[0] not in others]
-    return [*kept, *(f"{name}={value}" for name, value in others.items()), f"{_AGENT_LISTENS}={_NOBODY}"]
+    return [*kept, *(f"{name}={value}" for name, value in others.items())]
 
 
 def _lock_out() -> None:
