@@ -124,3 +124,26 @@ def test_what_mends_the_compiler_is_known_by_its_name_and_is_all_that_is_left_ou
         re.findall(r"from vllm\.env_override import (\w+)", (folder / "compilation/compiler_interface.py").read_text())
     )
     assert wanted <= vars(given).keys(), "others find what they want of it"
+
+
+@pytest.mark.parametrize(
+    ("module", "wants"),
+    [
+        ("vllm.parser.engine.adapters", "v1/structured_output/__init__.py"),
+        ("vllm.entrypoints.mcp.tool_server", "reasoning/abs_reasoning_parsers.py"),
+    ],
+)
+def test_what_the_engine_wants_of_vllms_server_is_in_what_stands_in_for_it(
+    monkeypatch: pytest.MonkeyPatch, module: str, wants: str
+) -> None:
+    for left_out in ("vllm.parser.engine.adapters", "vllm.entrypoints.mcp.tool_server"):
+        monkeypatch.setitem(sys.modules, left_out, None)  # type: ignore[arg-type]  so that it is as before afterwards
+        del sys.modules[left_out]
+    stepped.leave_the_server_out()
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    text = (Path(spec.submodule_search_locations[0]) / wants).read_text()
+    wanted = set(re.findall(rf"^from {re.escape(module)} import (\w+)$", text, re.MULTILINE))
+    assert wanted, "it is loaded for nothing else"
+    assert wanted <= vars(sys.modules[module]).keys()

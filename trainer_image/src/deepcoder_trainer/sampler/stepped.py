@@ -147,6 +147,7 @@ class SteppedEngine:
 
     def _start(self, model: str, settings: EngineSettings) -> Any:
         leave_the_compiler_out()
+        leave_the_server_out()
         with loading():
             from vllm.engine.arg_utils import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
@@ -207,9 +208,21 @@ def _temporary_files_in(folder: str) -> Iterator[None]:
 def leave_the_compiler_out() -> None:
     """vLLM begins by mending torch's compiler, and loads all of it for that: a quarter of what loading vLLM takes. On
     CPUs nothing is compiled (TORCHDYNAMO_DISABLE)."""
-    mends = ModuleType("vllm.env_override")
-    vars(mends)["_apply_constrain_to_fx_strides_patch"] = lambda: None  # what others want of it
-    sys.modules.setdefault(mends.__name__, mends)
+    _stand_in("vllm.env_override", _apply_constrain_to_fx_strides_patch=lambda: None)  # what others want of it
+
+
+def leave_the_server_out() -> None:
+    """vLLM's engine loads what its server answers with, as all of OpenAI's types, for the names of two classes: another
+    quarter. Responses here are tokens: none is parsed, and no tool is called."""
+    _stand_in("vllm.parser.engine.adapters", ParserEngineReasoningAdapter=type("ParserEngineReasoningAdapter", (), {}))
+    _stand_in("vllm.entrypoints.mcp.tool_server", ToolServer=type("ToolServer", (), {}))
+
+
+def _stand_in(module: str, **names: Any) -> None:
+    """In the place of a module of vLLM's that nobody has loaded yet."""
+    found = ModuleType(module)
+    vars(found).update(names)
+    sys.modules.setdefault(module, found)
 
 
 def register_architecture(model: str) -> None:
