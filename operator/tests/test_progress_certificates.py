@@ -59,7 +59,7 @@ def test_every_bundle_given_out_stays_good_for_half_a_year() -> None:
         now = START + timedelta(days=day)
         material = renew(material, HOSTS, now)
         given = [(at, bundle) for at, bundle in given if now - at <= timedelta(days=180)] + [(now, material.bundle)]
-        assert all(trusts(bundle, material.server.certificate, now) for _, bundle in given), now
+        assert all(trusts(bundle, material.server.certificate, now) for bundle in {bundle for _, bundle in given}), now
         assert len(material.authorities) <= 2
 
 

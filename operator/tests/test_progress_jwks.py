@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import cache
 from typing import Any
 
 import jwt
@@ -27,7 +28,12 @@ from deepcoder_operator.progress.jwks import KeyReviewer
 
 ISSUER = "https://kubernetes.default.svc"
 POD = Subject("ml", "demo-head", "uid-1")
-OTHERS = rsa.generate_private_key(65537, 2048)
+
+
+@cache
+def key_of(name: str) -> rsa.RSAPrivateKey:
+    """One for each name and process: to make one takes a tenth of a second."""
+    return rsa.generate_private_key(65537, 2048)
 
 
 class Issuer:
@@ -40,8 +46,8 @@ class Issuer:
         self.rotate("first")
 
     def rotate(self, kid: str) -> None:
-        """A new key in place of all others."""
-        self.keys = {kid: rsa.generate_private_key(65537, 2048)}
+        """Another key in place of all others."""
+        self.keys = {kid: key_of(kid)}
 
     async def read(self, path: str) -> dict[str, Any]:
         if not self.reachable:
@@ -57,7 +63,7 @@ class Issuer:
             return json.loads(RSAAlgorithm.to_jwk(key.public_key())) | {"kid": kid, "alg": "RS256", "use": "sig"}
         return json.loads(ECAlgorithm.to_jwk(key.public_key())) | {"kid": kid, "alg": "ES256", "use": "sig"}
 
-    def token(self, kid: str = "first", key: Any = None, headers: Any = None, **changes: Any) -> str:
+    def token(self, kid: str = "first", key: str | None = None, headers: Any = None, **changes: Any) -> str:
         now = time.time()
         pod = {"name": POD.pod_name, "uid": POD.pod_uid}
         claims = {
@@ -68,9 +74,9 @@ class Issuer:
             "kubernetes.io": {"namespace": POD.namespace, "pod": pod, "serviceaccount": {"name": "trainer"}},
         }
         claims = {k: v for k, v in (claims | changes).items() if v is not None}
-        key = key or self.keys[kid]
-        algorithm = "RS256" if isinstance(key, rsa.RSAPrivateKey) else "ES256"
-        return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid} | (headers or {}))
+        signer = key_of(key) if key else self.keys[kid]
+        algorithm = "RS256" if isinstance(signer, rsa.RSAPrivateKey) else "ES256"
+        return jwt.encode(claims, signer, algorithm=algorithm, headers={"kid": kid} | (headers or {}))
 
 
 @pytest.fixture
@@ -102,7 +108,7 @@ async def test_token_tells_the_pod_that_it_is_bound_to(issuer: Issuer, reviewer:
         ({"exp": None}, "not valid"),
         ({"nbf": time.time() + 86_400}, "not valid"),
         ({"iss": "https://elsewhere"}, "not valid"),
-        ({"key": OTHERS}, "not valid"),
+        ({"key": "others"}, "not valid"),
         ({"kubernetes.io": None}, "not bound to a pod"),
         ({"kubernetes.io": {"namespace": "ml", "node": {"name": "n", "uid": "u"}}}, "not bound to a pod"),
         ({"kubernetes.io": {"pod": {"name": "demo-head", "uid": "uid-1"}}}, "not bound to a pod"),
@@ -151,7 +157,7 @@ async def test_withdrawn_key_is_believed_for_ten_minutes_at_most(issuer: Issuer,
 async def test_flood_of_made_up_keys_is_no_flood_of_requests(issuer: Issuer, reviewer: KeyReviewer) -> None:
     for number in range(50):
         with pytest.raises(Unauthenticated, match="does not publish"):
-            await reviewer.review(issuer.token(str(number), OTHERS))
+            await reviewer.review(issuer.token(str(number), "others"))
         issuer.now += 1
     assert issuer.reads == 2, "at the beginning, and after 30 s"
 
@@ -183,7 +189,7 @@ async def test_known_key_waits_for_nobody_who_asks_for_a_made_up_one(issuer: Iss
         raise errors.Unavailable("no answer in 15 s")
 
     issuer.read = hangs  # type: ignore[method-assign]
-    stranger = asyncio.create_task(reviewer.review(issuer.token("made-up", OTHERS)))
+    stranger = asyncio.create_task(reviewer.review(issuer.token("made-up", "others")))
     await asyncio.sleep(0)
     async with asyncio.timeout(1):
         assert await reviewer.review(issuer.token()) == POD
