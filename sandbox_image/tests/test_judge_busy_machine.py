@@ -24,7 +24,7 @@ from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.worker import supervise
-from deepcoder_sandbox.worker.packets import RING, Job, RunLimits, decode_ended, encode_ended, encode_job
+from deepcoder_sandbox.worker.packets import RING, Job, RunLimits, decode_ended, encode_job
 from deepcoder_sandbox.worker.starvation import Starvation, may_go_on
 from deepcoder_sandbox.worker.supervise import Supervisor
 from deepcoder_sandbox.zygote_process import ZygoteConfig
@@ -362,14 +362,17 @@ def supervised():
     with ours, theirs, subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         supervisor = Supervisor(theirs, None, None, lambda: 0.0, sessions=False)
         packet = encode_job(Job(Kind.STDIN, RunLimits(60.0, 0.2, 64, 1 << 20)))
-        yield process, lambda: supervisor.wait(process.pid, packet), ours
+
+        def wait():
+            return decode_ended(supervisor.reaped.packet_of_killed(supervisor.wait(process.pid, packet)))
+
+        yield process, wait, ours
 
 
 def test_run_is_ended_at_its_limit_and_told_what_it_did(supervised):
-    status, _, _, _, _, killed_for = supervised[1]()
-    assert (status, killed_for) == (signal.SIGKILL, "wall:S")
-    ended = decode_ended(encode_ended((status, 0.0, 0.6, 0.0, 1, killed_for, True)))
-    assert (ended.killed_for, ended.states) == ("wall", "S")
+    ended = supervised[1]()
+    assert (ended.wait_status, ended.killed_for, ended.states) == (signal.SIGKILL, "wall", "S")
+    assert ended.wall_s - ended.starved_s > 0.2
 
 
 def test_run_that_ends_between_the_look_and_its_end_has_kept_its_limit(supervised, monkeypatch):
@@ -381,8 +384,8 @@ def test_run_that_ends_between_the_look_and_its_end_has_kept_its_limit(supervise
         os.kill(pid, number)
 
     monkeypatch.setattr(supervise, "kill", kill)
-    status, _, _, _, _, killed_for = wait()
-    assert (status, killed_for) == (0, None)
+    ended = wait()
+    assert (ended.wait_status, ended.killed_for) == (0, None)
 
 
 def test_alarm_has_been_rung_when_the_judge_sees_its_word_taken(supervised, monkeypatch):
@@ -395,5 +398,5 @@ def test_alarm_has_been_rung_when_the_judge_sees_its_word_taken(supervised, monk
 
     monkeypatch.setattr(supervise, "kill", kill)
     judge.send(RING)
-    assert (wait()[0], seen) == (signal.SIGALRM, [(signal.SIGALRM, True)])
+    assert (wait().wait_status, seen) == (signal.SIGALRM, [(signal.SIGALRM, True)])
     assert fcntl.ioctl(judge, termios.TIOCOUTQ, bytes(4)) == bytes(4)

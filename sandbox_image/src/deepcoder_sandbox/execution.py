@@ -19,7 +19,7 @@ from deepcoder_sandbox.zygote_process import ZygoteProcess
 _ANSWER_GRACE_S = 20.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Program:
     """A program in a memory file: its source, its function's name, and after the first run its code object."""
 
@@ -29,6 +29,8 @@ class Program:
     name_bytes: int = 0
     preamble: bool = False
     """Whether the released reward's imports stand before it (taco-compat)."""
+    compiled_bytes: int = 0
+    """Length of the code object, once the first runner has left it and sealed it: from then on it stays the same."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,16 @@ def execute(
         MemoryFile("report", capacity=answer_bytes) as report,
     ):
         code, source_bytes, name_bytes = program.code, program.source_bytes, program.name_bytes
-        compiled_bytes = code.size() - source_bytes - name_bytes if code.sealed() else 0
-        job = Job(program.kind, limits, source_bytes, name_bytes, compiled_bytes, program.preamble)
+        if not program.compiled_bytes and code.sealed():
+            program.compiled_bytes = code.size() - source_bytes - name_bytes
+        job = Job(program.kind, limits, source_bytes, name_bytes, program.compiled_bytes, program.preamble)
         zygote.start_run(job, [file.fileno() for file in (stdin, stdout, stderr, report, code)])
         ended = zygote.finish_run(wait_deadline(limits, deadline))
-        sizes = (stdout.size(), stderr.size())
+        out_bytes, error_bytes = stdout.size(), stderr.size()
         return Execution(
             ended=ended,
-            stdout=stdout.read(limits.file_bytes),
-            answer=report.read(report.written()),
-            written_bytes=max(sizes),
-            stderr=stderr.read(CLAIM_BYTES, max(0, sizes[1] - CLAIM_BYTES)),
+            stdout=stdout.content(min(out_bytes, limits.file_bytes)),
+            answer=report.content(report.written()),
+            written_bytes=max(out_bytes, error_bytes),
+            stderr=stderr.content(min(error_bytes, CLAIM_BYTES), max(0, error_bytes - CLAIM_BYTES)),
         )

@@ -54,20 +54,22 @@ class MemoryFile:
 
     def written(self) -> int:
         """Bytes before the offset, which is shared with the program: where it last wrote, if it is honest."""
-        return min(os.lseek(self._fd, 0, os.SEEK_CUR), self.size())
+        at = os.lseek(self._fd, 0, os.SEEK_CUR)
+        return min(at, self.size()) if at else 0
 
     def read(self, limit: int, offset: int = 0) -> bytes:
         """Return at most `limit` bytes from `offset`."""
-        left = min(limit, self.size() - offset)
-        parts: list[bytes] = []
-        while left > 0:
-            part = os.pread(self._fd, left, offset)
+        return self.content(min(limit, self.size() - offset), offset)
+
+    def content(self, length: int, offset: int = 0) -> bytes:
+        """Return `length` bytes from `offset`; fewer if the file is shorter. Room for all of them is taken at once."""
+        content = os.pread(self._fd, length, offset) if length > 0 else b""
+        while len(content) < length:  # the kernel reads less than 2 GiB at a time
+            part = os.pread(self._fd, length - len(content), offset + len(content))
             if not part:
                 break
-            parts.append(part)
-            offset += len(part)
-            left -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            content += part
+        return content
 
     def overwrite(self, content: bytes, at: int) -> None:
         """Write `content` at an offset; what is beyond it stays."""

@@ -64,13 +64,14 @@ def failed_run(
 
 
 def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int) -> tuple[Verdict | None, str | None]:
-    if ended.killed_for == "cpu" or ended.signal == signal.SIGXCPU or ended.cpu_s > limits.cpu_limit_s:
+    died_of = ended.signal
+    if ended.killed_for == "cpu" or died_of == signal.SIGXCPU or ended.cpu_s > limits.cpu_limit_s:
         return Verdict.TIME_LIMIT, f"used more than {limits.cpu_limit_s:g} s of CPU time"
     if ended.killed_for == "wall":
         return Verdict.TIME_LIMIT, f"still there after {limits.wall_limit_s:g} s, mostly waiting{doing(ended.states)}"
-    if ended.signal == signal.SIGKILL:
+    if died_of == signal.SIGKILL:
         raise KilledFromOutside("the program was killed from outside, perhaps by the kernel for want of memory")
-    if ended.signal == signal.SIGXFSZ or output_bytes >= limits.file_bytes:
+    if died_of == signal.SIGXFSZ or output_bytes >= limits.file_bytes:
         return Verdict.OUTPUT_LIMIT, f"wrote more than {limits.file_bytes} bytes"
     if claim.failure == "memory":
         return Verdict.MEMORY_LIMIT, f"wanted more than {limits.memory_limit_mb} MiB"
@@ -78,10 +79,10 @@ def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int
         return Verdict.OUTPUT_LIMIT, claim.detail
     if claim.failure == "compile":
         return Verdict.COMPILE_ERROR, claim.detail
-    if ended.signal is not None:
+    if died_of is not None:
         if ended.max_rss_kb >= _MEMORY_SHARE * limits.memory_limit_mb * 1024:
             return Verdict.MEMORY_LIMIT, f"died near {limits.memory_limit_mb} MiB"
-        return Verdict.RUNTIME_ERROR, f"died of {_signal_name(ended.signal)}"
+        return Verdict.RUNTIME_ERROR, f"died of {_signal_name(died_of)}"
     if claim.failure is not None:
         return Verdict.RUNTIME_ERROR, claim.detail
     if ended.exit_status != 0:

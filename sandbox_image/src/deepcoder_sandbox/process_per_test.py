@@ -69,9 +69,10 @@ def _run_test(
     if allowed_s <= 0:
         return outcome.make(Verdict.TIME_LIMIT, 0.0, "the tests before took the time of all, mostly waiting"), 0.0
     bounds = limits.of_one_test(request.time_limit_s, request.memory_limit_mb, submission.output_bytes)
-    bounds = bounds._replace(wall_limit_s=min(bounds.wall_limit_s, allowed_s))
-    word = secrets.token_hex(8)
-    given = f"{word}\n{test.input}" if request.kind is Kind.SCRIPT else test.input
+    if allowed_s < bounds.wall_limit_s:
+        bounds = bounds._replace(wall_limit_s=allowed_s)
+    word = secrets.token_hex(8) if request.kind is Kind.SCRIPT else ""
+    given = f"{word}\n{test.input}" if word else test.input
     answer_bytes = limits.VALUE_BYTES if request.kind is Kind.FUNCTION else limits.CLAIM_BYTES
     run = execute(zygote, program, given.encode(), bounds, deadline, answer_bytes)
     return _verdict(submission, test, bounds, run, word), run.ended.wall_s - run.ended.starved_s
@@ -93,7 +94,7 @@ def _verdict(submission: Submission, test: TestCase, bounds: RunLimits, run: Exe
         difference = _compare_value(run.answer, test, request)
     else:
         difference = _compare_output(run.stdout, test.output, request)
-    return outcome.make(Verdict.PASSED if difference is None else Verdict.WRONG_ANSWER, cpu_s, difference)
+    return outcome.passed(cpu_s) if difference is None else outcome.make(Verdict.WRONG_ANSWER, cpu_s, difference)
 
 
 def _compare_output(got: bytes, expected: str, request: JudgeRequest) -> str | None:

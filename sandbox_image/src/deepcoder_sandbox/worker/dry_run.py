@@ -18,7 +18,7 @@ from typing import Final
 
 from deepcoder_sandbox.worker import zygote
 from deepcoder_sandbox.worker.confine import Confinement
-from deepcoder_sandbox.worker.packets import Job, PlainJob, RunLimits, encode_job
+from deepcoder_sandbox.worker.packets import Job, PlainJob, RunLimits, decode_job, encode_job
 
 TIMES: Final = 12
 """An interpreter begins to adapt a function when it has been called eight times."""
@@ -41,7 +41,7 @@ def become_runner(
     with ours, theirs:
         served = zygote.Zygote(ours, confinement, -1, None, run, sessions=sessions, leave=statuses.append)
         packet = encode_job(Job("stdin", _ABOVE_ALL, source_bytes, name_bytes))
-        served.become_runner(packet, _PAST_ALL, os.getppid())
+        served.become_runner(packet, _PAST_ALL, os.getppid(), None if sessions else decode_job(packet))
         if sessions:  # then a runner closes it
             ours.detach()
     gc.disable()

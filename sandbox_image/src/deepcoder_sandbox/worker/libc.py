@@ -89,6 +89,11 @@ bare_fork: Any = _bare.fork
 single thread, which no lock can be held by another of, and whose modules have no hooks (`boot`)."""
 bare_waitpid: Any = _bare.waitpid
 """That there is no child is an exception of os.waitpid, and no rare case here."""
+# What these two tell is written where the caller says: no objects are made of it.
+bare_wait4: Any = _bare.wait4
+bare_wait4.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+bare_poll: Any = _bare.poll
+bare_poll.argtypes = [ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int]
 
 
 def prctl(option: int, argument: int = 0) -> None:

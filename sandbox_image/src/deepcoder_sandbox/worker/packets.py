@@ -1,8 +1,8 @@
-"""The packets between the judge and a zygote: lines of fields, for a run and for how it ended.
+"""The packets between the judge and a zygote: a line of fields asks for a run, numbers in memory tell how it ended.
 
 Read and written without `json`: whatever Python code a zygote runs between two forks dirties pages that the kernel then
-copies, for every test of every program. The first packet, which configures a zygote, is JSON all the same. A packet
-that is no such line raises ValueError, which is the judge's failure.
+copies, for every test of every program. The first packet, which configures a zygote, is JSON all the same. Any other
+packet raises ValueError, which is the judge's failure.
 
 Nothing of a submission is in a packet, its numbers aside: what the zygote has read, its next copy can find.
 """
@@ -52,7 +52,22 @@ CANCELLED = (b"cancelled, unclean", b"cancelled")
 The judge knows when that was, and what the run has used; a zygote that writes numbers would touch what its next copy
 has to copy."""
 
-_NONE = "-"
+ENDED = b"ended   "
+"""What the packet begins with that tells how a run ended. It lies in memory as it is sent (`worker.reaped`)."""
+
+_ENDED = struct.Struct("=8sii3d4qq104x")
+"""`ENDED`, the wait status and whether the run was clean; its wall, starved and setup seconds; the kernel's rusage, of
+which user time, system time (seconds and microseconds each) and the peak of memory are read."""
+
+ENDED_BYTES = _ENDED.size
+"""Length of that. What the zygote ended the run for follows, if it did."""
+
+RUSAGE_AT = 40
+"""Where the rusage begins, in bytes."""
+STATUS_AT, CLEAN_AT = 2, 3
+"""The place of each integer, counted in integers."""
+WALL_AT, STARVED_AT, SETUP_AT = 2, 3, 4
+"""The place of each float, counted in floats."""
 
 FOR_WALL = "wall:"
 """How the field that tells what a run was ended for begins where it is the wall clock; the threads' states follow."""
@@ -127,9 +142,6 @@ def encode_job(job: Job) -> bytes:
 PlainJob = tuple[str, tuple[float, float, int, int], int, int, int, bool]
 """The fields of a Job: classes of tuples are more for a runner to touch."""
 
-PlainEnded = tuple[int, float, float, float, int, str | None, bool]
-"""Those of a RunEnded, `states` in the one before the last: `FOR_WALL` and they."""
-
 
 def decode_job(packet: bytes) -> PlainJob:
     """Return the fields of what `encode_job` was given."""
@@ -144,17 +156,13 @@ def decode_started(packet: bytes) -> tuple[float, float]:
     return cpu_s, now
 
 
-def encode_ended(ended: PlainEnded) -> bytes:
-    """Return the packet of the fields of a RunEnded."""
-    status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean = ended
-    return f"{status} {cpu_s} {wall_s} {starved_s} {max_rss_kb} {killed_for or _NONE} {int(clean)}".encode()
-
-
 def decode_ended(packet: bytes) -> RunEnded:
-    """Return what `encode_ended` was given; of a run that was cancelled its end alone is known."""
+    """Return how a run ended; of one that was cancelled only that is known. Raises ValueError for any other packet."""
     if packet in CANCELLED:
         return RunEnded(int(signal.SIGKILL), 0.0, 0.0, 0.0, 0, "cancelled", packet == CANCELLED[True])
-    status, cpu, wall, starved, rss, killed_for, clean = packet.decode().split(" ")
-    killed, _, states = killed_for.partition(":")
-    why = None if killed == _NONE else killed
-    return RunEnded(int(status), float(cpu), float(wall), float(starved), int(rss), why, clean == "1", states)
+    if len(packet) < ENDED_BYTES or not packet.startswith(ENDED):
+        raise ValueError(f"{len(packet)} bytes that do not tell how a run ended")
+    _, status, clean, wall_s, starved_s, setup_s, *cpu, rss = _ENDED.unpack_from(packet)
+    cpu_s = cpu[0] + cpu[2] + (cpu[1] + cpu[3]) / 1e6 - setup_s
+    killed, _, states = packet[ENDED_BYTES:].decode().partition(":")
+    return RunEnded(status, max(0.0, cpu_s), wall_s, starved_s, rss, killed or None, clean == 1, states)

@@ -50,15 +50,13 @@ def read_all(descriptor: int, size: int | None = None) -> bytes:
     """Return a memory file's whole content, or its first `size` bytes, whatever its offset."""
     if size is None:
         size = os.fstat(descriptor).st_size
-    parts: list[bytes] = []
-    offset = 0
-    while offset < size:
-        part = os.pread(descriptor, size - offset, offset)
+    content = os.pread(descriptor, size, 0)  # all of it: the kernel reads up to 2 GiB at a time
+    while len(content) < size:
+        part = os.pread(descriptor, size - len(content), len(content))
         if not part:
             break
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
+        content += part
+    return content
 
 
 def write_all(descriptor: int, data: bytes) -> None:

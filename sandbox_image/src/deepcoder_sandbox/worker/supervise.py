@@ -14,22 +14,34 @@ first, tells.
 
 from __future__ import annotations
 
-import os
+import ctypes
 import select
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable
-from os import kill, waitpid  # by name: LiveCodeBench's harness takes the first out of the module
+from os import close, kill, pidfd_open, waitpid  # by name: LiveCodeBench's harness takes the second out of the module
 from time import monotonic
 
-from deepcoder_sandbox.worker.libc import process_cpu_clock
-from deepcoder_sandbox.worker.packets import FOR_WALL, GO_ON, RING, TOLD_BYTES, decode_job
+from deepcoder_sandbox.worker.libc import bare_poll, process_cpu_clock
+from deepcoder_sandbox.worker.packets import (
+    FOR_WALL,
+    GO_ON,
+    RING,
+    STARVED_AT,
+    TOLD_BYTES,
+    WALL_AT,
+    PlainJob,
+    decode_job,
+)
+from deepcoder_sandbox.worker.reaped import Reaped
 from deepcoder_sandbox.worker.starvation import Starvation, may_go_on
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
 _SIGKILL, _SIGALRM = int(signal.SIGKILL), int(signal.SIGALRM)
 _PEEK = int(socket.MSG_PEEK)
+_POLLED, _NO_DESCRIPTOR = struct.Struct("ihh"), -1
 _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _LONGEST_SLEEP_MS = _LONGEST_SLEEP_S * 1000
 
@@ -40,10 +52,6 @@ def cpu_seconds(pid: int) -> float | None:
         return time.clock_gettime(process_cpu_clock(pid))
     except OSError:
         return None
-
-
-Ended = tuple[int, float, float, float, int, str | None]
-"""The fields of `packets.RunEnded` up to `killed_for`, which `states` are behind; confining is part of the second."""
 
 
 class Supervisor:
@@ -73,11 +81,22 @@ class Supervisor:
         self._poller.register(channel, select.POLLIN)
         if gate is not None:
             self._poller.register(gate.fileno(), select.POLLIN)
+        self.reaped = Reaped()
+        """How the last run ended."""
+        polled = [_NO_DESCRIPTOR, channel.fileno(), gate.fileno() if gate is not None else _NO_DESCRIPTOR]
+        packed = b"".join(_POLLED.pack(descriptor, select.POLLIN, 0) for descriptor in polled)
+        self._polled = ctypes.create_string_buffer(packed, len(packed))
+        """What ends the first wait for a run, as poll(2) takes it: the runner, the judge, the gate."""
+        self._polled_at, self._polled_count = ctypes.addressof(self._polled), len(polled)
+        runner = memoryview(self._polled).cast("B")[: _POLLED.size]
+        self._runner_descriptor, self._runner_events = runner[:4].cast("i"), runner[6:].cast("h")
 
-    def wait(self, pid: int, packet: bytes) -> Ended | None:
-        """Wait for `pid`, ending it at its limits or when the judge says so, or hangs up; reap it.
+    def wait(self, pid: int, packet: bytes, job: PlainJob | None = None) -> str | None:
+        """Wait for `pid`, ending it at its limits or when the judge says so, or hangs up; reap it into `reaped`.
 
-        `packet` is the one that asked for it, which tells its limits. None: it is a session that the judge has ended.
+        `packet` asked for the run; `job` is the decoded packet, None if nobody has decoded it yet. Returns what the run
+        was ended for, empty if it ended by itself; the states of its threads follow `packets.FOR_WALL`. None: it was a
+        session that the judge has ended, and `reaped` tells nothing of it.
         """
         started = monotonic()
         if self._sessions:
@@ -87,27 +106,31 @@ class Supervisor:
                 kill(pid, _SIGKILL)
                 waitpid(pid, 0)
                 return None
-        return self._wait_for_end(pid, decode_job(packet)[1], started)
+        return self._wait_for_end(pid, (job or decode_job(packet))[1], started)
 
-    def _wait_for_end(self, pid: int, limits: tuple[float, float, int, int], started: float) -> Ended:
+    def _wait_for_end(self, pid: int, limits: tuple[float, float, int, int], started: float) -> str:
         cpu_limit_s, wall_limit_s, _, _ = limits
-        killed_for: str | None = None
-        starved_s = 0.0
-        descriptor = os.pidfd_open(pid)
-        self._poller.register(descriptor, select.POLLIN)
+        killed_for, starved_s = "", 0.0
+        descriptor = pidfd_open(pid)
         try:
             first_look_s = min(cpu_limit_s, wall_limit_s, _LONGEST_SLEEP_S)
-            ready = self._poller.poll(first_look_s * 1000 + 1.0)
-            if len(ready) != 1 or ready[0][0] != descriptor:
-                killed_for, starved_s = self._watch(pid, descriptor, ready, started, cpu_limit_s, wall_limit_s)
+            self._runner_descriptor[0] = descriptor
+            ready = bare_poll(self._polled_at, self._polled_count, int(first_look_s * 1000) + 1)
+            if ready != 1 or not self._runner_events[0]:
+                self._poller.register(descriptor, select.POLLIN)
+                try:
+                    killed_for, starved_s = self._watch(pid, descriptor, started, cpu_limit_s, wall_limit_s)
+                finally:
+                    self._poller.unregister(descriptor)
         finally:
-            self._poller.unregister(descriptor)
-            os.close(descriptor)
-        wall_s = monotonic() - started
-        _, status, usage = os.wait4(pid, 0)
-        if killed_for is not None and killed_for.startswith(FOR_WALL) and status != _SIGKILL:
-            killed_for = None  # its last steps came between the look and the end that this brought
-        return status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for
+            close(descriptor)
+        floats = self.reaped.floats
+        floats[WALL_AT] = monotonic() - started
+        floats[STARVED_AT] = starved_s
+        status = self.reaped.reap(pid)
+        if killed_for.startswith(FOR_WALL) and status != _SIGKILL:
+            return ""  # its last steps came between the look and the end that this brought
+        return killed_for
 
     def _told(self, pid: int) -> bytes:
         """Return what the judge says, the alarm rung if it says so.
@@ -123,15 +146,15 @@ class Supervisor:
         self,
         pid: int,
         descriptor: int,
-        ready: list[tuple[int, int]],
         started: float,
         cpu_limit_s: float,
         wall_limit_s: float,
-    ) -> tuple[str | None, float]:
+    ) -> tuple[str, float]:
         """Look after a runner that is not over in a moment; return what it was ended for, and how long it starved."""
         starvation = Starvation(pid, lambda: cpu_seconds(pid), wall_limit_s, started, self._proc)
-        killed_for: str | None = None
+        killed_for = ""
         look_at = time.monotonic()
+        ready = self._poller.poll(0)
         while descriptor not in (events := [fd for fd, _ in ready]):
             if self._channel_number in events and self._told(pid) not in GO_ON:
                 killed_for = "cancelled"

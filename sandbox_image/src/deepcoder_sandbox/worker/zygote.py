@@ -24,7 +24,16 @@ from time import monotonic, process_time
 
 from deepcoder_sandbox.worker import confine, packets, supervise
 from deepcoder_sandbox.worker.libc import bare_fork as fork
-from deepcoder_sandbox.worker.packets import CANCELLED, JOB_BYTES, TO_A_RUN, decode_job, encode_ended
+from deepcoder_sandbox.worker.packets import (
+    CANCELLED,
+    CLEAN_AT,
+    JOB_BYTES,
+    SETUP_AT,
+    STATUS_AT,
+    TO_A_RUN,
+    PlainJob,
+    decode_job,
+)
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
 _DESCRIPTOR_BYTES = 4
@@ -49,7 +58,7 @@ class Zygote:
         confinement: confine.Confinement,
         proc: int,
         gate: ThreadGate | None,
-        run: Callable[[packets.PlainJob, Callable[[], None]], int],
+        run: Callable[[PlainJob, Callable[[], None]], int],
         *,
         sessions: bool,
         leave: Callable[[int], object] = os._exit,
@@ -102,38 +111,45 @@ class Zygote:
     def _setup_cpu_s(self) -> float:
         return self._numbers[_SETUP_S]
 
-    def _run(self, packet: bytes, descriptors: int, after_run: Callable[[], None]) -> bytes:
+    def _run(self, packet: bytes, descriptors: int, after_run: Callable[[], None]) -> bytes | memoryview:
         self._numbers[_SETUP_S] = 0.0
         self._page[_REASON_AT] = 0
+        # Before the fork, so that it is not done on both sides of it. Of a session the runner alone needs it.
+        job = None if self._sessions else decode_job(packet)
         pid = fork()
         if pid == 0:
-            self.become_runner(packet, descriptors, self._pid)
+            self.become_runner(packet, descriptors, self._pid, job)
             os._exit(_FAILED)
         if pid < 0:
             raise OSError("the kernel starts no other process")
         closerange(0, descriptors)  # or the judge would not see the runner hang up as it ends
-        ended = self._supervisor.wait(pid, packet)
+        killed_for = self._supervisor.wait(pid, packet, job)
         setup_s = self._numbers[_SETUP_S]
         if not setup_s or self._page[_REASON_AT]:
             reason = self._page[_REASON_AT : _REASON_AT + _REASON_BYTES].partition(b"\0")[0].decode(errors="replace")
-            how = "ended by the judge" if ended is None else f"wait status {ended[0]}"
+            status = self._supervisor.reaped.integers[STATUS_AT]
+            how = "ended by the judge" if killed_for is None else f"wait status {status}"
             raise NotStarted(f"the runner ended before its program started ({how}): {reason}")
         clean = True
         try:
             after_run()
         except (OSError, RecursionError):
             clean = False
-        if ended is None:
+        if killed_for is None:
             return CANCELLED[clean]
-        status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = ended
-        cpu_s = max(0.0, cpu_s - setup_s)
-        return encode_ended((status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean))
+        reaped = self._supervisor.reaped
+        reaped.floats[SETUP_AT] = setup_s
+        reaped.integers[CLEAN_AT] = clean
+        return reaped.packet_of_killed(killed_for) if killed_for else reaped.packet
 
-    def become_runner(self, packet: bytes, descriptors: int, zygote: int) -> None:
-        """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote."""
+    def become_runner(self, packet: bytes, descriptors: int, zygote: int, job: PlainJob | None = None) -> None:
+        """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote.
+
+        `job` is the decoded packet, None if nobody has decoded it yet.
+        """
         status = _FAILED
         try:
-            job = decode_job(packet)
+            job = job or decode_job(packet)
             self._confinement.apply(job[1], zygote, descriptors, self._kept)
             numbers = self._numbers
             numbers[_SETUP_S] = process_time() + _MORE_THAN_0_S  # the clock of a process may lag by a tick
