@@ -246,7 +246,11 @@ async def cluster_in(
 
 async def let_runs_go(kube: Kube, namespace: str | None) -> None:
     """Delete runs that no operator is left to let go: they would hold up their namespace, and a CRD, for ever."""
-    for run in (await kube.list(RUNS, namespace))[0]:
+    try:
+        runs, _ = await kube.list(RUNS, namespace)
+    except NotFound:
+        return  # the CRD that was to go has gone: no run held it
+    for run in runs:
         meta = run["metadata"]
         with suppress(NotFound):
             await kube.delete(RUNS, meta["namespace"], meta["name"])
