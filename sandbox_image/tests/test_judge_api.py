@@ -169,7 +169,7 @@ def test_closed_judge_tells_whoever_waits_or_asks(monkeypatch):
 def test_machine_that_cannot_confine_is_refused_with_the_mend(monkeypatch):
     monkeypatch.setattr("deepcoder_sandbox.tiers.STRONGEST_FIRST", (Tier.NAMESPACES, Tier.LANDLOCK, Tier.UNCONFINED))
     monkeypatch.setattr("deepcoder_sandbox.zygote_process._interpreter", lambda: "/bin/false")
-    with pytest.raises(TierRefused, match="Mend"):
+    with pytest.raises(TierRefused, match="Fix: "):
         Judge()
 
 

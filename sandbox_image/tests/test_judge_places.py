@@ -79,7 +79,7 @@ def test_packages_may_be_named_from_where_one_stands(packages):
 
 
 def test_packages_that_are_not_there_are_refused_before_programs_fail_for_want_of_them(tmp_path):
-    with pytest.raises(ValueError, match="missing is no directory"):
+    with pytest.raises(ValueError, match="missing is not a directory"):
         Judge(packages=[str(tmp_path / "missing")])
     found = run(sys.executable, "-m", "deepcoder_sandbox", "judge", "--packages", "missing", cwd=tmp_path)
     assert found.returncode == 64

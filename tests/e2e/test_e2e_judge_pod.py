@@ -101,8 +101,8 @@ def test_stronger_tier_than_the_pod_allows_is_refused_with_the_mend(judge: Judge
     command = ["deepcoder-sandbox", "serve", "--socket", "/tmp/other.sock", "--minimum-tier", "Namespaces"]
     refused = judge.refusal(*command)
     assert refused.status == 64
-    assert "--minimum-tier Namespaces cannot be had here" in str(refused)
-    assert "Mend: Namespaces needs root or unprivileged user namespaces" in str(refused)
+    assert "--minimum-tier Namespaces is not available here" in str(refused)
+    assert "Fix: Namespaces needs root or unprivileged user namespaces" in str(refused)
 
 
 GREEDY = """
@@ -150,4 +150,4 @@ def test_judge_with_too_little_memory_for_its_slots_does_not_start_and_says_why(
     finally:
         stop(world, SMALL)
     assert "the container's memory limit is 2048 MiB" in log
-    assert "Mend: raise the limit, or lower --slots (slotsPerPod of a pool" in log
+    assert "Fix: raise the limit, or lower --slots (slotsPerPod of a pool" in log

@@ -10,11 +10,11 @@
             ...
         answer = await judge.judge_async(request) # on an event loop; cancelling takes it out of the queue
 
-`passed` is None where the judge itself failed (after attempts on fresh processes): ask again, and never take it for
-False. Requests that make no sense raise `Refused`, which names the `field`; a machine that cannot confine programs
-raises `TierRefused` as a Judge is made. What is not judged when a Judge is closed raises `Draining`; a request with a
-`deadline_s` which passes for want of a free slot raises `Overdue`: ask again. With `judge_many`, which reads ahead, a
-deadline counts from when judging begins.
+`passed` is None if the judge itself failed, after attempts on fresh processes: submit again, and never treat it as
+False. An invalid request raises `Refused`, which names the `field`. A machine that cannot confine programs raises
+`TierRefused` when a Judge is created. Requests that are not judged when a Judge is closed raise `Draining`. If the
+`deadline_s` of a request passes before a slot is free, `Overdue` is raised: submit again. `judge_many` reads ahead, so
+there a deadline counts from the start of judging.
 
 Programs run in zygotes that are started as processes of their own, never by forking the caller: what the caller holds
 in memory does not reach them. Expected outputs stay in this process.

@@ -1,9 +1,9 @@
 """`deepcoder-sandbox judge`: JSON Lines in, JSON Lines out, in input order, each as soon as all before it are judged.
 
-A thread reads, so that an answer is not held back until the next line comes. A line that is no request is answered by
-a line with `error`, which names the line, and `field`; the rest of the batch goes on. Memory is bounded by how far
-reading may run ahead of writing, in lines and in bytes as a server's requests are, and by the longest line, not by the
-batch. Fails with OSError where reading or writing does.
+A thread reads the input, so that an answer need not wait for the next line. A line that is not a request is answered by
+a line with `error`, which names the line, and `field`; the rest of the batch continues. Memory is bounded by how far
+reading may run ahead of writing, in lines and in bytes like a server's requests, and by the longest line, but not by
+the size of the batch. Raises OSError if reading or writing fails.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The command line: `serve`, `judge` and `capacity`.
 
-Exit status 0 done; 1 some line of a batch has no verdict, since it was no request or the judge itself failed (the
-others have theirs); 64 bad usage, or a machine that cannot confine or listen as asked or has too little memory (the
-message says how to mend it); 74 reading or writing a batch failed; 130 interrupted; 141 whoever read the output left.
+Exit status: 0 done; 1 some line of a batch has no verdict, because it was not a request or the judge itself failed (the
+other lines have theirs); 64 bad usage, or the machine cannot confine or listen as requested or has too little memory
+(the message says how to fix it); 74 reading or writing a batch failed; 130 interrupted; 141 the reader of the output is
+gone.
 """
 
 from __future__ import annotations

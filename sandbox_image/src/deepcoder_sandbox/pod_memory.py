@@ -37,7 +37,7 @@ class DoesNotFit(Exception):
         return (
             f"the container's memory limit is {self.limit_mb} MiB, and {needed_mb} MiB are needed: {self.slots} slots"
             f" of {self.memory_mb} MiB and their files, {self.store_mb} MiB of stored tests, {self.requests_mb} MiB of"
-            f" requests, and the judge itself. Mend: raise the limit, or lower --slots (slotsPerPod of a pool,"
+            f" requests, and the judge itself. Fix: raise the limit, or lower --slots (slotsPerPod of a pool,"
             f" judge.workers of a local run), --tests-store-mb or --max-queued-mb{smaller}"
         )
 

@@ -1,9 +1,10 @@
-"""Choosing a tier: the strongest whose every property holds against the attacks.
+"""Chooses the tier: the strongest one whose properties all hold against the attacks.
 
-Fails with `TierRefused`, which says what was tried and the mend, where none holds at or above the minimum: programs are
-never run under less than was asked for, nor later under less than was attacked.
+If no tier at or above the minimum holds, it raises `TierRefused`, which says what was tried and how to fix it. Programs
+never run with weaker confinement than requested, nor later with weaker confinement than was attacked.
 
-A zygote of each kind is attacked, for each is confined on its own; both at once, which takes hardly longer than one.
+One zygote of each kind is attacked, because each is confined separately. Both are attacked at once, which takes hardly
+longer than one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from deepcoder_sandbox.zygote_process import InForce, ZygoteConfig, ZygoteFailed
 
 @dataclass(eq=False)  # an exception: what passes it on writes its traceback into it
 class TierRefused(Exception):
-    """No tier at or above the minimum can be had here."""
+    """No tier at or above the minimum is available here."""
 
     minimum: Tier
     reasons: dict[str, str]
@@ -26,9 +27,9 @@ class TierRefused(Exception):
     def __str__(self) -> str:
         tried = "; ".join(f"{tier}: {reason}" for tier, reason in self.reasons.items())
         return (
-            f"--minimum-tier {self.minimum} cannot be had here ({tried}). Mend: Namespaces needs root or unprivileged"
+            f"--minimum-tier {self.minimum} is not available here ({tried}). Fix: Namespaces needs root or unprivileged"
             " user namespaces; Landlock needs Linux 5.13 or newer with landlock in its lsm list and a seccomp profile"
-            " that lets it through. Unconfined is for programs that you trust."
+            " that allows it. Unconfined is for trusted programs."
         )
 
 

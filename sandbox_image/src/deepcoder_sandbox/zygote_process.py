@@ -1,7 +1,7 @@
-"""The judge's end of one zygote: starting it, asking it for runs, ending it.
+"""The judge's side of one zygote: starts it, requests runs, ends it.
 
-Every exchange has a deadline. A zygote that dies, hangs, or answers what is no answer raises `ZygoteFailed`: the caller
-starts another and decides whether to try again. Nothing that a program does is an exception here.
+Every exchange has a deadline. If a zygote dies, hangs, or gives an invalid answer, `ZygoteFailed` is raised: the caller
+starts another zygote and decides whether to retry. Nothing that a program does raises an exception here.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def package_directories(given: Iterable[str]) -> tuple[str, ...]:
     """
     directories = tuple(map(os.path.abspath, given))
     if missing := [path for path in directories if not Path(path).is_dir()]:
-        raise ValueError(f"packages: {missing[0]} is no directory: name one that programs may import from")
+        raise ValueError(f"packages: {missing[0]} is not a directory: name one that programs may import from")
     return directories
 
 

@@ -1,8 +1,8 @@
-"""Listening, and how many connections are let in: each costs memory and a descriptor before it has said a word.
+"""Listens, and limits the number of connections: each one costs memory and a descriptor before it sends anything.
 
-Who comes on top is told to come back, and hung up on. A connection that says nothing for a while, or never finishes the
-head of its request, is closed by the HTTP server's keep-alive timer. Fails with OSError where the address is taken, and
-FileExistsError where a socket's path is.
+Further clients are told to come back and are disconnected. The HTTP server's keep-alive timer closes a connection that
+is silent for a while, or that never completes the head of its request. Raises OSError if the address is taken, and
+FileExistsError if the path of a socket is.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _remove_stale_socket(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(f"--socket: {path} is there and is no socket: remove it, or name another path")
+        raise FileExistsError(f"--socket: {path} exists and is not a socket: remove it, or name another path")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

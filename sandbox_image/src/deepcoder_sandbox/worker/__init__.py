@@ -1,5 +1,5 @@
-"""What runs on the program's side of the wall: the zygote, and the runners that it forks.
+"""The program's side of the security boundary: the zygote, and the runners that it forks.
 
-Standard library only. Nothing here ever holds an expected output, a token or another submission's text: a submission
-crosses as file descriptors that the zygote hands on unread.
+It uses the standard library only. Nothing here ever holds an expected output, a token or another submission's text: a
+submission crosses the boundary as file descriptors that the zygote passes on unread.
 """

@@ -1,10 +1,10 @@
-"""Start of a zygote process: warm up, confine what is confined once, report, serve.
+"""Start of a zygote process: warm up, apply the confinement that is applied once, report, serve.
 
-Started by the judge as a plain interpreter with a clean environment; its first packet says how to confine. It answers
-with what it put in force, or `{"error": …}` and, in the latter case, ends: the judge then tries a weaker tier, or
-refuses to start.
+The judge starts it as a plain interpreter with a clean environment. The first packet says how to confine. The zygote
+answers with the confinement that it put in force, or with `{"error": …}` and ends; the judge then tries a weaker tier,
+or refuses to start.
 
-What is loaded here is what every fork copies, whether a program needs it or not: about 0.01 ms a module and run.
+Every fork copies what is loaded here, whether a program needs it or not: about 0.01 ms per module and run.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Confining the runner: the steps between fork and the program's first instruction.
+"""Confines the runner: the steps between fork and the program's first instruction.
 
-Any step that fails raises, and the runner leaves before the program starts: the zygote then sees that the ready mark
-was never set and answers that the judge failed. There is no half-confined program.
+If a step fails, it raises, and the runner exits before the program starts. The zygote then sees that the ready mark was
+not set, and answers that the judge failed. No program is ever half confined.
 
-What `apply` touches is copied for every run, so it walks through steps that the zygote has laid out, looks up little
-and calls nothing of ours but the filter.
+Memory that `apply` touches is copied for every run. So it follows steps that the zygote has prepared, looks up little,
+and calls none of our code except the filter.
 """
 
 from __future__ import annotations

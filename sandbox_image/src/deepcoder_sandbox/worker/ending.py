@@ -1,13 +1,13 @@
-"""A program's end: what `python file` would still print after the last line, at next to no cost where it is nothing.
+"""A program's end: output that `python file` would still write after the last line, at little cost if there is none.
 
-An interpreter that ends waits for threads, calls what `atexit` was given, flushes, and then tears itself down: every
-object is finalised, and what is open for writing is flushed by that alone. Tearing down touches all memory that the
-zygote shares with its copies, which costs more than a short test. So it is done only where something may be left that
-it would write: then this module raises SystemExit, the runner's frames are left, and the interpreter ends itself.
+At its end an interpreter waits for threads, calls `atexit` handlers, flushes, and then tears itself down: it finalises
+every object, which is also what flushes files that are open for writing. The teardown touches all memory that the
+zygote shares with its copies, which costs more than a short test. So it is done only if something may be left to write.
+In that case this module raises SystemExit, the runner's frames are left, and the interpreter shuts down.
 
-Whether something is left is told by the program's text first, since looking through the objects of a program that has
-millions takes longer than the rest of its end. A program that hides from this what it does (a name that it puts
-together) loses its own output at most.
+The program's text is checked first, because searching the objects of a program with millions of them takes longer than
+the rest of its end. A program that hides what it does from this check, for example by building a name at run time,
+loses at most its own output.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Filling the holes in a zygote's heap, so that what its copies allocate lies together.
+"""Fills the holes in a zygote's heap, so that the allocations of its copies are contiguous.
 
-What was freed while modules were loaded is scattered over the whole heap. A program's first objects would go there, one
-to a page, and each page that the zygote has written is copied for it. With every hole taken, they go to pages of their
-own, one after another. What is taken is never given back: some hundred KiB, in pages that it has already.
+Memory that was freed while modules were loaded is scattered over the whole heap. A program's first objects would go
+into these holes, one per page, and each such page would be copied. With every hole filled, the objects go to new pages,
+one after another. The filled holes are never freed: some hundred KiB, in pages that the zygote already has.
 
-Knows how CPython's allocator of small objects and the C library's work; where they work otherwise, this costs a little
-memory, and nothing fails.
+The code depends on how CPython's allocator of small objects and that of the C library work. If they work differently,
+this costs a little memory, and nothing fails.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Landlock: what of the file system a program may read, and nothing to write but its scratch.
+"""Landlock: which files a program may read. It may write only to its scratch directory.
 
-The ruleset is built once a zygote and only *entered* by each runner. Kernels know more or fewer rights; those that this
-kernel does not know are left out, and what they would have refused is refused by the system call filter.
+The ruleset is built once per zygote, and each runner only *enters* it. Rights that this kernel does not know are left
+out; the system call filter refuses what they would have refused.
 """
 
 from __future__ import annotations

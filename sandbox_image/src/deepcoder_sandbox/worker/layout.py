@@ -1,11 +1,11 @@
-"""How the interpreter lies in a zygote's memory, which each fork copies and each copy meets as if for the first time.
+"""Layout of the interpreter in a zygote's memory, which every fork copies.
 
-The interpreter's text is moved from its file to pages of 2 MiB (`move_text`): a copy finds it mapped, where from a file
-it has it mapped piece by piece, and lets go of a thousand pages at its end. Libraries lie in two mappings in place of
-five (`join`), since a fork copies mapping by mapping.
+The interpreter's text is moved from its file to pages of 2 MiB (`move_text`). A copy then finds it mapped. From the
+file, it would be mapped piece by piece, and the copy would release a thousand pages at its end. Libraries are joined
+into two mappings instead of five (`join`), because a fork copies each mapping.
 
-Costs up to 4 MiB a zygote. Where the kernel has no large pages to give (it takes Linux 6.1), or refuses a step, all
-stays as it was and works as it did: nothing here fails.
+This costs up to 4 MiB per zygote. If the kernel has no large pages (it needs Linux 6.1), or refuses a step, everything
+stays and works as before: nothing here fails.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The names that LiveCodeBench's harness star-imports before every program, in its order.
 
-Two of the modules are heavy and seldom used, and every process pays for what its zygote holds: those are loaded only
-for programs that could see a difference, which is told from words in their source. Fails as imports do.
+Two of the modules are heavy and rarely used, and every process pays for what its zygote has loaded. They are loaded
+only for programs that could see a difference, judged by words in their source. Fails as imports do.
 """
 
 from __future__ import annotations

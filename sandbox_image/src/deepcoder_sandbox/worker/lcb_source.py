@@ -1,10 +1,10 @@
-"""The program's text as LiveCodeBench's harness rewrites it: imports first, all the rest one function.
+"""Rewrites a program's text as LiveCodeBench's harness does: imports first, everything else in one function.
 
-The harness parses and unparses a program up to twice (`_wrap_tree`, to the letter), which is most of what preparing a
-short one costs. A plain program is therefore rewritten as text (`_wrap_text`), where that is known to give what parses
-to the same tree; whatever could make a difference goes the long way. Brackets over several lines are first put on one,
-where unparsing puts them: where a statement's lines break can show in its code. Neither fails: a program that the
-harness cannot rewrite it executes as it is, for which `wrap` returns None.
+The harness parses and unparses a program up to twice (`_wrap_tree`, exactly), which is most of the cost of preparing a
+short program. A plain program is therefore rewritten as text (`_wrap_text`) if that is known to give text that parses
+to the same tree. Everything that could make a difference takes the long way. Brackets over several lines are first
+joined into one line, as unparsing does, because the line breaks of a statement can show in its code. Neither way fails:
+a program that the harness cannot rewrite is executed as it is, and `wrap` returns None for it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""LiveCodeBench's way of running a program, quirks included, without what it compares.
+"""Runs a program as LiveCodeBench does, including its quirks, but without its comparison.
 
-Its harness (github.com/LiveCodeBench/LiveCodeBench, commit 28fef95, lcb_runner/evaluation/testing_util.py) turns the
-program into one function that it calls once a test, in one process, on a stand-in for stdin. Every oddity below is
-there on purpose; `docs/judge.md` lists them. What differs: expected outputs are elsewhere, memory is limited, and the
-judge keeps the time. Compared by `deepcoder_sandbox.compare.livecodebench`, asked by `deepcoder_sandbox.lcb_session`.
+LiveCodeBench's harness (github.com/LiveCodeBench/LiveCodeBench, commit 28fef95, lcb_runner/evaluation/testing_util.py)
+turns the program into one function and calls it once per test, in one process, with a substitute for stdin. Every
+oddity below is intended; `docs/judge.md` lists them. The differences: expected outputs are elsewhere, memory is
+limited, and the judge measures the time. `deepcoder_sandbox.compare.livecodebench` compares the outputs, and
+`deepcoder_sandbox.lcb_session` requests the runs.
 """
 
 from __future__ import annotations

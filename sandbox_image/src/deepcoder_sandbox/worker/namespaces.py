@@ -1,13 +1,13 @@
 """The namespaces tier: user, pid, mount, ipc, uts and an empty network namespace, entered once a zygote.
 
-Privileged (root with a full range of users), the mounts are made as real root *before* the user namespace is entered,
-so not even the zygote can change them afterwards; the zygote becomes an unprivileged user of the host and programs
-another. The host's users are counted by pid from where the judge says: two judges on one node know nothing of each
-other, and their pids are alike, so each draws that number. Unprivileged, one user namespace holds all, and programs
-have the zygote's user without its capabilities.
+If privileged (root with a full range of users), the mounts are made as real root *before* the user namespace is
+entered, so not even the zygote can change them afterwards. The zygote becomes an unprivileged user of the host, and
+programs become another. User numbers on the host are derived from the pid and a base number. Two judges on one node do
+not know each other and have similar pids, so each judge draws its base number at random. If unprivileged, there is one
+user namespace, and programs have the zygote's user without its capabilities.
 
-The zygote is the init of its pid namespace: when it dies, the kernel ends everything in it. What remains outside is a
-parent that waits, and takes the zygote with it when the judge ends it.
+The zygote is the init process of its pid namespace: when it dies, the kernel ends everything in the namespace. Outside
+remains a parent that waits, and that takes the zygote with it when the judge ends it.
 """
 
 from __future__ import annotations

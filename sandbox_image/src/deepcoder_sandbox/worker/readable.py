@@ -1,6 +1,6 @@
-"""Which host files a program may read: this Python's standard library, the libraries it links, and time zones.
+"""The host files that a program may read: this Python's standard library, the libraries it links, and time zones.
 
-Site packages are left out (only their names can be listed): the judge's own code lies there.
+Site packages are excluded, because the judge's own code is there. Only their names can be listed.
 """
 
 from __future__ import annotations

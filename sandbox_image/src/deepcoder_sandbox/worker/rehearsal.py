@@ -1,8 +1,9 @@
-"""A rehearsal: the zygote serves samples of ours in its own process, before it serves programs in copies of it.
+"""A rehearsal: the zygote runs our own samples in its own process, before it serves programs in copies of itself.
 
-`dry_run` has why. Nothing else is left of it: what a runner does to its interpreter before a program is undone.
+`dry_run` explains why. The rehearsal leaves nothing else behind: what a runner changes in its interpreter before a
+program is undone.
 
-Raises RuntimeError where a sample is not answered as it has to be: then no program would be either.
+Raises RuntimeError if a sample is not answered correctly, because then no program would be.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The minimal root that programs see in the namespaces tier: this Python, its libraries, a few devices, /proc, /tmp.
 
-Built once a zygote in a mount namespace of its own, from bind mounts over a small tmpfs, then entered with pivot_root,
-after which nothing of the host is reachable by any path. Everything is read-only but /tmp, which is capped.
+It is built once per zygote, in a separate mount namespace, from bind mounts over a small tmpfs, and then entered with
+pivot_root. After that no path leads to the host. Everything is read-only except /tmp, whose size is limited.
 """
 
 from __future__ import annotations

@@ -1,24 +1,25 @@
-"""The system call filter: BPF made here, handed to the kernel with prctl, in two parts.
+"""The system call filter: BPF built here and passed to the kernel with prctl, in two parts.
 
-The first is laid on a zygote once and inherited by its runners for nothing: it leaves what a computing program may do
-and the few calls that serving needs. The second is small, since loading it is paid for by every test: it takes those
-few from the runner and holds its own pid. What both leave is what `deepcoder_sandbox.worker.syscalls` lists.
+The first part is loaded once per zygote, and its runners inherit it for free. It allows what a computing program may do
+and the few calls that serving needs. The second part is small, because every test pays for loading it. It takes those
+few calls away from the runner and contains the runner's own pid. `deepcoder_sandbox.worker.syscalls` lists what both
+parts allow.
 
-The program may compute, use threads and touch the files that Landlock leaves it. It may not start a process, open a
-socket, signal anyone but itself, or raise a limit. A refused call fails with EPERM, so an honest program that tries
-one gets an exception and not a dead process.
+A program may compute, use threads and access the files that Landlock allows. It may not start a process, open a socket,
+signal any other process, or raise a limit. A refused call fails with EPERM, so an honest program that tries one gets an
+exception and is not killed.
 
-Two rules look odd and matter. A program may not get *itself* a SIGKILL: not by kill, not by a timer that delivers one,
-not by a limit that the kernel enforces with one (RLIMIT_CPU, RLIMIT_RTTIME). Whatever dies of SIGKILL without the
-zygote having sent it was killed from outside, which is the judge's failure and is retried, and no program may buy
-itself that. And clone3 answers ENOSYS, because its flags lie in memory where a filter cannot look:
-libraries then fall back to clone, whose flags it can see.
+Two rules look odd but matter. First, a program may not have SIGKILL sent to *itself*: not by kill, not by a timer that
+delivers it, not by a limit that the kernel enforces with it (RLIMIT_CPU, RLIMIT_RTTIME). A process that dies of a
+SIGKILL that the zygote did not send was killed from outside. That is the judge's failure and is retried, and no program
+may cause that for itself. Second, clone3 returns ENOSYS, because its flags are in memory, where a filter cannot see
+them. Libraries then fall back to clone, whose flags are visible.
 
-Nor may it wait within the kernel whenever it likes: such a wait is taken for the machine's doing
-(`deepcoder_sandbox.worker.starvation`), and some of these hold up the whole machine. So reading past the page cache,
-giving pages back to the disk, and CLONE_VFORK, which has one thread wait for another's end, are refused as kernels do
-that know nothing of them. Writing to the disk what has long been there is answered as done: nothing that a program
-writes here is on any.
+A program may not wait inside the kernel at will either, because such a wait is attributed to the machine
+(`deepcoder_sandbox.worker.starvation`), and some waits block the whole machine. So three things are refused as by a
+kernel that does not have them: reading past the page cache, giving pages back to the disk, and CLONE_VFORK, which makes
+one thread wait for the end of another. Calls that flush data to disk return success without doing anything, because
+nothing that a program writes here is on a disk.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""One process a submission: prepare the program once, then run it for each test that the judge asks for.
+"""One process per submission: prepares the program once, then runs it for each test that the judge requests.
 
-The judge sends one packet a test over the control socket, the answer is another. Short inputs and outputs lie in the
-packets, and in the first one a short program; long ones in memory files. The first test is asked for at once, the
-others when the judge has compared the one before, so the first failure stops the rest. Whatever a hostile program sends
-instead is only another claim about its own output. The judge keeps the time: it has the alarm rung at the limit, and
-ends what does not hear it. It is told that the program is prepared where that took a while: the first test's time
-begins then. Whatever this fails with is raised and ends the process: as the judge's failure before `begin`, and the
-program's after it.
+The judge sends one packet per test over the control socket, and each answer is one packet. Short inputs and outputs are
+in the packets, and a short program is in the first one; long ones are in memory files. The first test is requested at
+once. Each further test is requested when the judge has compared the previous one, so the first failure stops the rest.
+Anything that a hostile program sends instead is only another claim about its own output.
+
+The judge measures the time. It has the alarm sent at the limit, and ends a process that does not react. If preparing
+the program took a while, the judge is told when it is done, and the first test's time starts then. Any failure here is
+raised and ends the process: before `begin` it is the judge's failure, afterwards the program's.
 """
 
 from __future__ import annotations

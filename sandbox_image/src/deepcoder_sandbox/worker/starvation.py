@@ -1,14 +1,14 @@
-"""How long others kept a process from going on: time that no wall-clock limit may count.
+"""Measures how long other processes kept a process from running: time that no wall-clock limit may count.
 
-There are two ways. It waits for a processor, and the scheduler tells of each living thread how long it has
-(`schedstat`); looks a second apart catch all but the shortest lived. Or the kernel holds it in a wait that nothing
-interrupts: it reads a page from a busy disk, or comes into being, maps a file, or ends, for which it needs a lock that
-another process has, one of its own library's files, and that other process waits for a processor. Then it is *held*,
-for milliseconds on a quiet machine and seconds on a busy one, and no sum tells of it.
+There are two cases. In the first, the process waits for a processor. The scheduler reports for each living thread how
+long it has waited (`schedstat`), and a look every second catches all but the shortest-lived threads. In the second, the
+kernel keeps the process in an uninterruptible wait: it reads a page from a busy disk, or it starts, maps a file or
+ends, and for that needs a lock (such as that of a library's file) whose holder waits for a processor. The process is
+then *held*, for milliseconds on a quiet machine and for seconds on a busy one, and no counter reports it.
 
-One thread's wait counts as it stands. The sum over threads, which is what a program waited whose threads take turns,
-counts only as far as the process was *stalled*: some thread was ready, and none ran. How long it was stalled or held is
-drawn by samples at random moments, each standing for the time since the one before.
+The wait of a single thread counts as it is. The sum over threads, which is the wait of a program whose threads take
+turns, counts only as far as the process was *stalled*: some thread was ready, and none ran. How long the process was
+stalled or held is estimated from samples at random moments, each of which stands for the time since the previous one.
 
 What a program can forge, and what it cannot:
 

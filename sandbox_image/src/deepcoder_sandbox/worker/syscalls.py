@@ -1,10 +1,10 @@
-"""The system calls that a program may make, for x86_64 and aarch64, and which attack tries each kind of them.
+"""The system calls that a program may make, for x86_64 and aarch64, and the attack that tries each kind.
 
-An allowlist: what a computing Python needs, threads and (where there is one) a scratch directory included. Whatever is
-not here (sockets, io_uring, ptrace, mounts, keys, System V and POSIX IPC, POSIX timers, executing another program…) is
-refused. So are calls on a path that Landlock does not govern (modes, owners, times, attributes) or governs only in
-newer kernels (truncate): a program that runs as its judge's user could change that user's files with them.
-Fails with `UnsupportedMachine` elsewhere, so that no filter is ever built from the wrong table.
+It is an allowlist of what a computing Python needs, including threads and a scratch directory (if there is one).
+Everything else (sockets, io_uring, ptrace, mounts, keys, System V and POSIX IPC, POSIX timers, executing another
+program…) is refused. Also refused are calls on paths that Landlock does not govern (modes, owners, times, attributes),
+or governs only in newer kernels (truncate), because a program that runs as its judge's user could use them to change
+that user's files. Raises `UnsupportedMachine` on other machines, so that no filter is built from the wrong table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""taco-compat: the names that the released reward imported before every program, made once a zygote."""
+"""taco-compat: the names that the released reward imported before every program, created once per zygote."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""A bound on the threads of a program where no user of its own can be counted: the zygote is asked for each one.
+"""Limits the threads of a program that has no user of its own: the kernel asks the zygote before each new thread.
 
-The kernel's own limit (RLIMIT_NPROC) counts all that a user runs on the node. In a pod that is every judge and every
-trainer of the same numeric user: a thread bomb in one slot would keep honest programs in others from starting a thread,
-and zygotes from starting a program. So a filter that the zygote lays on itself, once, before it serves, has the kernel
-hold every new thread of its copies until the zygote has looked at how many the program has. Processes are not held: a
-zygote forks unasked, and what a program may not do its own filter refuses before this one is heard.
+The kernel's own limit (RLIMIT_NPROC) counts everything that a user runs on the node. In a pod that includes every judge
+and every trainer with the same numeric user. A thread bomb in one slot would keep honest programs in other slots from
+starting threads, and zygotes from starting programs. So the zygote loads a filter on itself once, before it serves.
+With it the kernel holds every new thread of the zygote's copies until the zygote has checked how many the program has.
+Processes are not held: a zygote forks without being asked, and a program's own filter refuses what the program may not
+do before this filter applies.
 
-It costs nothing where no thread is made. Raises OSError where the kernel has no such notification (before 5.5), or
-somebody else has taken it (a container runtime that asks for notifications of its own): then RLIMIT_NPROC has to do.
+It costs nothing if no thread is created. Raises OSError if the kernel has no such notification (before 5.5), or if it
+is taken (by a container runtime that uses notifications itself). Then RLIMIT_NPROC has to suffice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A function's return value as JSON that keeps Python's types apart.
+"""Encodes a function's return value as JSON that preserves Python's types.
 
-JSON alone would turn a tuple into a list and an object with an obliging `__eq__` into whatever it imitates. Here plain
-values are written as themselves, other built-in types get a tag, and anything else is opaque: its type's name, equal to
-nothing. Read by `deepcoder_sandbox.compare.values` on the other side of the wall.
+Plain JSON would turn a tuple into a list, and an object with a permissive `__eq__` into whatever it imitates. Here
+plain values are written as they are, other built-in types get a tag, and everything else is opaque: only the name of
+its type, which equals nothing. `deepcoder_sandbox.compare.values` reads it on the other side of the boundary.
 """
 
 from __future__ import annotations
