@@ -1,11 +1,11 @@
-"""Becoming a runner to no effect, in the zygote's own process, before it serves.
+"""Rehearses, in the zygote's own process and without effect, the steps of becoming a runner, before the zygote serves.
 
-What an interpreter learns of code that it runs (instructions adapted to what they met, attributes found) lies in its
-memory. A copy that had to learn it would do so for one program alone, and copy the pages that hold it; a copy of one
-that has learnt it need not. So all that a runner does up to its program is done here beforehand, several times, by
-steps that confine nothing.
+An interpreter keeps in memory what it learns about the code that it runs (specialised instructions, cached attributes).
+A copy that has to learn this does so for one program only, and copies the pages that hold it. A copy of an interpreter
+that has already learnt it need not. So everything that a runner does before its program is done here in advance,
+several times, with steps that confine nothing.
 
-Raises RuntimeError where that fails: then it would fail for every program.
+Raises RuntimeError if that fails, because it would then fail for every program.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The few system calls that Python does not wrap, by ctypes.
+"""The few system calls that Python does not wrap, through ctypes.
 
-Every function raises OSError with errno and the call's name; none fails silently, since a confinement that was not
-applied must stop the runner before the program starts. Those that every run needs are bare instead, since it pays for
-what lies between them and the kernel: they return -1 where they fail, which the caller has to look at.
+Every function raises OSError with errno and the name of the call. None fails silently, because a confinement that was
+not applied must stop the runner before the program starts. The calls that every run needs are unwrapped, because every
+run would pay for a wrapper: they return -1 on failure, which the caller must check.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The packets between the judge and a zygote: a line of fields asks for a run, numbers in memory tell how it ended.
+"""The packets between the judge and a zygote: a line of fields requests a run, and binary numbers report how it ended.
 
-Read and written without `json`: whatever Python code a zygote runs between two forks dirties pages that the kernel then
-copies, for every test of every program. The first packet, which configures a zygote, is JSON all the same. Any other
-packet raises ValueError, which is the judge's failure.
+They are read and written without `json`, because all Python code that a zygote runs between two forks dirties pages
+that the kernel then copies, for every test of every program. Only the first packet, which configures a zygote, is JSON.
+An invalid packet raises ValueError, which is the judge's failure.
 
-Nothing of a submission is in a packet, its numbers aside: what the zygote has read, its next copy can find.
+A packet contains nothing of a submission except its numbers, because the zygote's next copy could find what the zygote
+has read.
 """
 
 from __future__ import annotations

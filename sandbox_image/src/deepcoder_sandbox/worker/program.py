@@ -1,15 +1,15 @@
-"""Running the program inside its confinement: as a script on stdin, or by calling a function.
+"""Runs the program inside its confinement: as a script with input on stdin, or by calling a function.
 
-The program owns this process once it starts: nothing in it is trusted afterwards. What it reports can only be a claim
-about itself (an output, a return value, a failure), and every claim that earns anything is compared elsewhere against
-what this process never held.
+Once the program starts, it owns this process, and nothing in the process is trusted afterwards. Its reports are only
+claims about itself (an output, a return value, a failure). Every claim that earns anything is compared elsewhere with
+data that this process never had.
 
-The first runner of a submission compiles, leaves the code object in the code descriptor and seals it; the later ones,
-told by the judge that it is sealed, load it, so that a submission is compiled once, inside the limits, and no test can
-alter what the next one runs. A code object too large or too deep to be kept is made anew each time.
+The first runner of a submission compiles the program, writes the code object to the code descriptor, and seals it. The
+judge tells later runners that it is sealed, and they load it. So a submission is compiled once, within the limits, and
+no test can change what the next one runs. A code object that is too large or too deep is compiled each time.
 
-Whatever fails before the program's first instruction is raised, and is the judge's failure. Only what the program's
-text alone can cause (it does not compile, it wants more memory than there is) is a claim instead.
+A failure before the program's first instruction is raised, and is the judge's failure. Only failures that the program's
+text alone can cause (it does not compile, or needs more memory than there is) are claims.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reaping a runner: wait4(2) writes the status and the usage straight into the packet for the judge.
+"""Reaps a runner: wait4(2) writes status and resource usage directly into the packet for the judge.
 
-Python would make objects of both, on many pages, and each page that the zygote touches after a fork is copied for every
-test. So the zygote adds a few numbers of its own to what the kernel wrote, and the judge decodes them all.
+Python would create objects for both, on many pages, and each page that the zygote touches after a fork is copied for
+every test. So the zygote only adds a few numbers to what the kernel wrote, and the judge decodes everything.
 """
 
 from __future__ import annotations

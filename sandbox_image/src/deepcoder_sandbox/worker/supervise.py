@@ -1,15 +1,15 @@
-"""Waiting for a runner to end, and ending it: CPU time decides, wall-clock time is the backstop.
+"""Waits for a runner to end, or ends it: CPU time decides, and wall-clock time is the backstop.
 
-The CPU clock of the runner is read directly (its clock id is derived from its pid), so a time limit is exact and no
-polling is needed: sleep for as long as the limit cannot possibly be reached, look, sleep again. The wall clock counts
-only time in which others did not keep the runner from going on: a busy machine gives no false verdict. So a runner that
-turns out to have ended by itself, when it is ended at that limit, has kept it.
+The runner's CPU clock is read directly (its clock id is derived from its pid). So a time limit is exact and needs no
+polling: sleep for as long as the limit cannot be reached, look, sleep again. The wall-clock limit counts only time in
+which other processes did not keep the runner from running, so a busy machine gives no false verdict. If a runner that
+is ended at that limit turns out to have ended by itself, it has kept the limit.
 
-Meanwhile the judge may have the runner's alarm rung, or the run ended (which hanging up does too).
+Meanwhile the judge may have the alarm sent to the runner, or end the run (closing the connection also ends it).
 
-A short run is the usual one: until the first look there is little more here than one poll, because what the zygote
-touches while its copy lives has to be copied. The end of a session is not even looked for: its judge, which hears of it
-first, tells.
+Most runs are short. Until the first look there is little more here than one poll, because memory that the zygote
+touches while its copy lives must be copied. For the end of a session there is no look at all: the judge hears of it
+first and says so.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""The zygote: a small warm Python that forks one confined runner for each run it is asked for.
+"""The zygote: a small warm Python process that forks one confined runner for each requested run.
 
-It exchanges packets with the judge over a socket pair, descriptors beside them, and never reads what those hold: the
-next submission's runner is a copy of this process, and must find nothing of the one before. It ends when the judge
-hangs up.
+It exchanges packets and descriptors with the judge over a socket pair, and never reads the content of the descriptors:
+the next submission's runner is a copy of this process and must find nothing of the previous one. It ends when the judge
+closes the connection.
 
-What it does between two forks is paid for by every test, page by page (`packets`), so there is little of it, and what
-can be done once is done in `boot`.
+Every test pays, page by page, for what the zygote does between two forks (`packets`). So it does little, and what can
+be done once is done in `boot`.
 
-A run that could not be started, or a runner in which something of ours failed before the program's first instruction,
-is answered with `error`: the judge's failure, never the program's. The runner tells of it on a page that it shares with
-the zygote up to that instruction, and that no program can find.
+If a run cannot be started, or our own code in a runner fails before the program's first instruction, the answer is
+`error`: the judge's failure, never the program's. The runner reports it on a page that it shares with the zygote up to
+that instruction, and that no program can find.
 """
 
 from __future__ import annotations
