@@ -71,11 +71,11 @@ T = TypeVar("T")
 FRUITLESS_STEPS = 10
 """Number of steps in a row without a finite gradient after which the run fails."""
 PUSH_SHARE = 0.8
-"""Most of the time after which a stage counts as stalled that weights may take to the samplers."""
+"""Share of stallSeconds that the transfer of weights to the samplers may take at most."""
 
 
 class NothingLearnt(RuntimeError):
-    """The weights do not change any more."""
+    """The weights no longer change, because no gradient is finite."""
 
 
 @dataclass
@@ -92,31 +92,31 @@ class Controller:
     stop: Stop
     state: PipelineState
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Those of the step that it goes on from."""
+    """Metrics of the step that the loop continues from."""
     evaluate: Evaluate | None = None
     health: Callable[[], Mapping[str, float]] = dict
-    """Figures of other parts, for each step's report."""
+    """Returns figures of other parts, for each step's report."""
     on_unjudged: Callable[[Batch], None] = lambda _batch: None
-    """Told of a batch that is not trained for want of verdicts."""
+    """Receives a batch that is not trained because too many verdicts are missing."""
     on_dropped: Callable[[Group], None] = lambda _group: None
-    """Told of a group that is not trained, since another was drawn in its place."""
+    """Receives a group that is not trained because another was drawn for its slot."""
     admission_gate: Callable[[], Awaitable[None]] | None = None
-    """Awaited before a group, or a wave, is admitted that may be."""
+    """Awaited before the buffer's next group, or wave, is admitted."""
     probe: Probe | None = None
-    """Asks now and then whether samplers and learner agree."""
+    """Checks now and then whether samplers and learner agree."""
     _seconds: dict[str, float] = field(default_factory=dict)
     _trained: Batch | None = None
-    """Trained, its slots not free yet and nobody told."""
+    """A batch that is trained, but not yet reported and its slots not yet freed."""
     _admitting: asyncio.Task[None] | None = None
     _half_trained: bool = False
-    """Whether the weights are of no step: training has begun, and has not ended or has failed."""
+    """Whether the weights belong to no step, because training has started and not ended, or has failed."""
     _learning: UnderWay = field(default_factory=UnderWay)
     _probed: dict[str, float] = field(default_factory=dict)
-    """What the probe found since the last report."""
+    """The probe's findings since the last report."""
     _failure: BaseException | None = None
-    """What the loop leaves for."""
+    """The error that ends the loop, if there is one."""
     _fruitless: int = 0
-    """Steps in a row, up to the newest, of which no gradient was finite."""
+    """Number of latest steps in a row without a finite gradient."""
 
     def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
@@ -175,7 +175,7 @@ class Controller:
         return await self._leave()
 
     async def _leave_for(self, failure: BaseException) -> None:
-        """Leave within a stop's time. Whatever becomes of that, `failure` is what ended the loop."""
+        """Leave within a stop's time. `failure` remains the cause of the end, whatever happens meanwhile."""
         self._failure = failure
         log.error("saving and leaving, since training cannot go on: %s", failure)
         self.stop.request(self.config.storage.drain_seconds, str(failure))
@@ -185,7 +185,7 @@ class Controller:
             log.error("unsaved work is lost, the newest committed checkpoint counts: %s", error)
 
     async def _one_step(self, step: int) -> None:
-        """The order of a step; see the module's text for what a stop does to it."""
+        """Run one step. The module's docstring says what a stop does to it."""
         with self._timed("wait_batch"):
             batch = await self._unless_stopped(self._groups.batch(step, self._course.base + step))
         self.stop.check()
@@ -245,7 +245,7 @@ class Controller:
             )
 
     async def _push(self) -> None:
-        """Weights to all samplers. One that fails or hangs is replaced within; this bounds the whole."""
+        """Push the weights to all samplers, within a bound. The sampler group replaces one that fails or hangs."""
         seconds = PUSH_SHARE * self.config.stage.stall_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -276,7 +276,7 @@ class Controller:
         await self._saving.copy()
 
     async def _evaluate_if_owed(self) -> None:
-        """Evaluate the weights that are out, where that is due and not done. A save that is due uploads meanwhile."""
+        """Evaluate the pushed weights if an evaluation is due. A save that is due uploads meanwhile."""
         if not self._course.evaluation_owed:
             return
         assert self.evaluate is not None, "the stage evaluates"
@@ -291,7 +291,7 @@ class Controller:
             self._report(())
 
     def _end_step(self) -> None:
-        """The step's slots are free, and observers are told: before it is saved, so that no crash loses its report."""
+        """Free the step's slots and report it, before it is saved, so that no crash loses the report."""
         batch, self._trained = self._trained, None
         if batch is None:
             return
@@ -307,7 +307,7 @@ class Controller:
         self._report(batch.groups)
 
     async def _save_if_due(self) -> None:
-        """Also what was copied aside for the end of the stage, when the evaluation there found that it is not."""
+        """Save if due, or if weights were copied for the stage's end, which the final evaluation then undid."""
         if self._course.over or not (self._course.save_due or self._saving.copied):
             return
         self.observer.on_phase(TrainerPhase.CHECKPOINTING)
@@ -325,7 +325,7 @@ class Controller:
         self._work.close()
 
     def _report(self, groups: tuple[Group, ...]) -> None:
-        """Tell observers of the step; without groups when they were told of these before. Times since the last one."""
+        """Report the step to the observers, without its groups if these were reported before."""
         seconds, self._seconds = self._seconds, {}
         probed, self._probed = self._probed, {}
         self.observer.on_step(
@@ -342,7 +342,7 @@ class Controller:
         )
 
     def _gauges(self) -> dict[str, float]:
-        """What the loop's parts did since the step before, and do now."""
+        """Return figures of the loop's parts since the previous step, and their current state."""
         return {
             "policy_version": float(self._work.version),
             "samples_inflight": float(self.rollout.sampling.count),

@@ -14,46 +14,46 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.state import PipelineState
 
 EVALUATED = "evaluated"
-"""History of the steps after which there was an evaluation."""
+"""Name of the history of steps after which an evaluation was made."""
 
 
 class Course:
-    """The stage's steps so far. Without a state it is a run's first stage, at its beginning."""
+    """The steps of a stage so far. Without a state, it is the beginning of a run's first stage."""
 
     def __init__(
         self, config: StageConfig, state: PipelineState | None = None, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """`metrics` are those of the step that `state` is of."""
+        """`metrics` are those of the step of `state`."""
         state = state or PipelineState(0, 0, 0, 0)
         self._stage = config.stage
         self._save_each = config.storage.every_steps
         self._history = {name: list(values) for name, values in state.history.items()}
         self._counters = dict(state.counters)
         self.base = state.total_steps - state.step
-        """Steps of the stages before."""
+        """Steps of the earlier stages."""
         self._batch = config.recipe.prompts_per_step
         trained = state.total_steps * self._batch if state.trained_groups is None else state.trained_groups
         self.origin = trained - state.total_steps * self._batch
-        """Groups that the stages before have trained beyond what their steps would have with this stage's batch."""
+        """Groups trained in earlier stages, beyond as many steps with this stage's batch size."""
         self.step = state.step
         """Finished steps of the stage."""
         self.metrics = dict(metrics or {})
-        """Figures of the newest step, its evaluation's included."""
+        """Figures of the newest step, including its evaluation."""
 
     def trained(self, step: int, metrics: Mapping[str, float], counted: Mapping[str, float]) -> None:
-        """A step is done; `counted` adds to the totals."""
+        """Record a finished step. `counted` is added to the totals."""
         self.step, self.metrics = step, dict(metrics)
         for name, value in counted.items():
             self._counters[name] = self._counters.get(name, 0.0) + value
         self._remember({"step": float(step), **metrics})
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
-        """The weights after the newest step were evaluated."""
+        """Record an evaluation of the weights after the newest step."""
         self.metrics |= figures
         self._remember({**figures, EVALUATED: float(self.step)})
 
     def state(self) -> PipelineState:
-        """For a checkpoint of the newest step, without the work that its weights have not seen."""
+        """Return the state for a checkpoint of the newest step, without work that is not trained yet."""
         return PipelineState(
             step=self.step,
             total_steps=self.version,
@@ -66,12 +66,12 @@ class Course:
 
     @property
     def version(self) -> int:
-        """Version of the learner's weights: the steps that they have seen, of all stages."""
+        """Version of the learner's weights: the number of steps, over all stages, that trained them."""
         return self.base + self.step
 
     @property
     def totals(self) -> dict[str, float]:
-        """Counts over all stages, as figures."""
+        """Totals over all stages, as figures."""
         return {f"run_{name}": value for name, value in self._counters.items()}
 
     @property
@@ -81,22 +81,22 @@ class Course:
 
     @property
     def gate(self) -> GateRecord | None:
-        """The gate's verdict; None without one, or while an evaluation is owed."""
+        """Return the gate's verdict. None without a gate, or while an evaluation is due."""
         return None if self.evaluation_owed else self._verdict()
 
     @property
     def over(self) -> bool:
-        """Whether the stage has come to its end, and was evaluated there if it evaluates."""
+        """Whether the stage has ended, including its final evaluation if it has one."""
         return self._at_end and not self.evaluation_owed
 
     @property
     def save_due(self) -> bool:
-        """Whether there is to be a checkpoint of the newest step."""
+        """Whether a checkpoint of the newest step is due."""
         return self._at_end or self.step % self._save_each == 0
 
     @property
     def evaluation_owed(self) -> bool:
-        """Whether an evaluation is due after the newest step and was not done."""
+        """Whether an evaluation of the newest step is due and not done."""
         settings = self._stage.evaluate
         if settings is None or self.step == 0 or self._history.get(EVALUATED, [])[-1:] == [self.step]:
             return False

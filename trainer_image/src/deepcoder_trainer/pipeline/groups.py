@@ -28,11 +28,11 @@ from deepcoder_trainer.rollout.rollout import Admitted, Rollout
 from deepcoder_trainer.types import Batch, Group
 
 QUARANTINE_RATIO = 0.01
-"""Share of a batch beyond which samples that no judge could judge make its statistics worthless."""
+"""Share of unjudged samples above which the statistics of a batch are worthless."""
 
 
 class Groups:
-    """The groups of one stage's loop."""
+    """Creates the groups of one stage's loop."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Groups:
         on_unjudged: Callable[[Batch], None],
         on_dropped: Callable[[Group], None],
     ) -> None:
-        """`restored` are finished groups of an earlier attempt."""
+        """`restored` are finished groups from an earlier attempt."""
         self._recipe = recipe
         self._problems = problems
         self._rollout = rollout
@@ -58,7 +58,7 @@ class Groups:
         self._dropped: list[Group] = []
 
     async def admission(self) -> None:
-        """Start a rollout for each group that the buffer admits; the first failure wakes everybody."""
+        """Start a rollout for each group that the buffer admits. The first failure wakes all waiters."""
         try:
             async with asyncio.TaskGroup() as rollouts:
                 while (admitted := await self._work.admit(self._gate)) is not None:
@@ -67,7 +67,7 @@ class Groups:
             self._work.fail(first_cause(group))
 
     async def batch(self, step: int, total_step: int) -> Batch:
-        """The batch of the stage's step `step`, whole and judged. Raises SandboxUnavailable when too much is not."""
+        """Return the complete, judged batch of step `step`. Raises SandboxUnavailable if too much is not judged."""
         groups = await self._work.batch(total_step)
         if _unjudged(groups) > QUARANTINE_RATIO:
             groups = await self._judge_again(groups)
@@ -81,7 +81,7 @@ class Groups:
         return batch
 
     def take_dropped(self) -> tuple[Group, ...]:
-        """What was sampled since the last call and is not trained."""
+        """Return what was sampled since the last call and is not trained on."""
         dropped, self._dropped = self._dropped, []
         return tuple(dropped)
 
@@ -102,7 +102,7 @@ class Groups:
         self._work.done(group)
 
     async def _judge_again(self, groups: Sequence[Group]) -> tuple[Group, ...]:
-        """The groups, after another judging of those that an attempt before left unjudged."""
+        """Return the groups, after judging again those that an earlier attempt left unjudged."""
         async with asyncio.TaskGroup() as tasks:
             again = [
                 tasks.create_task(self._rollout.judge_again(group, self._problem(group.group_id, group.draw)))
@@ -121,6 +121,6 @@ class Groups:
 
 
 def _unjudged(groups: Sequence[Group]) -> float:
-    """Share of the samples that no judge could judge."""
+    """Return the share of samples that no judge could judge."""
     samples = [sample for group in groups for sample in group.samples]
     return len(quarantined(samples)) / max(1, len(samples))

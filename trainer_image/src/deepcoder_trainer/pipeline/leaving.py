@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Promise:
-    """A commit of weights that are aside: its figures are of their step, its work may not be done yet."""
+    """A promised commit of weights that are copied aside. Its figures are those of their step; its work may be
+    unfinished."""
 
     left: Left
     state: PipelineState
@@ -45,7 +46,7 @@ class _Promise:
 
 
 class Saving:
-    """The saves of one stage's loop."""
+    """Makes the saves of one stage's loop."""
 
     def __init__(self, checkpoints: Checkpoints, work: WorkBuffer, course: Course, stop: Stop) -> None:
         self._checkpoints = checkpoints
@@ -59,28 +60,28 @@ class Saving:
 
     @property
     def copied(self) -> bool:
-        """Whether the newest step's weights are aside and nothing is promised for them."""
+        """Whether the newest step's weights are copied aside without a promised commit."""
         return self._copied == self._course.step
 
     @property
     def owed(self) -> bool:
-        """Whether there is anything that no checkpoint has."""
+        """Whether anything is not part of a checkpoint yet."""
         return self._saved_step < self._course.step or (self._course.over and not self._saved_final)
 
     async def kept(self) -> None:
-        """Until nothing is promised. Raises what a rollout failed with: the promise stands then."""
+        """Wait until no commit is promised. Raises the error of a failed rollout; the promise then remains."""
         if self._promise is not None and (keeping := self._promise.keeping) is not None:
             await asyncio.wait({keeping})
             keeping.result()
 
     async def copy(self) -> None:
-        """Copy the weights aside, once a step; from here they are on their way to storage. After `kept`."""
+        """Copy the weights aside, once per step, and start their upload. Call it after `kept`."""
         if not self.copied:
             await self._checkpoints.copy(self._course.step)
             self._copied = self._course.step
 
     async def save(self) -> None:
-        """Copy the weights aside and commit them, or promise to; returns when training may go on. After `kept`."""
+        """Copy the weights aside and commit them, or promise to. Returns when training may go on. After `kept`."""
         await self.copy()
         promise = self._what_goes_with_them()
         if self._work.policy.order is Order.WINDOW or promise.left.settled:
@@ -90,7 +91,7 @@ class Saving:
             promise.keeping = asyncio.create_task(self._keep(promise))
 
     async def leave(self) -> Ending:
-        """Save what is not saved, weights first, and tell how it ended."""
+        """Save everything unsaved, weights first, and record how the run ended."""
         final = self._course.over
         if (promise := self._promise) is not None:
             await self.close()
@@ -107,7 +108,7 @@ class Saving:
         return Ending(self._course.step, drained=not final, gate=self._course.gate)
 
     async def close(self) -> None:
-        """End what goes on beside the loop."""
+        """End the background tasks of the loop."""
         if self._promise is not None and (keeping := self._promise.keeping) is not None:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
@@ -121,7 +122,7 @@ class Saving:
         await self._commit(promise)
 
     async def _commit(self, promise: _Promise, *, final: bool = False) -> None:
-        """Commit the weights that were copied aside, with all else that a resumed run needs."""
+        """Commit the weights that were copied aside, with everything else that a resumed run needs."""
         left = promise.left.unfinished()
         state = replace(promise.state, groups=left.finished, pending=left.pending, next_group_id=left.next_group_id)
         await self._checkpoints.commit(state, metrics=promise.metrics, final=final, gate=promise.gate)
@@ -129,7 +130,7 @@ class Saving:
         self._saved_step, self._saved_final = state.step, final
 
     async def _settle(self, left: Left) -> None:
-        """Let finish what is in flight, while there is time. What does not is sampled anew by the resumed run."""
+        """Let work in flight finish while there is time. The resumed run samples the rest again."""
         try:
             await self._stop.before(Moment.SETTLED, self._work.settled(left))
         except StopReached:
@@ -138,7 +139,7 @@ class Saving:
             log.error("groups %s are lost and will be sampled again: %s", left.waiting_for, error)
 
     async def _until_committed(self, *, final: bool) -> None:
-        """Until storage has this step's checkpoint: nothing else stands behind it, so it is tried twice."""
+        """Wait until storage has this step's checkpoint. There is no later save, so it is tried twice."""
         try:
             await self._checkpoints.wait()
         except CheckpointFailed as error:

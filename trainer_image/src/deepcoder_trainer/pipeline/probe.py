@@ -33,26 +33,26 @@ log = logging.getLogger(__name__)
 EVERY_STEPS = 10
 """Steps from one probe to the next."""
 RAREST_STEPS = 160
-"""Most of them, after rounds that missed a sampler."""
+"""Largest number of steps between probes, after rounds that missed a sampler."""
 LEAST = 4
-"""Responses of one probe, where there are fewer samplers; else one of each."""
+"""Number of responses in a probe. With more samplers, each gives one."""
 TOKENS = 16
-"""Most of each, where the stage allows so many."""
+"""Largest number of tokens in each response, if the stage allows as many."""
 
 Ask = Callable[[GenerationRequest], Awaitable[Generation]]
 
 
 class Samplers(Protocol):
-    """Those of an attempt, one by one (see `SamplerGroup`)."""
+    """The samplers of an attempt, each by itself (see `SamplerGroup`)."""
 
     def each(self) -> Sequence[Ask]:
-        """A way to ask each sampler that has the newest weights, and no other; raises `SamplerLost`."""
+        """Return one function per sampler with the newest weights, which samples on it alone. Raises `SamplerLost`."""
         ...
 
 
 @dataclass(frozen=True)
 class _Round:
-    """What was asked after `step`: one task a sampler."""
+    """The requests after `step`: one task per sampler."""
 
     step: int
     version: int
@@ -60,12 +60,12 @@ class _Round:
 
 
 class Probe:
-    """The probes of one stage's loop."""
+    """Makes the probes of one stage's loop."""
 
     def __init__(
         self, recipe: Recipe, problems: Sequence[EncodedProblem], samplers: Samplers, limit: int = TOKENS
     ) -> None:
-        """`limit` is that of the stage's responses."""
+        """`limit` is the response limit of the stage, in tokens."""
         self._recipe = recipe
         self._problems = problems
         self._samplers = samplers
@@ -75,11 +75,11 @@ class Probe:
         self._interval = EVERY_STEPS
 
     def due(self, step: int) -> bool:
-        """Whether samplers are to be asked after the stage's `step`."""
+        """Whether a probe is due after the stage's `step`."""
         return step >= self._due
 
     async def begin(self, step: int, version: int) -> None:
-        """Ask after the stage's `step`; the weights that are out are those of `version`."""
+        """Start a probe after the stage's `step`, when the samplers have the weights of `version`."""
         each = self._samplers.each()
         responses = math.ceil(LEAST / max(1, len(each)))
         asked = [
@@ -91,7 +91,7 @@ class Probe:
             await asyncio.wait(asked)
 
     async def end(self) -> None:
-        """Nothing more is asked: the learner's turn comes, or the loop ends. What is in can be scored."""
+        """End the requests, because the learner's turn comes or the loop ends. Responses so far can be scored."""
         if self._round is not None:
             for task in self._round.asked:
                 task.cancel()
@@ -99,13 +99,13 @@ class Probe:
 
     @property
     def open(self) -> bool:
-        """Whether there is a round that was not scored."""
+        """Whether a round has not been scored yet."""
         return self._round is not None
 
     async def figures(self, learner: Learner) -> dict[str, float]:
-        """Metrics of the round since the last call, after `end`, scored with weights that are still the same.
+        """Return the metrics of the round since the last call, after `end`, scored with the same weights.
 
-        Raises what the probe itself was at fault for, such as a request that a sampler refuses.
+        Raises errors of the probe itself, such as a request that a sampler refuses.
         """
         ended, self._round = self._round, None
         if ended is None:
@@ -154,7 +154,7 @@ class Probe:
 
 
 def summary(gaps: Sequence[float], recipe: Recipe) -> dict[str, float]:
-    """Metrics of differences of log-probabilities, learner less sampler. One that is no number is the largest."""
+    """Return metrics of log-probability differences, learner minus sampler. NaN counts as the largest."""
     found = np.nan_to_num(np.asarray(gaps, np.float64), nan=np.inf, posinf=np.inf, neginf=-np.inf)
     sizes = np.sort(np.abs(found))
     with np.errstate(over="ignore"):

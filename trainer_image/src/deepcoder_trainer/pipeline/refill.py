@@ -17,13 +17,13 @@ from deepcoder_trainer.types import Group
 
 
 def drawn_problem(run_seed: int, group_id: int, draw: int, limit: int, count: int) -> int:
-    """Index among `count` problems of what a slot is drawn as: 0 is the run's own order, further draws have another."""
+    """Return the problem index, below `count`, of a slot's draw. Draw 0 follows the run's order, later ones another."""
     if draw == 0:
         return problem_index(run_seed, group_id, count)
     return problem_index(derive_seed(run_seed, "refill"), group_id * limit + draw - 1, count)
 
 
 def teaches_nothing(group: Group) -> bool:
-    """Whether all rewards are equal. A group with a sample that no judge could judge is not known to be so."""
+    """Whether all rewards are equal. False if a sample could not be judged."""
     rewards = {sample.outcome.reward for sample in group.samples}
     return len(rewards) == 1 and None not in rewards
