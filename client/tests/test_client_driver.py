@@ -19,7 +19,7 @@ class Connection:
     def lacking(self, *_: Any) -> None:
         return None
 
-    def headers(self) -> list[str]:
+    def socket_headers(self) -> list[str]:
         return []
 
 

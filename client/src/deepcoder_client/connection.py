@@ -21,6 +21,7 @@ import urllib3
 import yaml
 from kubernetes import client, config
 
+from deepcoder_client.contexts import ActingAs, acting_as, current_context
 from deepcoder_client.errors import (
     BadName,
     ClientError,
@@ -97,9 +98,12 @@ class _Retries(urllib3.Retry):
 class Connection:
     """An API server, as one user."""
 
-    def __init__(self, configuration: client.Configuration, namespace: str, timeout: float = TIMEOUT_SECONDS) -> None:
-        """`namespace` is meant where none is named; `timeout` bounds each call, in seconds."""
-        self.namespace, self.timeout = namespace, timeout
+    def __init__(
+        self, configuration: client.Configuration, namespace: str, timeout: float = TIMEOUT_SECONDS,
+        acting: ActingAs | None = None,
+    ) -> None:  # fmt: skip
+        """`namespace` is meant where none is named; `timeout` bounds each call, in seconds; `acting`: as whom."""
+        self.namespace, self.timeout, self.acting = namespace, timeout, acting
         self.configuration = configuration
         self._pool: urllib3.PoolManager = client.ApiClient(configuration).rest_client.pool_manager
 
@@ -114,8 +118,12 @@ class Connection:
         configuration = client.Configuration()
         file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
         try:
-            config.load_kube_config(file, context, client_configuration=configuration)
+            name = context or current_context(file)
+            config.load_kube_config(file, name, client_configuration=configuration)
             merged = config.kube_config.KubeConfigMerger(file).config.value
+            chosen = next(entry.value["context"] for entry in merged["contexts"] if entry.value["name"] == name)
+            users = {entry.value["name"]: entry.value.get("user") or {} for entry in merged["users"]}
+            acting = acting_as(users.get(chosen.get("user"), {}))
             if not re.match(r"https?://", str(configuration.host or "")):
                 raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is no URL")
         except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
@@ -130,9 +138,7 @@ class Connection:
                     f"no usable kubeconfig: {why}. Set KUBECONFIG or --kubeconfig to one, or choose one of its "
                     "contexts with --context"
                 ) from error
-        name = context or merged["current-context"]  # where one is asked for, a file need not have a current one
-        chosen = next(entry.value["context"] for entry in merged["contexts"] if entry.value["name"] == name)
-        return cls(configuration, str(chosen.get("namespace") or "default"), timeout)
+        return cls(configuration, str(chosen.get("namespace") or "default"), timeout, acting)
 
     @property
     def host(self) -> str:
@@ -142,6 +148,15 @@ class Connection:
     def headers(self) -> dict[str, str]:
         """What tells the API server who asks; a token that an exec plugin gives is fetched anew when it is due."""
         return {setting["key"]: setting["value"] for setting in self.configuration.auth_settings().values()}
+
+    def socket_headers(self) -> dict[str, str]:
+        """`headers` for a WebSocket, which takes no others; raises `Refused` where a kubeconfig acts as somebody."""
+        if self.acting:
+            raise Refused(
+                f"your kubeconfig acts as {self.acting.name} (users[].user.as), which a connection into a pod cannot "
+                "tell the API server: use a context whose user is that account itself"
+            )
+        return self.headers()
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object; raises `NotFound`."""
@@ -227,7 +242,7 @@ class Connection:
         self, method: str, path: str, right: Right, query: Mapping[str, str | int], body: Object | None,
         content: str | None, timeout: urllib3.Timeout, what: str,
     ) -> urllib3.BaseHTTPResponse:  # fmt: skip
-        headers = {"Accept": "application/json", "User-Agent": "deepcoder-client"}
+        headers = urllib3.HTTPHeaderDict({"Accept": "application/json", "User-Agent": "deepcoder-client"})
         if body is not None:
             headers["Content-Type"] = content or "application/json"
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
@@ -236,7 +251,9 @@ class Connection:
             status_forcelist=(_BUSY,), allowed_methods=None, raise_on_status=False, backoff_factor=0.2,
         )  # fmt: skip
         try:
-            headers |= self.headers()
+            headers.update(self.headers())
+            for name, value in self.acting.headers if self.acting else ():
+                headers.add(name, value)
             response = self._pool.request(
                 method, url, headers=headers, body=None if body is None else json.dumps(body).encode(),
                 timeout=timeout, retries=retries, preload_content=False,

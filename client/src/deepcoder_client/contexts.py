@@ -1,14 +1,31 @@
-"""Which contexts a kubeconfig has, for whoever is to choose one."""
+"""What of a kubeconfig we read ourselves: its contexts, which one is current, and as whom it acts.
+
+The kubernetes package takes the current context of the last file in KUBECONFIG, where kubectl takes that of the first,
+and does not know impersonation: without this, a user would change another cluster than kubectl's, with other rights.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import yaml
 from kubernetes import config
 
 from deepcoder_client.errors import NoCluster
+
+
+@dataclass(frozen=True)
+class ActingAs:
+    """Whom a kubeconfig impersonates (`users[].user.as`)."""
+
+    name: str
+    headers: tuple[tuple[str, str], ...]
+    """What tells the API server so; a name may be there several times."""
 
 
 def context_names(kubeconfig: str | Path | None = None) -> list[str]:
@@ -19,3 +36,40 @@ def context_names(kubeconfig: str | Path | None = None) -> list[str]:
     except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
         raise NoCluster(f"no usable kubeconfig: {error}") from error
     return [str(each["name"]) for each in known]
+
+
+def current_context(files: str) -> str | None:
+    """The first that one of the files (joined as in KUBECONFIG) names, as kubectl takes it; None: none does."""
+    for file in filter(None, files.split(os.pathsep)):
+        path = Path(file).expanduser()
+        content = yaml.safe_load(path.read_bytes()) if path.exists() else None
+        if isinstance(content, dict) and (name := content.get("current-context")):
+            return str(name)
+    return None
+
+
+def acting_as(user: Mapping[str, Any]) -> ActingAs | None:
+    """Whom a user of a kubeconfig impersonates; raises `ConfigException` for fields that say so without a name."""
+    name, uid = user.get("as"), user.get("as-uid")
+    groups, extra = user.get("as-groups") or (), user.get("as-user-extra") or {}
+    if not name:
+        if uid or groups or extra:
+            raise config.ConfigException("users[].user: as-uid, as-groups or as-user-extra without as")
+        return None
+    return ActingAs(str(name), tuple(_headers(str(name), uid, groups, extra)))
+
+
+def _headers(name: str, uid: Any, groups: Any, extra: Any) -> Iterator[tuple[str, str]]:
+    yield "Impersonate-User", _sent(name)
+    if uid:
+        yield "Impersonate-Uid", _sent(uid)
+    for group in groups:
+        yield "Impersonate-Group", _sent(group)
+    for key, values in extra.items():
+        for value in values:
+            yield f"Impersonate-Extra-{quote(str(key).lower(), safe='')}", _sent(value)
+
+
+def _sent(value: Any) -> str:
+    """UTF-8, as the API server reads it, in the letters that Python sends as they are."""
+    return str(value).encode().decode("latin-1")

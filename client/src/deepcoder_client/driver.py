@@ -35,8 +35,9 @@ def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int
     query += [("command", word) for word in ("sh", "-c", program)]
     address = connection.host.replace("http", "ws", 1) + PODS.path(namespace, head, "exec")
     websocket.setdefaulttimeout(connection.timeout)
+    headers = connection.socket_headers()
     try:
-        stream = WSClient(connection.configuration, f"{address}?{urlencode(query)}", connection.headers(), False)
+        stream = WSClient(connection.configuration, f"{address}?{urlencode(query)}", headers, False)
     except (websocket.WebSocketException, OSError) as error:
         if getattr(error, "status_code", None) == HTTPStatus.FORBIDDEN:
             raise Forbidden(connection.lacking(rights, head) or rights[-1]) from error

@@ -49,12 +49,13 @@ def forward_rights(namespace: str) -> tuple[Right, Right]:
 
 
 def port_forward(connection: Connection, namespace: str, pod: str, port: int) -> Stream:
-    """A connection to a port of a pod; raises `Unreachable` and `Forbidden`."""
+    """A connection to a port of a pod; raises `Unreachable`, `Forbidden` and `Refused`."""
     address = connection.host.replace("http", "ws", 1) + PODS.path(namespace, pod, "portforward")
     websocket.setdefaulttimeout(connection.timeout)
+    headers = connection.socket_headers()
     try:
         opened = portforward_call(
-            connection.configuration, "GET", address, query_params=[("ports", str(port))], headers=connection.headers()
+            connection.configuration, "GET", address, query_params=[("ports", str(port))], headers=headers
         )
     except ApiException as error:
         if getattr(error.__context__, "status_code", None) == HTTPStatus.FORBIDDEN:
@@ -72,6 +73,11 @@ class Bearer:
         """`account` in place of the user's own; raises `NoToken` where there is neither."""
         self._connection, self._account, self._namespace = connection, account, namespace or connection.namespace
         self._kept, self._until = "", 0.0
+        if connection.acting:
+            raise NoToken(
+                f"your kubeconfig acts as {connection.acting.name} (users[].user.as), and its token is not that "
+                "account's: use a context whose user is the account itself"
+            )
         if not account and not self._own():
             raise NoToken(
                 "your kubeconfig shows who you are by a certificate, which goes to the API server alone: give a "
