@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from attempt_world import TINY
 from benchmark_world import right_responses, stub_responses, write_sets
-from curation_world import write_jsonl
+from curation_world import own_row, write_jsonl
 
+from deepcoder_contracts.exit import ExitCode
 from deepcoder_trainer.__main__ import main as cli_main
 from deepcoder_trainer.evaluation.results import EvaluationResults
 from deepcoder_trainer.evaluation.samples import SCHEMA
@@ -224,6 +225,34 @@ def test_responses_that_do_not_fit_are_named(tmp_path: Path, rows: list[dict[str
     path = write_jsonl(tmp_path / "r.jsonl", rows)
     with pytest.raises(ValueError, match=re.escape(message)):
         read_answers({"s": path}).check("s", ["p"], 1)
+
+
+def test_a_response_with_half_of_a_surrogate_pair_is_judged(tmp_path: Path, evaluate: Callable[..., str]) -> None:
+    sets = {"echo": write_jsonl(tmp_path / "echo.jsonl", [own_row(tests=[{"input": "1\n", "output": "1\n"}])])}
+    rows = [{"problem_id": "mine-1", "solution": "print(input())  # \ud83d"}]
+    responses = {"echo": write_jsonl(tmp_path / "r.jsonl", rows)}
+    output = tmp_path / "out"
+    assert results_in(output, evaluate(output, sets, responses)).targets["Given"]["echo"].verdicts == {"passed": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["ecko"], "--responses echo: missing: give each problem"),
+        (["echo", "more"], "--responses more: not a name in --datasets: give each"),
+        (["echo", "echo"], "echo has a file already: name each set once"),
+    ],
+)
+def test_responses_are_given_to_each_set_by_its_name(
+    tmp_path: Path, evaluate: Callable[..., str], capsys: pytest.CaptureFixture[str], names: list[str], message: str
+) -> None:
+    sets = {"echo": write_jsonl(tmp_path / "echo.jsonl", [own_row()])}
+    file = write_jsonl(tmp_path / "r.jsonl", [{"problem_id": "mine-1", "solution": "print(1)"}])
+    line = command(tmp_path / "out", sets, {"echo": file})[3:]
+    at = line.index(f"echo={file}")
+    line[at : at + 1] = [f"{name}={file}" for name in names]
+    assert cli_main(line) == ExitCode.BAD_CONFIG
+    assert message in capsys.readouterr().err
 
 
 def test_two_processes_do_not_measure_the_same_at_once(

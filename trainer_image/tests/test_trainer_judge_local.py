@@ -91,6 +91,7 @@ def fenced(code: str) -> str:
         (fenced("raise SystemExit(3)"), 0.0, "runtime_error"),
         ("print(2*int(input()))", 0.0, "no_code"),
         (fenced("print('\0')"), 0.0, "compile_error"),
+        (fenced("print(2*int(input()))  # \ud83d"), 1.0, "passed"),
     ],
 )
 async def test_a_response_earns_what_its_program_does(

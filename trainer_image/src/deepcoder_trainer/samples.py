@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepcoder_trainer.types import Group, Sample
+from deepcoder_trainer.unicode_text import whole
 
 SCHEMA = pa.schema(
     [
@@ -75,8 +76,7 @@ def _row(group: Group, sample: Sample, prompt: str, step: int, dropped: bool) ->
         "index": sample.index,
         "problem_id": group.problem_id,
         "prompt": prompt,
-        # Parquet holds UTF-8; a tokenizer's decoder can leave half of a surrogate pair.
-        "response": generation.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
+        "response": whole(generation.text),
         "reward": outcome.reward,
         "verdict": outcome.verdict,
         "finish": generation.finish.value,

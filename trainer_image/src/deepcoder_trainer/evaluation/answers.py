@@ -8,7 +8,7 @@ evaluation's own samples files are such files, and can be judged again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.seeds import seed
 from deepcoder_trainer.types import Finish, GenerationRequest, Sampler
+from deepcoder_trainer.unicode_text import whole
 
 _NAMES = ("problem_id", "task_id", "question_id", "id")
 
@@ -62,9 +63,7 @@ class SampledAnswers:
                 seed=seed(plan.seed, purpose, group, index),
             )
         )
-        # Files hold UTF-8; a tokenizer's decoder can leave half of a surrogate pair.
-        text = generation.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return Answer(text, generation.finish.value, len(generation.output_ids))
+        return Answer(whole(generation.text), generation.finish.value, len(generation.output_ids))
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,16 @@ class GivenAnswers:
     async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
         """The index-th response of its problem."""
         return self.by_set[problem_set][problem.problem.id][index]
+
+    def check_names(self, problem_sets: Collection[str]) -> None:
+        """Raise BadConfig unless each of these problem sets has responses, and no other has any."""
+        lacking = [name for name in problem_sets if name not in self.by_set]
+        if unlike := lacking or [name for name in self.by_set if name not in problem_sets]:
+            raise BadConfig(
+                f"--responses {unlike[0]}: {'missing' if lacking else 'not a name in --datasets'}: give each problem "
+                "set its file of responses, under the same name",
+                field="--responses",
+            )
 
     def check(self, problem_set: str, problems: Sequence[str], samples: int) -> None:
         """Raise BadConfig unless each of these problems has so many responses, and no other has any."""
@@ -139,4 +148,4 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, Answer]:
     tokens, finish = row.get("response_tokens"), row.get("finish", Finish.STOP.value)
     if finish not in (Finish.STOP.value, Finish.LENGTH.value):
         raise ValueError(f"finish: {finish!r}: write stop or length")
-    return name, Answer(text, finish, tokens if isinstance(tokens, int) else None)
+    return name, Answer(whole(text), finish, tokens if isinstance(tokens, int) else None)

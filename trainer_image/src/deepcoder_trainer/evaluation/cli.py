@@ -222,6 +222,8 @@ def _named_files(texts: list[str]) -> dict[str, Path]:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
             raise BadConfig(f"--responses {text!r}: write NAME=FILE, the set's name first", field="--responses")
+        if name in files:
+            raise BadConfig(f"--responses {text!r}: {name} has a file already: name each set once", field="--responses")
         files[name] = Path(path)
     return files
 

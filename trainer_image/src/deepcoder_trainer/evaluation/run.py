@@ -69,6 +69,7 @@ async def run_evaluate_stage(context: EvaluationContext) -> Evaluated:
 async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Evaluated:
     """Judge responses that were sampled elsewhere, and commit the results."""
     sets = await asyncio.to_thread(read_problem_sets, context)
+    given.check_names([each.name for each in sets])
     for each in sets:
         given.check(each.name, [p.problem.id for p in each.problems], _samples(context))
     # How they were sampled is not known here, and what the settings say would not be true.

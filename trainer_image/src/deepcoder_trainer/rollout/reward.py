@@ -27,6 +27,7 @@ from deepcoder_trainer.problems.extract import program_of
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.programs import Programs, wants_programs
 from deepcoder_trainer.types import Outcome, Problem
+from deepcoder_trainer.unicode_text import whole
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class JudgeReward:
         code = program_of(response, problem.extraction)
         if code is None:
             return Outcome(0.0, NO_CODE, 0.0, attempts=0)
-        if "\0" in code or len(code.encode(errors="replace")) > MAX_CODE_BYTES:
+        code = whole(code)
+        if "\0" in code or len(code.encode()) > MAX_CODE_BYTES:
             return Outcome(0.0, Verdict.COMPILE_ERROR.value, 0.0, attempts=0)
         judgement = await self._judge.judge(self._problem(problem).submission(code, key))
         if judgement.response is None:
