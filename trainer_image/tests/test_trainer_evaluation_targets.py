@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from deepcoder_contracts.rope import RopeScaling, RopeType
-from deepcoder_contracts.stage import EvaluationDataset
+from deepcoder_contracts.stage import EvaluationDataset, JudgeBackend
 from deepcoder_trainer.checkpoint.modelfiles import model_digest
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.errors import BadConfig
@@ -83,11 +84,25 @@ def test_options_by_hand_are_those_of_a_stage() -> None:
         ({"--rope": "long"}, "write Yarn:FACTOR or Dynamic:FACTOR"),
         ({"--responses": "d=r.jsonl"}, "either --model, or --responses"),
         ({"--judge": "pool"}, "needs --judge-token-file"),
+        *(
+            ({"--judge": judge, "--judge-token-file": "t"}, f"--judge '{re.escape(judge)}': write HOST, HOST:PORT or")
+            for judge in ("pool:0", "pool:99999", "pool:²", "::1", "[::1", "http://pool", "me@pool", ":80", "")
+        ),
+        ({"--judge-workers": "0"}, "--judge-workers 0: give 1 or more"),
     ],
 )
 def test_wrong_options_by_hand_are_named(change: dict[str, str], message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         stage_config(options(**change))
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "port"),
+    [("pool", "pool", 8080), ("pool.ns.svc:81", "pool.ns.svc", 81), ("[fd00::1]:81", "fd00::1", 81)],
+)
+def test_a_pool_is_named_by_host_and_port_or_by_an_address(given: str, host: str, port: int) -> None:
+    judge = stage_config(options(**{"--judge": given, "--judge-token-file": "t"})).judge
+    assert (judge.backend, judge.host, judge.port) == (JudgeBackend.POOL, host, port)
 
 
 def test_day_that_yaml_made_a_date_of_is_the_day() -> None:

@@ -6,6 +6,7 @@ A pool is told by its host and the file of its token; what cannot be used is `Ba
 from __future__ import annotations
 
 import argparse
+from urllib.parse import urlsplit
 
 from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint
 from deepcoder_trainer.errors import BadConfig
@@ -25,12 +26,18 @@ def add_judge_options(group: argparse._ArgumentGroup) -> None:
 def judge_endpoint(options: argparse.Namespace) -> JudgeEndpoint:
     """What they say; raises `BadConfig`."""
     if options.judge is None:
+        if options.judge_workers is not None and options.judge_workers < 1:
+            raise BadConfig(f"--judge-workers {options.judge_workers}: give 1 or more", field="--judge-workers")
         return JudgeEndpoint(workers=options.judge_workers)
     if options.judge_token_file is None:
         raise BadConfig("--judge needs --judge-token-file: the file that holds the pool's token", field="--judge")
-    host, _, port = options.judge.partition(":")
-    if not host or not (port or str(_DEFAULT_PORT)).isdigit():
-        raise BadConfig(f"--judge {options.judge!r}: write HOST or HOST:PORT", field="--judge")
-    return JudgeEndpoint(
-        backend=JudgeBackend.POOL, host=host, port=int(port or _DEFAULT_PORT), token_file=options.judge_token_file
-    )
+    try:
+        parts = urlsplit(f"//{options.judge}")
+        host, port = parts.hostname, _DEFAULT_PORT if parts.port is None else parts.port
+    except ValueError:  # no port, or no address in brackets
+        host, port = None, 0
+    if not host or not port or parts.netloc != options.judge or parts.username is not None:
+        raise BadConfig(
+            f"--judge {options.judge!r}: write HOST, HOST:PORT or, of an IPv6 address, [ADDRESS]:PORT", field="--judge"
+        )
+    return JudgeEndpoint(backend=JudgeBackend.POOL, host=host, port=port, token_file=options.judge_token_file)
