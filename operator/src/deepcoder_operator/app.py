@@ -1,9 +1,9 @@
 """The whole process: clients, caches, controllers, the progress server and probes, wired from one configuration.
 
-Everything runs in one event loop under one task group: whatever ends by itself ends the process, and Kubernetes
-starts it again, since a half-alive operator is worse than none. Of several replicas all keep their caches filled and
-serve probes; the one that leads watches runs, makes passes and takes reports. One that has led and may lead no more
-ends at once, with whatever its threads are doing.
+Everything runs in one event loop under one task group. If one part ends, the process ends, and Kubernetes restarts it,
+because a half-alive operator is worse than none. All replicas keep their caches filled and serve probes. Only the
+leader watches runs, makes passes and accepts reports. A replica that loses the leadership exits at once, whatever its
+threads are doing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What controllers and the progress server tell each other, in memory, within one process.
+"""Data shared by the controllers and the progress server, in the memory of one process.
 
-The server puts reports here and answers with the wish found here; the run controller reads the newest report and
-posts the wish; the pool controller reads the announced load. Nothing here is durable: after a restart every entry is
-empty until the run has been planned once, and the server says 503 for it until then, which the trainer survives.
+The server stores reports here and answers with the reply found here. The run controller reads the newest report and
+posts the reply. The pool controller reads the announced load. Nothing here is durable: after a restart every entry is
+empty until the run has been planned once. Until then the server answers 503 for the run, which the trainer tolerates.
 """
 
 from __future__ import annotations

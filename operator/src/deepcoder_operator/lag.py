@@ -1,7 +1,7 @@
-"""How late the event loop comes to what is due: a callback that computes or blocks holds up all others.
+"""Measures how late the event loop runs its callbacks: a callback that computes or blocks delays all others.
 
-The worst of the last minute is what a scrape and a probe see, so that neither misses what is over when it looks. A loop
-that stands still answers no probe at all, which the kubelet's timeout tells.
+Scrapes and probes see the worst delay of the last minute, so that neither misses one that is already over. A loop that
+is completely blocked answers no probe, and the kubelet's timeout detects that.
 """
 
 from __future__ import annotations

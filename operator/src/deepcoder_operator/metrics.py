@@ -1,8 +1,8 @@
 """Prometheus metrics of the run controller and of what it uses.
 
-Labels are bounded: namespaces, phases, reasons and results, never names of runs. What speaks of a run has its
-namespace, so that whoever is woken knows whose it is. Values that are known begin at 0, those of a namespace with its
-first run (`Namespaces`): of a counter that appears with its first count no increase is seen.
+Labels are bounded: namespaces, phases, reasons and results, never names of runs. Metrics about runs carry the
+namespace, so that an alert shows whose run it is. Known label values start at 0, those of a namespace with its first
+run (`Namespaces`), because Prometheus sees no increase in a counter that appears with its first count.
 """
 
 from __future__ import annotations

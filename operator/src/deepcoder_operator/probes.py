@@ -1,8 +1,8 @@
-"""What probes ask of the operator's watches: whether each was heard of lately, and whether the caches are filled.
+"""The probes of the operator's watches: whether each watch is alive, and whether the caches are filled.
 
-An outage of the API server is no reason to restart, since each try in vain counts as heard of; a watch that tries no
-more is. Nor is a right that is missing, which no restart brings back: that is a metric of its own. A standby watches no
-runs, and is ready without them.
+An outage of the API server does not cause a restart, because every failed attempt counts as a sign of life; a watch
+that stops trying does. A missing permission does not cause a restart either, because a restart would not help; it has
+its own metric. A standby replica does not watch runs, and is ready without them.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""One thin client of the API server: plain objects in and out, a deadline on every request, bounded retries.
+"""A thin client of the API server: plain objects in and out, a deadline on every request, bounded retries.
 
-There are no typed models: they would drop fields that this release does not know. A request is tried again only where
-repeating it is harmless (reads, server-side apply, deletion, a status put guarded by resourceVersion) and only on
-overload or a broken connection, at most `ATTEMPTS` times within its deadline; then it raises `Unavailable`.
-Creation is repeated only where it certainly was not carried out: the server asks to come later (429), or cannot be
-connected to. Otherwise its outcome may be unknown, and the caller's deterministic name heals that.
+There are no typed models, because they would drop fields that this release does not know. A request is retried only if
+repeating it is harmless (reads, server-side apply, deletion, a status put guarded by resourceVersion), and only on
+overload or a broken connection, at most `ATTEMPTS` times within its deadline. Then it raises `Unavailable`. A creation
+is repeated only if it certainly was not carried out: the server answered 429, or could not be reached. In other cases
+the outcome may be unknown, and the caller's deterministic name resolves that.
 
-Requests share `CONNECTIONS`, and queue for them. Watches, each of which holds a connection for minutes, have theirs
-without a bound, and who cannot queue gets some of its own (`apart`).
+Requests queue for a shared number of `CONNECTIONS`. Watches hold a connection for minutes, so they have an unbounded
+number of their own. Callers that cannot queue get separate connections (`apart`).
 """
 
 from __future__ import annotations

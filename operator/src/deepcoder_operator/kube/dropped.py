@@ -1,11 +1,11 @@
-"""Fields of a status that the API server does not keep, since its CRD is of an older release than this operator.
+"""Detects status fields that the API server drops because its CRD is older than this operator.
 
-It drops what its schema does not know and says nothing. Whatever is read back from there is then missing for good: that
-no judge could start, which nodes are to be avoided. So what comes back of each write is held to what was written. A
-field that is gone is told of once, in the log and in an event, with the mend; and by a gauge until it is kept again,
-since CRDs may be upgraded under an operator that runs. Nothing may ever write it again to show that: what has not been
-dropped for an hour is forgotten, as its event is, and told of anew if it is dropped again. Who reads such a field back
-remembers it meanwhile.
+The API server silently drops fields that its schema does not know. Data that the operator reads back later is then
+lost, for example that no judge could start, or which nodes to avoid. So the result of each write is compared with what
+was written. A dropped field is reported once, in the log and in an event, with the way to fix it, and in a gauge until
+it is kept again, because CRDs may be upgraded while the operator runs. Perhaps the field is never written again, so a
+field that has not been dropped for an hour is forgotten, like its event, and is reported again if it is dropped again.
+Code that reads such a field back remembers it meanwhile.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong at the API server, by what a caller does about it."""
+"""Errors of the API server, distinguished by what a caller does about them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Events on our objects: for people, never for programs, so losing one is no failure and recording never raises.
+"""Events on our objects. They are for people, never for programs, so losing one is not a failure, and recording never
+raises.
 
-The same event on the same object is posted once in ten minutes, which bounds what a stuck object can write. Events wait
-in a bounded queue for a few posters, so that a thousand runs that change at once lose none and take no more than
-that many connections; what finds the queue full, or is refused, is counted as lost.
+The same event on the same object is posted at most once in ten minutes, which bounds what a stuck object can write.
+Events wait in a bounded queue for a few posters, so a thousand runs that change at once lose none and use few
+connections. An event that finds the queue full, or is refused, is counted as lost.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""A store of the objects one label selector picks, kept current by list and watch.
+"""A store of the objects that a label selector matches, kept current by list and watch.
 
-kopf watches whole kinds; the pods of a cluster are too many for that, so children are watched here with the selector
-at the server. The store is a cache: what it holds was true, but what it lacks may exist. Whoever is about to
-conclude that something is gone reads it live first. Of each object it keeps what is read of its kind (`kube.keep`).
+kopf watches whole kinds. A cluster has too many pods for that, so child objects are watched here with a selector on the
+server. The store is a cache: what it holds was true, but what it lacks may exist. Read an object live before you
+conclude that it is gone. The store keeps only the fields that are read of each kind (`kube.keep`).
 
-A watch that ends is begun again, one that is too old or broken is replaced by a fresh list after a bounded, growing
-pause. A kind that is not served has no objects: that is an answer, and the kind is asked for again. `alive_at` tells
-liveness probes when the server last spoke or was last tried in vain: an outage of the API server is no reason to
-restart, a watch that stands still is. Where only some namespaces may be seen there is one list and one watch for each;
-one that is closed to us, since its Role went with it, holds up none of the others, and is asked for again.
+A watch that ends is restarted. A watch that is too old or broken is replaced by a new list after a bounded, growing
+pause. A kind that is not served has no objects; that is a valid answer, and the kind is requested again later.
+`alive_at` tells liveness probes when the server last answered or a request last failed: an outage of the API server
+must not cause a restart, but a stuck watch must. If only some namespaces are visible, each has its own list and watch.
+A namespace that is closed to us, because its Role was deleted with it, does not delay the others and is tried again.
 """
 
 from __future__ import annotations

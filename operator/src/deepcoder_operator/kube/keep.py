@@ -1,10 +1,9 @@
-"""What is kept of an object in memory: what somebody reads, in as little room as that takes.
+"""Reduces objects to the fields that are read, to save memory in the caches.
 
-A thousand runs have some five thousand children. As the API server sends them, with managed fields, annotations and
-whole pod templates, they would fill half a gigabyte; what passes read of them is a tenth of that. A cache therefore
-keeps each object without the rest, and equal strings once. Whoever needs more of an object reads it live; whoever
-reads another field of a cached object adds it here: the test of this module compares what is read of a kept object
-with what is read of the whole one.
+A thousand runs have about five thousand child objects. As the API server sends them, with managed fields, annotations
+and whole pod templates, they would take half a gigabyte. Passes read a tenth of that. So the caches keep only these
+fields, and equal strings once. Read an object live if you need more of it. If you read another field of a cached
+object, add it here: this module's test compares what is read of a kept object with what is read of the whole one.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Which of several replicas works: the one that holds a Lease. Decisions as a pure function, and the loop around them.
+"""Leader election with a Lease: decisions as a pure function, and the loop around them.
 
-Clocks of machines differ, so no time written by another is compared with ours: a holder counts as alive for as long as
-its own lease says, after *we* last saw the Lease change. A leader that could not renew for `RENEW_SECONDS`, of which it
-takes its last try's beginning for the last moment known to be good, has lost: it raises, the process ends, and begins
-anew as a candidate. That is sooner than anybody else may take over, by `LEASE_SECONDS` - `RENEW_SECONDS`, in which
-requests that are under way come to their end. A process that was stopped and goes on finds by `check`, before it sends
-anything, that its time is over; what comes late all the same does no harm (`session` says why).
+Clocks of machines differ, so a time written by another replica is never compared with ours: a holder counts as alive
+for the duration of its lease after *we* last saw the Lease change. A leader that has not renewed for `RENEW_SECONDS`,
+counted from the start of the last successful attempt, has lost: it raises, the process ends, and restarts as a
+candidate. That is `LEASE_SECONDS` - `RENEW_SECONDS` before another replica may take over, time in which requests in
+flight end. A process that was paused and resumes finds out through `check`, before it sends anything, that its time is
+over. Requests that arrive late anyway do no harm (`session` says why).
 
-Fails closed: while the API server cannot be reached nobody becomes leader, and who leads stops in time.
+It fails closed: while the API server cannot be reached, no replica becomes leader, and the leader stops in time.
 """
 
 from __future__ import annotations

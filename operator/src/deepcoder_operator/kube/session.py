@@ -1,16 +1,17 @@
-"""An HTTP session with the API server that shows who we are at each request, for our client and for kopf alike.
+"""An HTTP session with the API server that authenticates each request, for our client and for kopf.
 
-Whether this process may change anything (the fence) is asked right before a write's bytes go to the socket. A process
-may still be stopped between that question and the system call that sends: that one write goes out when it wakes, since
-its loop does nothing else in between. A network may hold one back as well. So no write of ours does harm when it comes
-late, with another leader at work by then:
+A check (the fence) whether this process may change anything runs right before the bytes of a write go to the socket. A
+process may still be paused between this check and the system call that sends; that one write goes out when the process
+resumes, because its loop does nothing else in between. The network may also delay a write. So every write must be
+harmless if it arrives late, when another replica leads:
 
 - A status, a finalizer, the Lease and the certificates carry the resourceVersion that was read: a conflict.
-- A deletion carries the uid of what was seen, and leaves alone what has come under its name since.
-- An apply carries the resourceVersion of what was found (`client.unless_changed`). Where nothing was found it makes or
-  changes an object around a pool, to which the leader applies its own again before long.
-- What is created is named after the intent: it is there already, or is made once more after it was deleted and goes
-  again, as what belongs to no live attempt does, or with its owner. Events and reviews change nothing else.
+- A deletion carries the UID of the observed object, and leaves a later object with the same name alone.
+- An apply carries the resourceVersion of the object that was found (`client.unless_changed`). If none was found, it
+  creates or changes an object around a pool, and the leader soon applies its own version again.
+- A created object is named after the intent. It exists already, or it is created again after a deletion; then it is
+  deleted again because it belongs to no live attempt, or together with its owner. Events and reviews change nothing
+  else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Where trainers report and learn whether to drain: HTTPS, authenticated by their pod's own token.
+"""The endpoint to which trainers report, and where they learn whether to drain: HTTPS, authenticated by pod tokens.
 
-Fails closed: whoever cannot be checked gets an error and goes on training, since progress may be lost without harm.
+It fails closed: a trainer that cannot be authenticated gets an error and continues training, because lost progress
+reports do no harm.
 """

@@ -1,7 +1,7 @@
-"""Whether a pod may speak for a run: decided from the pod and from what is known of the run, as a pure function.
+"""Decides whether a pod may report for a run, from the pod and what is known about the run. A pure function.
 
-A token shows which pod speaks; the labels that the operator gave the pod show for which run and attempt. Only the
-head of the run's own attempt passes, so that a run can neither report for another nor order another to drain.
+The token shows which pod reports. The labels that the operator gave the pod show the run and the attempt. Only the head
+of the run's own live attempt is admitted, so a run can neither report for another run nor make it drain.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Checks tokens by the keys of their issuer, for an operator without the cluster-wide right to ask for a TokenReview.
+"""Checks tokens with the keys of their issuer, for an operator without the cluster-wide permission for TokenReviews.
 
-Every service account may read the API server's keys. A signature says that the API server issued the token for a pod,
-and that it has not expired; it does not say that the pod is still there, as a review would: admission finds that out,
-which looks for the pod with this uid. Keys are read anew after ten minutes, and when a token names one that is not
-known, at most each 30 s, so that a flood of made-up names is none of requests. Keys that are too old and cannot be
-read anew prove nothing: the caller is to come again, and whoever comes within 5 s is told the same. An API server
-may have several issuers and publishes the newest alone: the one before it is believed too, whose tokens are still in
-pods' files after a rotation; their keys are read with the same answer.
+Every service account may read the API server's keys. A signature proves that the API server issued the token for a pod,
+and the token shows that it has not expired. Unlike a review, it does not prove that the pod still exists; admission
+checks that by looking for the pod with this UID. Keys are read again after ten minutes, and when a token names an
+unknown key, but at most every 30 s, so that a flood of invented key names does not cause a flood of requests. If the
+keys are too old and cannot be read again, the caller is told to retry, and so is every caller within the next 5 s.
+
+An API server may have several issuers but publishes only the newest. The previous issuer is accepted too, because its
+tokens are still in pods' files after a rotation; the same answer contains its keys.
 """
 
 from __future__ import annotations

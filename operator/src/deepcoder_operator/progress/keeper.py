@@ -1,10 +1,10 @@
-"""Keeps the certificates in a Secret of the operator's own, so that restarts serve under the same CA.
+"""Keeps the certificates in the operator's own Secret, so that it serves under the same CA after a restart.
 
-Made if absent, renewed before expiry, re-read on a timer. Every write carries the resourceVersion that was read: of
-two replicas one wins and the other takes what it wrote. A Secret that is deleted, or whose content does not fit
-together, is made again from what this process serves with, since heads that run trust no other authority than the one
-that they began with; whoever wants another one deletes the Secret and begins the replicas anew. While the API server
-cannot be reached the certificates at hand stay in use.
+The Secret is created if it does not exist, renewed before expiry, and read again on a timer. Every write carries the
+resourceVersion that was read, so one of two replicas wins and the other uses the winner's content. A Secret that is
+deleted or inconsistent is recreated from the certificates in use, because running heads trust only the authority with
+which they started. To get another authority, delete the Secret and restart the replicas. While the API server cannot be
+reached, the current certificates stay in use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`POST /v1/runs/{namespace}/{name}/progress`: checks in the order of their cost, then the board.
+"""`POST /v1/runs/{namespace}/{name}/progress`: checks in order of their cost, then the board.
 
-Every refusal is a JSON object {error, field?} with a status that says whether to come again: 429 and 503 carry
-Retry-After, all others do not get better by repetition. An answer is in the version of the report. A replica that
-does not lead asks nothing and nobody: it answers 503 and closes the connection.
+Every refusal is a JSON object {error, field?}. Its status says whether to retry: 429 and 503 carry Retry-After; for all
+others a retry does not help. The reply has the version of the report. A replica that does not lead checks nothing: it
+answers 503 and closes the connection.
 """
 
 from __future__ import annotations

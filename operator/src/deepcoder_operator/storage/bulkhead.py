@@ -1,13 +1,14 @@
-"""Threads for blocking questions to storage, shared out so that no bucket's trouble is another's.
+"""Threads for blocking storage queries, divided so that one bucket's problems do not affect other buckets.
 
-A question to a server that is away holds a thread until the client gives up, most of a minute. So each bucket has few
-threads at once: one until it has answered, a few after that, one again once it could not be reached; and so has each
-server, whose buckets may be many: `NEW_SERVER` until it has answered, one once it could not be reached, and never all.
-For `OPEN_SECONDS` after a question found nobody the others of its bucket are told the same without asking.
+A query to an unreachable server holds a thread until the client gives up, which takes most of a minute. So each bucket
+gets few threads at once: one until it has answered, a few after that, and one again once it could not be reached. Each
+server, which may have many buckets, is limited too: `NEW_SERVER` threads until it has answered, one once it could not
+be reached, and never all. For `OPEN_SECONDS` after a query has reached nobody, other queries to the bucket get the same
+answer without a request.
 
-A question that runs past its deadline is given up at once; its thread stops before the next request, and the bucket has
-that place back only then. Where any of its requests was answered it is long, and no sign that nobody is there. A
-deadline counts from when the thread begins, waiting for a place has a bound of its own.
+A query that exceeds its deadline is given up at once. Its thread stops before the next request, and only then does the
+bucket get the slot back. If any of its requests was answered, the query is merely long, and not a sign that the server
+is unreachable. The deadline counts from the start of the thread; the wait for a slot has its own bound.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""S3 credentials from a Secret, read by name and kept for at most a minute; no list, no watch.
+"""S3 credentials from a Secret, read by name and cached for at most a minute; no list, no watch.
 
-What is missing or malformed raises a `StorageProblem` that names the Secret, its key and the mend, and becomes the
-run's condition; a reading that fails is not kept, so that a mend is seen at the next question.
+Missing or malformed credentials raise a `StorageProblem` that names the Secret, its key and how to fix it, and that
+becomes the run's condition. A failure is not cached, so the next query sees the fix.
 """
 
 from __future__ import annotations

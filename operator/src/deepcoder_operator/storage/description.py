@@ -1,8 +1,7 @@
-"""What botocore is told of S3: the calls that are made, without the other hundred, what is written of them for people,
-and the places of all other services.
+"""A reduced description of S3 for botocore: only the calls that we make, without documentation and other services.
 
-As botocore comes it holds 12 MB of descriptions for a client of S3, and makes a method of each of 116 calls for each
-client. What is left out here is missed at the first call that needs it, in every test of storage.
+By default botocore holds 12 MB of descriptions for an S3 client, and creates a method for each of 116 calls per client.
+If something needed is left out here, the first call that needs it fails, in every storage test.
 """
 
 from __future__ import annotations

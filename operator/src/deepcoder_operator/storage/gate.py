@@ -1,7 +1,7 @@
-"""A gate with few places, given in the order in which they were asked for.
+"""A semaphore whose slots are granted in the order of the requests.
 
-Each place that comes free wakes one who waits, so that a thousand who wait cost a thousand wake-ups and not a million.
-The number of places may change; fewer of them sends nobody away who is inside.
+Each freed slot wakes one waiter, so a thousand waiters cost a thousand wake-ups and not a million. The number of slots
+may change; a smaller number does not affect holders.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Folders that admission has just seen free, so that a run's first attempt need not look again to claim one.
+"""Remembers folders that admission has just seen free, so that a run's first attempt need not check again to claim one.
 
-A look is worth this only for a short while, once, and only in the process that looked: whoever comes later looks
-himself. What is put is put under If-None-Match all the same; this spares a request where a server honours that, and
-takes nobody's folder where one does not.
+The memory is valid for a short time, for one use, and only in the process that checked. The write uses If-None-Match
+anyway: the memory saves a request if the server honours that header, and takes no one's folder if the server does not.
 """
 
 from __future__ import annotations
