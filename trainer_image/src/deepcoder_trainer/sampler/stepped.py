@@ -1,9 +1,9 @@
-"""vLLM's engine core in this process, stepped by a thread of ours: how CPUs sample.
+"""vLLM's engine core in this process, stepped by our own thread: sampling on CPUs.
 
-The thread owns the engine; everything else reaches it as calls that it serves between two steps. Pausing is not
-stepping, which makes updates in flight and deterministic waves exact: what happens between two steps is seen by all
-requests at once. Whoever asked may go away: a call that was taken back before its turn is not made, and a response
-that nobody waits for is dropped.
+The thread owns the engine. Everything else reaches the engine through calls that the thread serves between two steps.
+To pause means not to step, which makes in-flight updates and deterministic waves exact: all requests see a change
+between the same two steps. Callers may go away: a call that was cancelled before its turn is not made, and a response
+without a waiting caller is dropped.
 """
 
 from __future__ import annotations
