@@ -21,17 +21,35 @@ def last_fenced_block(text: str) -> str | None:
 
     The opening fence may carry a language word and may stand behind other text on its line; the closing fence
     stands at the start of a line, so that a program may print or quote backticks within one. A closing fence with a
-    language word opens the next block.
+    language word opens the next block. Where the opening fence is indented, as below an item of a list, each line of
+    the block is indented by as much as the fence is before it is the program's.
     """
-    block: str | None = None
+    block: tuple[int, int, int] | None = None
     position = 0
     while (opening := _OPENING.search(text, position)) is not None:
         closing = _CLOSING.search(text, opening.end())
         if closing is None:
             break
-        block = text[opening.end() : closing.start()]
+        block = opening.start(), opening.end(), closing.start()
         position = closing.start() if closing[1] else closing.end()
-    return block
+    if block is None:
+        return None
+    fence, begin, end = block
+    return _outdented(text[begin:end], text[text.rfind("\n", 0, fence) + 1 : fence])
+
+
+def _outdented(block: str, before: str) -> str:
+    """The block without what indents its opening fence, which stands behind `before` on its line, as Markdown has it:
+    a line that is indented by less loses what it has."""
+    if not before or before.strip(" \t"):
+        return block
+    lines = block.split("\n")
+    return "\n".join(_behind(line, before) for line in lines)
+
+
+def _behind(line: str, indent: str) -> str:
+    width = min(len(indent), len(line) - len(line.lstrip(" \t")))
+    return line[width:]
 
 
 def livecodebench_block(text: str) -> str | None:
