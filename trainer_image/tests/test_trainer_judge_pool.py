@@ -228,6 +228,8 @@ async def test_a_silent_judge_is_probed_so_that_a_lost_node_is_noticed(token: Pa
         ("-5", 0.1, 0.1),
         ("9999", 60, 60),
         ("nonsense", 1, 1),
+        ("nan", 1, 1),
+        ("Mon, 99999999999999999999 Nov 2026 00:00:00 GMT", 1, 1),
         (lambda: formatdate(time.time() + 20, usegmt=True), 18, 20),
         (lambda: formatdate(time.time() - 20, usegmt=True), 0.1, 0.1),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from email.utils import parsedate_to_datetime
@@ -24,8 +25,10 @@ def rest_seconds(retry_after: str | None) -> float:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(retry_after or "").timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError, OSError):
             seconds = _UNSAID
+    if math.isnan(seconds):
+        seconds = _UNSAID
     return min(max(seconds, 0.1), MAX_REST_SECONDS)
 
 
