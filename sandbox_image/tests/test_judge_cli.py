@@ -290,7 +290,7 @@ def test_socket_path_that_is_taken_is_refused_and_left_alone(tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("mine")
     assert cli.run(["serve", "--socket", str(file)]) == 64
-    assert "is no socket" in capsys.readouterr().err
+    assert "is not a socket" in capsys.readouterr().err
     assert file.read_text() == "mine"
     with socket.socket(socket.AF_UNIX) as served:
         served.bind(str(tmp_path / "served"))
