@@ -51,12 +51,18 @@ TRAINING = Dashboard(
         Variable("run", "run", 'deepcoder_trainer_step{namespace=~"$namespace"}'),
     ),
     panels=(
-        Panel("Step", ((_of_run("step"), "{{run}} {{stage}}"),), width=6, kind="stat"),
-        Panel("Mean reward", ((_of_run("reward_mean"), "{{run}}"),), width=6, kind="stat"),
-        Panel("Truncated share", ((_of_run("truncated_ratio"), "{{run}}"),), "percentunit", width=6, kind="stat"),
+        Panel("Step", ((_of_run("step"), "{{namespace}}/{{run}} {{stage}}"),), width=6, kind="stat"),
+        Panel("Mean reward", ((_of_run("reward_mean"), "{{namespace}}/{{run}}"),), width=6, kind="stat"),
+        Panel(
+            "Truncated share",
+            ((_of_run("truncated_ratio"), "{{namespace}}/{{run}}"),),
+            "percentunit",
+            width=6,
+            kind="stat",
+        ),
         Panel(
             "Since the last checkpoint",
-            ((f"time() - {_of_run('checkpoint_last_success_timestamp_seconds')}", "{{run}}"),),
+            ((f"time() - {_of_run('checkpoint_last_success_timestamp_seconds')}", "{{namespace}}/{{run}}"),),
             "s",
             width=6,
             kind="stat",
@@ -64,17 +70,17 @@ TRAINING = Dashboard(
         Panel(
             "Reward",
             (
-                (_of_run("reward_mean"), "{{run}} mean"),
-                (_of_run("solved_all_ratio"), "{{run}} all solved"),
-                (_of_run("solved_none_ratio"), "{{run}} none solved"),
+                (_of_run("reward_mean"), "{{namespace}}/{{run}} mean"),
+                (_of_run("solved_all_ratio"), "{{namespace}}/{{run}} all solved"),
+                (_of_run("solved_none_ratio"), "{{namespace}}/{{run}} none solved"),
             ),
         ),
         Panel(
             "Response length",
             (
-                (_of_run("response_tokens_mean"), "{{run}} mean"),
-                (_of_run("response_tokens_p95"), "{{run}} p95"),
-                (_of_run("response_tokens_max"), "{{run}} max"),
+                (_of_run("response_tokens_mean"), "{{namespace}}/{{run}} mean"),
+                (_of_run("response_tokens_p95"), "{{namespace}}/{{run}} p95"),
+                (_of_run("response_tokens_max"), "{{namespace}}/{{run}} max"),
             ),
             "short",
             "Tokens of the last step's responses.",
@@ -82,21 +88,32 @@ TRAINING = Dashboard(
         Panel(
             "Cut off, without code, unjudged",
             (
-                (_of_run("truncated_ratio"), "{{run}} truncated"),
-                (_of_run("no_code_ratio"), "{{run}} no code"),
-                (_of_run("quarantined_ratio"), "{{run}} quarantined"),
+                (_of_run("truncated_ratio"), "{{namespace}}/{{run}} truncated"),
+                (_of_run("no_code_ratio"), "{{namespace}}/{{run}} no code"),
+                (_of_run("quarantined_ratio"), "{{namespace}}/{{run}} quarantined"),
             ),
             "percentunit",
         ),
-        Panel("Entropy", ((_of_run("entropy"), "{{run}}"),), "short", "Nats a token. A collapse ends learning."),
+        Panel(
+            "Entropy",
+            ((_of_run("entropy"), "{{namespace}}/{{run}}"),),
+            "short",
+            "Nats a token. A collapse ends learning.",
+        ),
         Panel(
             "Clipped share",
-            ((_of_run("clipped_low_ratio"), "{{run}} low"), (_of_run("clipped_high_ratio"), "{{run}} high")),
+            (
+                (_of_run("clipped_low_ratio"), "{{namespace}}/{{run}} low"),
+                (_of_run("clipped_high_ratio"), "{{namespace}}/{{run}} high"),
+            ),
             "percentunit",
         ),
         Panel(
             "Staleness",
-            ((_of_run("staleness_mean"), "{{run}} mean"), (_of_run("staleness_max"), "{{run}} max")),
+            (
+                (_of_run("staleness_mean"), "{{namespace}}/{{run}} mean"),
+                (_of_run("staleness_max"), "{{namespace}}/{{run}} max"),
+            ),
             "short",
             "Versions of the weights between admission and training.",
         ),
@@ -104,10 +121,10 @@ TRAINING = Dashboard(
             "Seconds by phase",
             (
                 (
-                    f"sum by (run, phase) (rate(deepcoder_trainer_phase_seconds_sum{{{_RUN}}}[$__rate_interval]))"
-                    " / ignoring(phase) group_left sum by (run) "
-                    f'(rate(deepcoder_trainer_phase_seconds_count{{{_RUN},phase="train"}}[$__rate_interval]))',
-                    "{{run}} {{phase}}",
+                    _rate("deepcoder_trainer_phase_seconds_sum", "namespace, run, phase", _RUN)
+                    + " / ignoring(phase) group_left "
+                    + _rate("deepcoder_trainer_phase_seconds_count", "namespace, run", f'{_RUN},phase="train"'),
+                    "{{namespace}}/{{run}} {{phase}}",
                 ),
             ),
             "s",
@@ -116,15 +133,21 @@ TRAINING = Dashboard(
         ),
         Panel(
             "Idle",
-            ((_of_run("idle_ratio"), "{{run}} {{role}}"),),
+            ((_of_run("idle_ratio"), "{{namespace}}/{{run}} {{role}}"),),
             "percentunit",
             "Share of the time in which learners or samplers had nothing to do.",
         ),
         Panel(
             "Judging",
             (
-                (_quantile("0.5", "deepcoder_trainer_sandbox_seconds", _RUN, "run"), "{{run}} p50"),
-                (_quantile("0.95", "deepcoder_trainer_sandbox_seconds", _RUN, "run"), "{{run}} p95"),
+                (
+                    _quantile("0.5", "deepcoder_trainer_sandbox_seconds", _RUN, "namespace, run"),
+                    "{{namespace}}/{{run}} p50",
+                ),
+                (
+                    _quantile("0.95", "deepcoder_trainer_sandbox_seconds", _RUN, "namespace, run"),
+                    "{{namespace}}/{{run}} p95",
+                ),
             ),
             "s",
             "As the trainer sees it, waiting included.",
@@ -133,27 +156,39 @@ TRAINING = Dashboard(
             "Tokens a second",
             (
                 (
-                    f"sum by (run) (rate(deepcoder_trainer_tokens_sampled_total{{{_RUN}}}[$__rate_interval]))",
-                    "{{run}} sampled",
+                    _rate("deepcoder_trainer_tokens_sampled_total", "namespace, run", _RUN),
+                    "{{namespace}}/{{run}} sampled",
                 ),
                 (
-                    f"sum by (run) (rate(deepcoder_trainer_tokens_trained_total{{{_RUN}}}[$__rate_interval]))",
-                    "{{run}} trained",
+                    _rate("deepcoder_trainer_tokens_trained_total", "namespace, run", _RUN),
+                    "{{namespace}}/{{run}} trained",
                 ),
             ),
         ),
-        Panel("Gradient norm", ((_of_run("grad_norm"), "{{run}} mean"), (_of_run("grad_norm_max"), "{{run}} max"))),
+        Panel(
+            "Gradient norm",
+            (
+                (_of_run("grad_norm"), "{{namespace}}/{{run}} mean"),
+                (_of_run("grad_norm_max"), "{{namespace}}/{{run}} max"),
+            ),
+        ),
         Panel(
             "Sampler against learner",
-            ((_of_run("mismatch_kl"), "{{run}} KL"), (_of_run("logprob_gap_abs_p95"), "{{run}} gap p95")),
+            (
+                (_of_run("mismatch_kl"), "{{namespace}}/{{run}} KL"),
+                (_of_run("logprob_gap_abs_p95"), "{{namespace}}/{{run}} gap p95"),
+            ),
             "short",
             "Differences of log-probabilities. Growing ones mean that both disagree on the weights.",
         ),
         Panel(
             "Samplers replaced, judges failed",
-            ((_of_run("sampler_restarts"), "{{run}} samplers"), (_of_run("judge_errors"), "{{run}} judges")),
+            (
+                (_of_run("sampler_restarts"), "{{namespace}}/{{run}} samplers"),
+                (_of_run("judge_errors"), "{{namespace}}/{{run}} judges"),
+            ),
         ),
-        Panel("Checkpoint", ((_of_run("checkpoint_seconds"), "{{run}} {{part}}"),), "s"),
+        Panel("Checkpoint", ((_of_run("checkpoint_seconds"), "{{namespace}}/{{run}} {{part}}"),), "s"),
     ),
 )
 
@@ -264,30 +299,60 @@ JUDGES = Dashboard(
         Panel(
             "Judges",
             (
-                (f"max by (namespace, pool) (deepcoder_operator_pool_desired_replicas{{{_POOL}}})", "{{pool}} wanted"),
-                (f"max by (namespace, pool) (deepcoder_operator_pool_ready_replicas{{{_POOL}}})", "{{pool}} ready"),
+                (
+                    f"max by (namespace, pool) (deepcoder_operator_pool_desired_replicas{{{_POOL}}})",
+                    "{{namespace}}/{{pool}} wanted",
+                ),
+                (
+                    f"max by (namespace, pool) (deepcoder_operator_pool_ready_replicas{{{_POOL}}})",
+                    "{{namespace}}/{{pool}} ready",
+                ),
             ),
         ),
         Panel(
             "Slots",
             (
-                (f"max by (namespace, pool) (deepcoder_operator_pool_slots{{{_POOL}}})", "{{pool}} slots"),
-                (f"max by (namespace, pool) (deepcoder_operator_pool_busy_slots{{{_POOL}}})", "{{pool}} busy"),
-                (f"max by (namespace, pool) (deepcoder_operator_pool_demand{{{_POOL}}})", "{{pool}} wanted"),
+                (
+                    f"max by (namespace, pool) (deepcoder_operator_pool_slots{{{_POOL}}})",
+                    "{{namespace}}/{{pool}} slots",
+                ),
+                (
+                    f"max by (namespace, pool) (deepcoder_operator_pool_busy_slots{{{_POOL}}})",
+                    "{{namespace}}/{{pool}} busy",
+                ),
+                (
+                    f"max by (namespace, pool) (deepcoder_operator_pool_demand{{{_POOL}}})",
+                    "{{namespace}}/{{pool}} wanted",
+                ),
             ),
         ),
         Panel(
             "Waiting",
-            ((f"max by (namespace, pool) (deepcoder_operator_pool_queue_depth{{{_POOL}}})", "{{pool}} programs"),),
+            (
+                (
+                    f"max by (namespace, pool) (deepcoder_operator_pool_queue_depth{{{_POOL}}})",
+                    "{{namespace}}/{{pool}} programs",
+                ),
+            ),
         ),
         Panel(
             "Longest wait",
-            ((f"max by (namespace, pool) (deepcoder_operator_pool_longest_wait_seconds{{{_POOL}}})", "{{pool}}"),),
+            (
+                (
+                    f"max by (namespace, pool) (deepcoder_operator_pool_longest_wait_seconds{{{_POOL}}})",
+                    "{{namespace}}/{{pool}}",
+                ),
+            ),
             "s",
         ),
         Panel(
             "Nodes avoided",
-            ((f"max by (namespace, pool) (deepcoder_operator_pool_avoided_nodes{{{_POOL}}})", "{{pool}}"),),
+            (
+                (
+                    f"max by (namespace, pool) (deepcoder_operator_pool_avoided_nodes{{{_POOL}}})",
+                    "{{namespace}}/{{pool}}",
+                ),
+            ),
             "short",
             "On which judges did not start within the hour: kubectl describe sbp names them.",
         ),
@@ -310,7 +375,12 @@ JUDGES = Dashboard(
         ),
         Panel(
             "CPU of programs",
-            ((_rate("deepcoder_sandbox_program_cpu_seconds_total", "pool", _JUDGES), "{{pool}}"),),
+            (
+                (
+                    _rate("deepcoder_sandbox_program_cpu_seconds_total", "namespace, pool", _JUDGES),
+                    "{{namespace}}/{{pool}}",
+                ),
+            ),
             "short",
             "Cores.",
         ),
@@ -333,7 +403,12 @@ JUDGES = Dashboard(
         ),
         Panel(
             "Memory of judges",
-            ((f"max by (pool) (process_resident_memory_bytes{{{_JUDGES}}})", "{{pool}} largest"),),
+            (
+                (
+                    f"max by (namespace, pool) (process_resident_memory_bytes{{{_JUDGES}}})",
+                    "{{namespace}}/{{pool}} largest",
+                ),
+            ),
             "bytes",
         ),
     ),

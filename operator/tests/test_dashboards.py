@@ -93,3 +93,15 @@ def test_panels_of_a_page_do_not_lie_on_each_other() -> None:
             assert not mine & cells, panel["title"]
             assert place["x"] + place["w"] <= 24, panel["title"]
             cells |= mine
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_what_has_one_name_in_two_namespaces_is_two_lines(path: Path) -> None:
+    """Teams take the same names; added up, or under one legend, both their curves say nothing."""
+    for panel in json.loads(path.read_text())["panels"]:
+        for target in panel["targets"]:
+            for labels in re.findall(r"\bby \(([^)]*)\)", target["expr"]):
+                by = {label.strip() for label in labels.split(",")}
+                assert "namespace" in by or not by & {"run", "pool"}, (panel["title"], target["expr"])
+            shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            assert "namespace" in shown or not shown & {"run", "pool"}, (panel["title"], target["legendFormat"])
