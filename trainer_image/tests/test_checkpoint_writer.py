@@ -13,10 +13,12 @@ from later import Later
 
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint import transfer
 from deepcoder_trainer.checkpoint import writer as writing
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.state import ARRAYS, PipelineState
+from deepcoder_trainer.checkpoint.storage import StoredObject
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.surroundings import Surroundings
 
@@ -129,6 +131,30 @@ async def test_a_disk_that_does_not_take_the_state_costs_one_save_and_not_the_tr
     assert "training continues" in caplog.text
     await writer.commit(STATE, metrics={})
     assert await writer.wait() is not None
+
+
+async def test_storage_that_is_away_for_a_moment_when_the_manifest_is_put_costs_no_second_upload(
+    make_config: Callable[..., StageConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it was there, and its answer was lost: what is put then is found."""
+    monkeypatch.setattr(transfer, "_BACKOFF_SECONDS", 0)
+    learner, config = SlowLearner(), make_config()
+    learner.may_upload.set()
+    store = open_run_storage(config.storage)
+    put, answers = store.put_bytes, iter([False, True])
+
+    def put_bytes(key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:
+        if key == MANIFEST and (arrives := next(answers, None)) is not None:
+            if arrives:
+                put(key, data, if_absent=if_absent)
+            raise StorageUnavailable("no route")
+        return put(key, data, if_absent=if_absent)
+
+    store.put_bytes = put_bytes  # type: ignore[method-assign]
+    writer = CheckpointWriter(config, learner, workdir=tmp_path / "w", store=store)  # type: ignore[arg-type]
+    await save(writer, STATE, metrics={})
+    assert await writer.wait() is not None
+    assert (learner.uploads, writer.failures) == (1, 0)
 
 
 async def test_closing_ends_an_upload_that_nobody_committed(
