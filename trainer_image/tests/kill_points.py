@@ -109,7 +109,7 @@ class Watch:
             assert time.monotonic() < deadline, f"{point} did not come: {self._run.words()}"
             if point.doing != EXPORTING and len(self._manifests()) >= self._committed + PATIENCE_STEPS:
                 break
-            time.sleep(0.002)
+            time.sleep(_pause(now, point))
         if point.delay == 0 and now == point.doing:
             return now  # what is over in milliseconds would be gone at a second look
         time.sleep(point.delay)
@@ -135,6 +135,12 @@ class Watch:
 
     def _manifests(self) -> list[Path]:
         return list(self._stage.glob("step-*/MANIFEST.json"))
+
+
+def _pause(now: str, point: Point) -> float:
+    """Seconds until the next look. Starting and loading take seconds. To look 500 times a second meanwhile would take a
+    fifth of a core from the run. What follows may be over in milliseconds."""
+    return 0.05 if now == STARTING or (now == LOADING and point.doing != RESUMING) else 0.002
 
 
 def _unfinished(folders: Iterable[Path]) -> Iterator[Path]:
