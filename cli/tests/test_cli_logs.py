@@ -12,6 +12,7 @@ import yaml
 from aiohttp import web
 
 from deepcoder_cli.__main__ import main
+from deepcoder_client.driver import NOTHING_YET
 
 UID = "0f0e0d0c-0000-4000-8000-000000000000"
 STDOUT = b"\x01"
@@ -47,6 +48,9 @@ class Cluster:
         self.refusing = False
         self.commands: list[list[str]] = []
         self.queries: list[dict[str, str]] = []
+        self.head: dict[str, Any] = {}
+        self.printed: list[bytes] = [b"step 1\nst", b"ep 2\n", b"last"]
+        self.ended: dict[str, Any] = {"status": "Success"}
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
@@ -60,7 +64,7 @@ class Cluster:
             return web.json_response({"status": {"allowed": asked["verb"] in self.verbs}})
         if path.endswith("/pods"):
             selector = request.query["labelSelector"]
-            items = [a_pod("head", "ray-head")] if "role=head" in selector else []
+            items = [a_pod("head", "ray-head") | self.head] if "role=head" in selector else []
             items = (
                 [a_pod(f"sampler-{x}", "istio-proxy", "ray-worker") for x in "ba"]
                 if "role=sampler" in selector
@@ -76,9 +80,9 @@ class Cluster:
         self.commands.append(request.query.getall("command"))
         socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
         await socket.prepare(request)
-        for part in ("step 1\nst", "ep 2\n", "last"):
-            await socket.send_bytes(STDOUT + part.encode())
-        await socket.send_bytes(b"\x03" + json.dumps({"status": "Success"}).encode())
+        for part in self.printed:
+            await socket.send_bytes(STDOUT + part)
+        await socket.send_bytes(b"\x03" + json.dumps(self.ended).encode())
         await socket.close()
         return socket
 
@@ -129,7 +133,33 @@ def test_the_live_drivers_log_is_read_within_its_head(cluster: Cluster, printed:
     assert printed().splitlines() == ["step 1", "step 2", "last"]
     ((shell, flag, program),) = cluster.commands
     assert (shell, flag) == ("sh", "-c")
-    assert program.startswith("exec tail -n 7 " + ("-F " if more else "/tmp/ray/"))
+    assert program.endswith(f'exec tail -n 7 {"-F " if more else ""}"$@"')
+    assert "/tmp/ray/session_latest/logs/job-driver-*.log" in program
+
+
+def test_a_trainer_that_has_not_begun_is_said(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    causes = [{"reason": "ExitCode", "message": str(NOTHING_YET)}]
+    cluster.printed = []
+    cluster.ended = {"status": "Failure", "reason": "NonZeroExitCode", "details": {"causes": causes}}
+    assert main(["logs", "demo"]) == 3
+    assert "the trainer has not begun in pod head: -f waits for it" in capsys.readouterr().err
+
+
+def test_a_head_that_does_not_run_yet_is_said_and_not_looked_into(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.head = {"status": {"phase": "Pending"}}
+    assert main(["logs", "demo", "-f"]) == 3
+    assert "pod head is Pending: `kubectl deepcoder status demo` says what it waits for" in capsys.readouterr().err
+    assert cluster.commands == []
+
+
+def test_a_letter_that_comes_in_two_pieces_is_whole(cluster: Cluster, printed: Read) -> None:
+    """A kubelet cuts what it reads every so many bytes, wherever that is."""
+    dash = "–".encode()
+    cluster.printed = [b"a " + dash[:1], dash[1:] + b" b\n"]
+    assert main(["logs", "demo"]) == 0
+    assert printed() == "a – b\n"
 
 
 @pytest.mark.parametrize("missing", ["get", "create"])

@@ -1,65 +1,88 @@
 """The live trainer's own words: Ray's job supervisor lets it print into a file within the head, which no log has.
 
 So it is read by a command in the head's container, which needs the rights to get and create pods/exec; once the attempt
-has ended the file's end is in the run's folder, for whoever may read that.
+has ended the file's end is in the run's folder, for whoever may read that. Before Ray starts the trainer there is no
+file: a follower waits for it, and whoever asks for what there is gets `NoData`.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from urllib.parse import urlencode
 
 import websocket
-from kubernetes.stream.ws_client import WSClient
+from kubernetes.stream.ws_client import ERROR_CHANNEL, WSClient
 
 from deepcoder_client.connection import PODS, Connection
-from deepcoder_client.errors import Forbidden, Unreachable
+from deepcoder_client.errors import Forbidden, NoData, Unreachable
 from deepcoder_client.rights import socket_rights
 from deepcoder_contracts.labels import HEAD_CONTAINER
 
 FILES = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108  in the head's container
+NOTHING_YET = 3
+"""Exit status of the command where there is no file; `tail` has others."""
 _WAIT_SECONDS = 1.0
 _READ_SECONDS = 60.0
 """Longest time for lines that are there: a kubelet that has stopped leaves the connection open."""
 
 
 def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int, follow: bool) -> Iterator[str]:
-    """The last lines that the trainer in a head pod printed; with `follow` also what it prints, until the head goes."""
+    """The last lines that the trainer in a head pod printed; with `follow` also what it prints, until the head goes.
+
+    Raises `NoData` where the trainer has not begun, `Forbidden` and `Unreachable`.
+    """
     rights = socket_rights("pods/exec", namespace)
     if (missing := connection.lacking(rights, head)) is not None:
         raise Forbidden(missing)
-    program = f"exec tail -n {int(tail)} {'-F ' if follow else ''}{FILES}"
     query = [("container", HEAD_CONTAINER), ("stdout", "true"), ("stderr", "true")]
-    query += [("command", word) for word in ("sh", "-c", program)]
+    query += [("command", word) for word in ("sh", "-c", program(tail, follow=follow))]
     address = connection.host.replace("http", "ws", 1) + PODS.path(namespace, head, "exec")
     websocket.setdefaulttimeout(connection.timeout)
     headers = connection.socket_headers()
     try:
-        stream = WSClient(connection.configuration, f"{address}?{urlencode(query)}", headers, False)
+        stream = WSClient(connection.configuration, f"{address}?{urlencode(query)}", headers, False, binary=True)
     except (websocket.WebSocketException, OSError) as error:
         if getattr(error, "status_code", None) == HTTPStatus.FORBIDDEN:
             raise Forbidden(connection.lacking(rights, head) or rights[-1]) from error
         raise Unreachable(f"pod {head} cannot be looked into: {error}") from error
-    rest, until = "", time.monotonic() + _READ_SECONDS
+    rest, until = b"", time.monotonic() + _READ_SECONDS
     try:
         while stream.is_open():
             if not follow and time.monotonic() > until:
                 raise Unreachable(f"pod {head} has not said all it printed within {_READ_SECONDS:.0f} s")
             stream.update(timeout=_WAIT_SECONDS)
-            *whole, rest = (rest + _read(stream)).split("\n")
-            yield from whole
+            *whole, rest = (rest + _read(stream)).split(b"\n")  # pieces may end within a letter, lines do not
+            yield from (line.decode(errors="replace") for line in whole)
+        if _exit_status(stream) == NOTHING_YET:
+            raise NoData(f"the trainer has not begun in pod {head}: -f waits for it")
     except (websocket.WebSocketException, OSError) as error:
         raise Unreachable(f"pod {head} broke off: {error}") from error
     finally:
         stream.close()
     if rest:
-        yield rest
+        yield rest.decode(errors="replace")
 
 
-def _read(stream: WSClient) -> str:
-    text = ""
+def program(tail: int, *, follow: bool, files: str = FILES) -> str:
+    """For the head's shell. A pattern that no file has is given to `tail` as it is, which then follows it for ever."""
+    without = "sleep 1" if follow else f"exit {NOTHING_YET}"
+    wait = f'set -- {files}; until [ -e "$1" ]; do {without}; set -- {files}; done'
+    return f'{wait}; exec tail -n {int(tail)} {"-F " if follow else ""}"$@"'
+
+
+def _exit_status(stream: WSClient) -> int | None:
+    """Of the command, as the kubelet tells it; None where it does not."""
+    try:
+        return int(json.loads(stream.read_channel(ERROR_CHANNEL))["details"]["causes"][0]["message"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
+def _read(stream: WSClient) -> bytes:
+    text = b""
     for peek, read in ((stream.peek_stdout, stream.read_stdout), (stream.peek_stderr, stream.read_stderr)):
         if peek():
             text += read()

@@ -123,7 +123,10 @@ def _stored(client: Client, run: DeepCoderRun, ordinal: int, name: str, endpoint
 def _driver(client: Client, run: DeepCoderRun, tail: int, follow: bool, endpoint: str | None) -> Iterator[str]:
     heads = _pods(client, run, "head") if run.status.attempt is not None else []
     if heads:
-        name = heads[0]["metadata"]["name"]
+        name, phase = heads[0]["metadata"]["name"], (heads[0].get("status") or {}).get("phase")
+        if phase == "Pending":
+            run_name = run.metadata.name
+            raise NoData(f"pod {name} is Pending: `kubectl deepcoder status {run_name}` says what it waits for")
         yield from driver_lines(client.connection, run.metadata.namespace, name, tail=tail, follow=follow)
         return
     if not run.status.ordinal:
