@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -137,6 +138,55 @@ async def test_a_judgement_of_another_submission_is_a_failure_of_the_judge() -> 
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is None
+
+
+@pytest.mark.parametrize(
+    ("passed", "verdicts"),
+    [(True, ["wrong_answer"]), (True, []), (False, ["passed"]), (False, []), (True, ["passed", "skipped"])],
+)
+async def test_a_judgement_that_its_own_verdicts_deny_is_a_failure_of_the_judge(
+    passed: bool, verdicts: list[str]
+) -> None:
+    async def denies(_: web.Request) -> web.Response:
+        listed = [{"verdict": name, "seconds": 0.1} for name in verdicts]
+        return web.json_response({**verdict(passed), "verdicts": listed})
+
+    async with serving(denies, passes) as (_servers, urls):
+        endpoints = Endpoints(urls)
+        endpoints._all[urls[1]].in_flight = 1
+        client = client_of(endpoints)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is not None
+    assert [v.verdict for v in judgement.response.verdicts] == ["passed"]
+    assert (judgement.attempts, client.errors) == (2, 1)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_an_answer_without_an_end_is_not_held_in_memory(
+    compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers_module, "ANSWER_BYTES", 1 << 20)
+    sent = []
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        reply = web.StreamResponse(headers={"Content-Encoding": "gzip"} if compressed else {})
+        await reply.prepare(request)
+        piece = gzip.compress(b" " * (1 << 24)) if compressed else b" " * (1 << 16)
+        for _ in range(1 << 12):
+            await reply.write(piece)
+            sent.append(len(piece))
+        return reply
+
+    async with serving(endless, passes) as (_servers, urls):
+        endpoints = Endpoints(urls)
+        endpoints._all[urls[1]].in_flight = 1
+        client = client_of(endpoints)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is not None
+    assert (judgement.attempts, client.errors) == (2, 1)
+    assert sum(sent) < 1 << 26, "what is not read is not sent"
 
 
 async def test_submissions_wait_for_a_pool_that_has_no_pod_yet() -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from deepcoder_contracts.judge import JudgeRequest, JudgeResponse
+from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Verdict
 from deepcoder_trainer.judge.backend import Judgement
 from deepcoder_trainer.judge.endpoints import Endpoint, Endpoints, NoJudge
 from deepcoder_trainer.judge.http import MAX_REST_SECONDS
@@ -198,12 +198,15 @@ class JudgeClient:
 
 
 def answer_with(response: JudgeResponse, request: JudgeRequest) -> Answer:
-    """A judge's response as an answer: one that is of another submission, or no verdict, is the judge's failure."""
+    """A judge's response as an answer: one that is of another submission, no verdict, or that its verdicts deny, is the
+    judge's failure."""
     if response.id != request.id:
         return Answer(judged=True, problem=f"a judgement of another submission: {response.id}")
     if response.passed is None:
         detail = next((v.detail for v in response.verdicts if v.detail), "verdict error")
         return Answer(judged=True, problem=detail)
+    if not response.verdicts or response.passed != all(v.verdict is Verdict.PASSED for v in response.verdicts):
+        return Answer(judged=True, problem=f"a judgement that its own verdicts deny: passed {response.passed}")
     return Answer(response, judged=True)
 
 

@@ -39,6 +39,9 @@ ANSWER_SECONDS = 60.0
 """What an answer may take beyond the deadline, which a judge counts from when it has the whole submission. Only one
 that is silent for longer has failed."""
 
+ANSWER_BYTES = 64 << 20
+"""Longest answer that is read: thrice what verdicts on the most tests take."""
+
 _ABSENT_SECONDS = 2.0
 _REFUSALS = frozenset({400, 409, 413, 422})
 
@@ -55,6 +58,9 @@ class JudgeServers:
         self._http = aiohttp.ClientSession(
             connector=connector or aiohttp.TCPConnector(limit=0, socket_factory=watched_socket),
             trust_env=False,
+            # Judges do not compress: a few bytes of another program's answer are not to become gigabytes here.
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
             trace_configs=[_notes_reuse()],
         )
 
@@ -140,7 +146,7 @@ class JudgeServers:
                 method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False, trace_request_ctx=seen
             ) as reply:
                 told = reply.headers
-                return _Reply(url, reply.status, told.get("Retry-After"), await reply.read(), told.get(VERSION_HEADER))
+                return _Reply(url, reply.status, told.get("Retry-After"), await _body(reply), told.get(VERSION_HEADER))
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if seen.reused and method == "POST" and not isinstance(error, aiohttp.ClientConnectorError):
                 raise _StaleConnection(str(error)) from error
@@ -171,6 +177,16 @@ class JudgeServers:
         if reply.status >= 500:
             return _Told(Answer(judged=True, problem=text))
         return _Told(Answer(turned_away=True, problem=text))
+
+
+async def _body(reply: aiohttp.ClientResponse) -> bytes:
+    """An answer's body. Raises ClientPayloadError for one that is longer than any judge's."""
+    body = bytearray()
+    async for chunk in reply.content.iter_any():
+        body += chunk
+        if len(body) > ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError(f"an answer of more than {ANSWER_BYTES >> 20} MiB")
+    return bytes(body)
 
 
 class _StaleConnection(Exception):
