@@ -43,7 +43,7 @@ def ended(hang: str, seconds: float, status: int | None) -> subprocess.Completed
 def test_process_ends_with_the_status_of_its_record_whatever_hangs(hang: str, seconds: float) -> None:
     done = ended(HANGS[hang], seconds, 75)
     assert (done.returncode, done.stdout) == (75, "all is told\n")
-    said = "its threads stand at" in done.stderr and "threading.py" in done.stderr
+    said = "is ended by force; stacks:" in done.stderr and "threading.py" in done.stderr
     assert said is (hang != "native code"), done.stderr
 
 

@@ -53,7 +53,7 @@ def test_entries_keep_the_base_and_reach_the_factor(
 
 
 def test_a_model_that_does_not_say_its_positions_needs_them_from_the_stage() -> None:
-    with pytest.raises(BadConfig, match=r"say stage\.rope\.originalPositions"):
+    with pytest.raises(BadConfig, match=r"set stage\.rope\.originalPositions"):
         rope_entries({}, RopeScaling(type="Yarn", factor=4))
 
 
