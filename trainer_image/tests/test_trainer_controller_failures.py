@@ -136,7 +136,7 @@ async def test_a_save_that_fails_while_a_failed_run_leaves_does_not_hide_why_it_
 async def test_too_many_failed_judges_end_the_run_after_saving_and_only_judging_is_done_again(every: int) -> None:
     config = stage_config(6, every=every)
     first = World(config, reward=failing(2 * PROMPTS))
-    with pytest.raises(SandboxUnavailable, match=r"2 of 6 responses of step 3.* see the judges' logs; of"):
+    with pytest.raises(SandboxUnavailable, match=r"2 of 6 responses of step 3.* see the judges' logs; for"):
         await first.run()
     saved = first.checkpoints.saved[-1]
     assert saved.state.step == 2

@@ -181,7 +181,9 @@ async def test_target_without_an_export_is_refused_by_name(tmp_path: Path) -> No
 
 async def test_judges_that_fail_conclude_nothing(tmp_path: Path) -> None:
     context = make_context(tmp_path, ["Base"], broken_judge)
-    with pytest.raises(SandboxUnavailable, match=r"160 of 160 .* see the judges' logs; of mathematics and of a recipe"):
+    with pytest.raises(
+        SandboxUnavailable, match=r"160 of 160 .* see the judges' logs; for mathematics, and for a custom recipe"
+    ):
         await run_evaluate_stage(context)
     assert not [o for o in context.store.list("eval/") if o.key.endswith("MANIFEST.json")]
 
