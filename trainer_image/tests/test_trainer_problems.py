@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -275,6 +276,19 @@ def test_bad_row_is_named_by_file_and_line(tmp_path: Path, text: str, message: s
     path.write_text(json.dumps(own_row(id="p0")) + "\n" + text + "\n")
     with pytest.raises(DatasetError, match=message):
         load_dataset(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
+def test_a_byte_order_mark_at_the_beginning_is_passed_over_and_nowhere_else(tmp_path: Path, name: str) -> None:
+    rows = [own_row(id=n, prompt="\ufeffp") for n in ("a", "b")]
+    text = json.dumps(rows) if name == "a.json" else "".join(json.dumps(row) + "\r\n" for row in rows)
+    data = codecs.BOM_UTF8 + text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert [(p.id, p.prompt) for p in load_dataset(tmp_path / name).problems] == [("a", "\ufeffp"), ("b", "\ufeffp")]
+    if name == "a.jsonl":
+        (tmp_path / name).write_bytes(data + codecs.BOM_UTF8 + text.encode())
+        with pytest.raises(DatasetError, match=r"a\.jsonl:3: not JSON"):
+            load_dataset(tmp_path / name)
 
 
 def test_damaged_missing_and_empty_files_are_named(tmp_path: Path) -> None:

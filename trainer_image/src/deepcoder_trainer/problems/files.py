@@ -8,6 +8,7 @@ Every failure is a DatasetError that names the file, the row and the mend.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zlib
@@ -89,6 +90,7 @@ def _json_lines(path: Path) -> Iterator[FileRow]:
             expanded += len(line)
             if len(line) > MAX_ROW_BYTES or expanded > MAX_EXPANDED_BYTES:
                 raise _too_large(path, number, row=len(line) > MAX_ROW_BYTES)
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
                 done = raw.tell() if compressed else expanded
                 yield FileRow(number, _object(path, number, line.decode("utf-8")), min(1.0, done / size))
@@ -98,7 +100,7 @@ def _json_array(path: Path) -> Iterator[FileRow]:
     """Objects of one array, as some published files have them: decoded one by one, never the whole."""
     size = max(path.stat().st_size, 1)
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         buffer, position, number, read = file.read(_CHUNK), 0, 0, 0
         read = len(buffer)
         while True:
