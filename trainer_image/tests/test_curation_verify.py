@@ -102,6 +102,19 @@ def unlike(number: int, *solutions: str) -> dict[str, Any]:
     return taco_row(question=f"Problem {number}.", solutions=list(solutions or (f"{ADDS} # {number}",)))
 
 
+async def test_tests_that_cannot_be_compared_strictly_refuse_the_problem_and_not_the_curation(tmp_path: Path) -> None:
+    world = World(tmp_path, FakeJudge())
+    function = {"source": "livecodebench", "kind": "function", "fn_name": "f", "solution": ADDS}
+    world.add(own_row(**function, tests=[{"input": "1", "output": "no JSON"}]))
+    world.add(own_row(**function, tests=[{"input": "1", "output": "2"}]))
+    verified = await world.verify()
+    assert [k.index for k in verified.kept] == [1]
+    [refused] = verified.refused
+    assert (refused.index, refused.filter) == (0, "solution_fails")
+    assert refused.reason == "tests.0.output: needs to be one JSON value, to be compared strictly"
+    assert world.judge.asked.total() == 1, "what a judge would refuse is not sent"
+
+
 async def test_any_official_solution_is_enough_and_the_first_that_passes_is_kept(tmp_path: Path) -> None:
     world = World(tmp_path, FakeJudge())
     world.add(unlike(1, WRONG, WRONG + "#", ADDS, "never tried"))

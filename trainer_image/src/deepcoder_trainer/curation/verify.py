@@ -24,6 +24,7 @@ from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.problems.record import Record
+from deepcoder_trainer.problems.rows import RowError, check_judgeable
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 _FEWEST = 4
@@ -140,6 +141,10 @@ class Verification:
                 return Kept(index, None)
             return Refused(index, filters.NO_SOLUTION, "there is no official solution to verify it by")
         judged = _Judged(record)
+        try:
+            check_judgeable(judged.problem)
+        except RowError as error:  # one that its own scoring can judge: the judge would refuse it, and end all of it
+            return Refused(index, filters.FAILS, f"{error}, to be compared strictly")
         for program in programs[: self._settings.max_solutions]:
             passed = await self._verdict(judged, program)
             if passed is None:
