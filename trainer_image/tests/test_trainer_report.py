@@ -6,6 +6,8 @@ import argparse
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from export_world import manifest
@@ -16,11 +18,11 @@ from deepcoder_contracts.manifest import ManifestKind
 from deepcoder_contracts.steps import StepRecord, merge_steps
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.evaluation.results import EvaluationResults, dataset_result
-from deepcoder_trainer.report import cli
+from deepcoder_trainer.report import cli, history
 from deepcoder_trainer.report.braille import curve
 from deepcoder_trainer.report.cli import render
 from deepcoder_trainer.report.figures import run_figures
-from deepcoder_trainer.report.history import RunHistory, StoredEvaluation
+from deepcoder_trainer.report.history import RunHistory, StoredEvaluation, before_and_after
 from deepcoder_trainer.report.plots import boundaries, smoothed
 
 
@@ -138,3 +140,22 @@ def test_an_evaluation_of_answers_whose_tokens_nobody_counted_is_shown_without_t
     page = io.StringIO()
     Console(file=page, width=100).print(render(RunHistory((), (evaluation,), None), [], None))
     assert "held: 1 × 1" in page.getvalue()
+
+
+def test_an_example_is_of_a_wrong_answer_and_a_right_one_and_not_of_one_that_nobody_could_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(*rewards: float | None) -> list[dict[str, Any]]:
+        verdicts = ["error" if reward is None else str(reward) for reward in rewards]
+        return [
+            {"prompt": "p", "group_id": n, "reward": reward, "response": f"r{n}", "verdict": verdict}
+            for n, (reward, verdict) in enumerate(zip(rewards, verdicts, strict=True))
+        ]
+
+    stored = {"Base": rows(None, -1.0, 1.0), "long": rows(1.0, 0.5, 1.0)}
+    monkeypatch.setattr(history, "_rows", lambda _store, _evaluation, target, _dataset: stored[target])
+    results = SimpleNamespace(in_order=stored, targets={"Base": {"set": None}})
+    evaluation = cast("StoredEvaluation", SimpleNamespace(results=results))
+    example = before_and_after(open_storage(f"file://{tmp_path}"), evaluation)
+    assert example is not None
+    assert (example.before_response, example.before_verdict, example.after_verdict) == ("r1", "-1.0", "0.5")

@@ -6,6 +6,7 @@ Nothing is written here.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +100,7 @@ def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> Before
     first, last = targets[0], targets[-1]
     for dataset in evaluation.results.targets[first]:
         before, after = (_rows(store, evaluation, t, dataset) for t in (first, last))
-        pairs = [(b, a) for b, a in zip(before, after, strict=False) if not b["reward"] and a["reward"] == 1.0]
+        pairs = [(b, a) for b, a in zip(before, after, strict=False) if _right(b) is False and _right(a)]
         if pairs:
             pairs.sort(key=lambda p: (len(p[0]["prompt"]), p[0]["group_id"]))
             b, a = pairs[len(pairs) // 2]
@@ -113,6 +114,11 @@ def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> Before
                 after_verdict=a["verdict"],
             )
     return None
+
+
+def _right(row: Mapping[str, Any]) -> bool | None:
+    """Whether an answer is right, as figures count it; None where no judge could say."""
+    return None if row["reward"] is None else bool(row["reward"] > 0)
 
 
 def target_scores(store: ObjectStore, evaluation: StoredEvaluation, target: str, dataset: str) -> Scores:
