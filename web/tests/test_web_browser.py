@@ -305,3 +305,14 @@ def _asked_of(standin: Standin) -> tuple[str, str]:
     last = next(a for a in reversed(list(standin.asked)) if a.partition("?")[0].endswith("/samples"))
     query: dict[str, Any] = dict(part.split("=") for part in last.partition("?")[2].split("&"))
     return query["stage"], query["step"]
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_nobody_is_asked_for_a_token_while_the_api_server_is_away(tab: Page, standin: Standin, status: int) -> None:
+    """Whoever has one, or comes through `kubectl deepcoder dashboard`, is let in as soon as it answers."""
+    standin.refused["me"] = (status, {"Retry-After": "1"})
+    tab.goto(address(standin, "overview"))
+    expect(tab.get_by_role("alert")).to_be_visible()
+    expect(tab.get_by_label("Bearer token")).to_have_count(0)
+    del standin.refused["me"]
+    expect(tab.get_by_text("30/20000")).to_be_visible()

@@ -63,27 +63,43 @@ function SignIn({ problem, onToken }) {
   </main>`;
 }
 
+function Waiting({ problem }) {
+  return html`<main class="sign-in" id="main">
+    <h1>Please wait</h1>
+    <p class="problem" role="alert">${problem}</p>
+    <p>The page tries again every few seconds.</p>
+  </main>`;
+}
+
 function Page({ address }) {
   if (address.page === "run") return html`<${Run} key=${`${address.namespace}/${address.name}`} ...${address} />`;
   if (address.page === "compare") return html`<${Compare} key=${JSON.stringify(address)} ...${address} />`;
   return html`<${Runs} />`;
 }
 
+// How soon it is asked again who looks, where the server could not find out.
+const AGAIN_MS = 5_000;
+
 function App() {
   const address = useAddress();
   const [who, setWho] = useState(undefined); // not known yet; null: nobody
   const [problem, setProblem] = useState(null);
   const inside = useRef(false);
+  const again = useRef(0);
   const enter = (found) => {
     inside.current = true;
+    setProblem(null);
     setWho(found);
   };
-  const ask = () =>
+  // Only a 401 asks for a token: while the API server is away, nobody's is wrong.
+  const ask = () => {
+    clearTimeout(again.current);
     get("me").then(enter, (error) => {
       if (error.status === 401) return; // told as every 401 is
-      setWho(null);
       setProblem(error.message);
+      again.current = setTimeout(ask, error.retryMs || AGAIN_MS);
     });
+  };
   useEffect(() => {
     // Several requests may be refused at once, and nobody has failed who has not given a token yet.
     const lost = ({ detail }) => {
@@ -118,6 +134,7 @@ function App() {
       ${who && token.get() && html`<button type="button" onClick=${signOut}>Sign out</button>`}
     </header>
     ${who && html`<${Page} address=${address} />`}
+    ${who === undefined && problem && html`<${Waiting} problem=${problem} />`}
     ${who === null && html`<${SignIn} problem=${problem} onToken=${signIn} />`}`;
 }
 
