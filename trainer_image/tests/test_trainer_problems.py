@@ -62,6 +62,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
         ("1. So:\n\n   ```python\n   if 1:\n\n       a\n   ```\n", "if 1:\n\n    a\n"),
         ("- So:\n  ```python\n  if 1:\n      a\n b\nc\n  ```\n", "if 1:\n    a\nb\nc\n"),
         ("\t```python\n\tif 1:\n\t\ta\n\t```", "if 1:\n\ta\n"),
+        ("- So:\n  ```python\n\nif 1:\n  a\n  ```\n", "\nif 1:\n  a\n"),
         ("So: ```python\n  a\n```", "  a\n"),
         ("print(1)", None),
         ("```python\ncut off", None),

@@ -22,7 +22,7 @@ def last_fenced_block(text: str) -> str | None:
     The opening fence may carry a language word and may stand behind other text on its line; the closing fence
     stands at the start of a line, so that a program may print or quote backticks within one. A closing fence with a
     language word opens the next block. Where the opening fence is indented, as below an item of a list, each line of
-    the block is indented by as much as the fence is before it is the program's.
+    the block loses as much indentation as the fence has, unless the program stands at the start of its lines already.
     """
     block: tuple[int, int, int] | None = None
     position = 0
@@ -40,10 +40,14 @@ def last_fenced_block(text: str) -> str | None:
 
 def _outdented(block: str, before: str) -> str:
     """The block without what indents its opening fence, which stands behind `before` on its line, as Markdown has it:
-    a line that is indented by less loses what it has."""
+    a line that is indented by less loses what it has. A model may indent the fences alone: then the first line is not
+    indented, and to outdent the lines below it would take a program apart that Python accepts."""
     if not before or before.strip(" \t"):
         return block
     lines = block.split("\n")
+    first = next((line for line in lines if line.strip()), "")
+    if not first.startswith((" ", "\t")):
+        return block
     return "\n".join(_behind(line, before) for line in lines)
 
 
