@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import yaml
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Connection
 from deepcoder_client.driver import driver_lines
-from deepcoder_client.errors import NoCluster, NoToken, Refused
+from deepcoder_client.errors import NoCluster, NoToken, Refused, StorageError, Unreachable
 from deepcoder_client.forward import Bearer, port_forward
+from deepcoder_client.storage import Bucket, Credentials
+from deepcoder_contracts.api.run_spec import S3
 
 CLOSED = "http://127.0.0.1:1"
 ADMIN = {"token": "of-an-administrator"}
@@ -121,3 +124,38 @@ def test_who_acts_as_somebody_opens_no_socket_and_shows_no_token_as_themselves(t
     for account in (None, "viewer"):
         with pytest.raises(NoToken, match="acts as jané"):
             Bearer(connection, account)
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy for all addresses, which reaches none of this machine's."""
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, CLOSED)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("proxied")
+def test_servers_on_this_machine_are_reached_past_the_proxy_as_kubectl_reaches_them(
+    tmp_path: Path, seen: tuple[str, list[list[tuple[str, str]]]]
+) -> None:
+    """A cluster in containers, or at the end of a tunnel: the proxy would get the token, and could not pass it on."""
+    server, asked = seen
+    assert Client(kubeconfig=written(tmp_path / "one", server=server)).list() == []
+    bucket = Bucket(S3(bucket="runs", endpoint=server), Credentials("keys", "key", "secret"))
+    with suppress(StorageError):  # what answers is no S3 server
+        bucket.folders("ml/")
+    assert len(asked) > 1, "both were"
+
+
+def test_a_proxy_that_the_kubeconfig_itself_names_is_used(
+    tmp_path: Path, seen: tuple[str, list[list[tuple[str, str]]]]
+) -> None:
+    server, asked = seen
+    file = written(tmp_path / "one", server=server)
+    content = yaml.safe_load(file.read_text())
+    content["clusters"][0]["cluster"]["proxy-url"] = CLOSED
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(Unreachable):
+        Client(kubeconfig=file).list()
+    assert asked == []

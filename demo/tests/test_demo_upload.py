@@ -1,5 +1,6 @@
 """The bucket that does not take the demo's files: said in a line, with what to look at."""
 
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from deepcoder_demo.data import UploadFailed, mend, upload
+from deepcoder_demo.ready import past_proxies
 from deepcoder_demo.settings import S3Access
 
 
@@ -48,3 +50,31 @@ def test_a_bucket_that_refuses_is_named_with_what_to_check(server: S3Access, sai
 
 def test_a_server_that_does_not_answer_is_a_matter_of_its_url() -> None:
     assert "DEEPCODER_S3_HOST_ENDPOINT" in mend(EndpointConnectionError(endpoint_url="http://nowhere"))
+
+
+@pytest.mark.parametrize("server", [403], indirect=True)
+def test_a_server_on_this_machine_is_reached_past_a_proxy(
+    server: S3Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.delenv("no_proxy", raising=False)
+    past_proxies(os.environ)
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    with pytest.raises(UploadFailed, match="AWS_SECRET_ACCESS_KEY"):  # it has answered
+        upload(tmp_path, server)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"NO_PROXY": "example.org"}, "example.org,127.0.0.1,localhost"),
+        ({"no_proxy": "a", "NO_PROXY": "b"}, "a,127.0.0.1,localhost"),
+        ({"NO_PROXY": "*"}, "*"),
+    ],
+)
+def test_what_is_reached_past_proxies_already_stays_so(before: dict[str, str], after: str) -> None:
+    past_proxies(before)
+    assert before == {"no_proxy": after, "NO_PROXY": after}

@@ -34,6 +34,7 @@ from deepcoder_client.errors import (
 )
 from deepcoder_client.rights import Right
 from deepcoder_contracts.api.base import GROUP, VERSION
+from deepcoder_contracts.uris import names_this_machine
 
 Object = dict[str, Any]
 
@@ -124,8 +125,11 @@ class Connection:
             chosen = next(entry.value["context"] for entry in merged["contexts"] if entry.value["name"] == name)
             users = {entry.value["name"]: entry.value.get("user") or {} for entry in merged["users"]}
             acting = acting_as(users.get(chosen.get("user"), {}))
+            cluster = next(e.value["cluster"] for e in merged["clusters"] if e.value["name"] == chosen["cluster"])
             if not re.match(r"https?://", str(configuration.host or "")):
                 raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is no URL")
+            if names_this_machine(str(configuration.host)) and "proxy-url" not in cluster:
+                configuration.proxy = None  # the environment's, which kubectl does not ask for loopback either
         except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
             why = f"{file} does not hold one" if isinstance(error, TypeError | ValueError) else str(error)
             try:

@@ -33,6 +33,7 @@ from deepcoder_client.connection import SECRETS, Connection
 from deepcoder_client.errors import Forbidden, NotFound, StorageError, StorageFault
 from deepcoder_contracts.api.run_spec import S3
 from deepcoder_contracts.chain import Missing
+from deepcoder_contracts.uris import names_this_machine
 
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 5, 30, 3
 _PIECE_BYTES = 1 << 20
@@ -129,6 +130,7 @@ class Bucket:
         self._access = access
         named = None if limits else endpoint or os.environ.get("AWS_ENDPOINT_URL_S3")
         self._server = named or s3.endpoint
+        here = self._server is not None and names_this_machine(self._server)
         verify: str | None = None
         if access.ca:
             self._files = tempfile.TemporaryDirectory(prefix="deepcoder-client-")
@@ -145,6 +147,7 @@ class Bucket:
                         connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS,
                         retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
                         s3={"addressing_style": "path" if self._server else "auto"},
+                        proxies={} if here else None,  # the environment's reach other machines
                         ignore_configured_endpoint_urls=limits is not None,  # type: ignore[call-arg]  # not in the stubs
                     ),
                 )  # fmt: skip

@@ -25,6 +25,15 @@ def is_loopback(address: str) -> bool:
     return _parsed(address).is_loopback
 
 
+def names_this_machine(url: str) -> bool:
+    """Whether a URL's host is localhost or a loopback address, as it is written; asks no name service."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or is_loopback(host)
+    except ValueError:
+        return False
+
+
 def leads_home(url: str, *, loopback: bool) -> bool:
     """Whether a URL's host resolves to the local link or, unless `loopback` allows it, to this machine.
 

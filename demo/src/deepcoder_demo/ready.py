@@ -5,6 +5,9 @@ The demo and the end-to-end tests begin here; what is ready already is not made 
 
 from __future__ import annotations
 
+import os
+from collections.abc import MutableMapping
+
 from deepcoder_demo import data, platform
 from deepcoder_demo.clock import Stopwatch
 from deepcoder_demo.cluster import prepare
@@ -13,6 +16,7 @@ from deepcoder_demo.settings import NAMESPACE, Cluster
 
 def make_ready(stopwatch: Stopwatch) -> Cluster:
     """Everything but a run."""
+    past_proxies(os.environ)
     cluster, folder = prepare(stopwatch)
     with stopwatch.part("put model and problems into the bucket"):
         sent = data.upload(folder, cluster.s3)
@@ -21,3 +25,13 @@ def make_ready(stopwatch: Stopwatch) -> Cluster:
         platform.install_chart(cluster)
         platform.make_namespace(cluster, NAMESPACE)
     return cluster
+
+
+def past_proxies(environment: MutableMapping[str, str]) -> None:
+    """Have this machine's own servers asked directly, by us and by what we start.
+
+    kubectl and helm ask no proxy for 127.0.0.1; Python's clients do, unless the environment says otherwise.
+    """
+    known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    value = known if known.strip() == "*" else ",".join(filter(None, (known, "127.0.0.1", "localhost")))
+    environment.update({"no_proxy": value, "NO_PROXY": value})
