@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import py_compile
 import sys
+from contextlib import suppress
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -37,10 +38,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     tests = [session.config.rootpath / path for path in session.config.getini("testpaths")]
     files = sorted(file for path in tests for file in (*path.rglob("*.py"), *(path.parent / "src").rglob("*.py")))
     for file in files[int(worker.removeprefix("gw")) % workers :: workers]:
-        if file.name.startswith("test_"):
-            _write_test(file, session.config)
-        elif not Path(cache_from_source(file)).exists():
-            py_compile.compile(str(file), quiet=2)
+        with suppress(OSError):  # a tree that cannot be written to has no bytecode
+            if file.name.startswith("test_"):
+                _write_test(file, session.config)
+            elif not Path(cache_from_source(file)).exists():
+                py_compile.compile(str(file), quiet=2)
 
 
 def _write_test(file: Path, config: pytest.Config) -> None:

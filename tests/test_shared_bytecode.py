@@ -58,3 +58,12 @@ def test_a_file_that_cannot_be_compiled_is_left_to_who_imports_it(
     for name in FILES:
         (session.config.rootpath / name).write_text("def (\n")
     assert start(session, pytestconfig, 0, monkeypatch) == set()
+
+
+def test_a_tree_that_cannot_be_written_to_is_left_as_it_is(
+    session: Any, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in {(session.config.rootpath / name).parent for name in FILES}:
+        (folder / "__pycache__").write_text("in the way")
+    assert start(session, pytestconfig, 0, monkeypatch) == set()
+    assert start(session, pytestconfig, 1, monkeypatch) == set()
