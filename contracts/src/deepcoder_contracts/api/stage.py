@@ -150,8 +150,10 @@ class Stage(Spec):
 
     pre_running_deadline_seconds: int = Field(default=3600, ge=10, le=31_536_000)
     """Longest time, in seconds, until an attempt's RayJob is created, and again from the grant of its quota until it
-    runs. When it is exceeded, the attempt fails."""
+    runs. When it is exceeded, the attempt fails. KubeRay bounds an attempt by the value that it was created with, plus
+    2 minutes: a longer value takes full effect in the next attempt."""
 
     stall_seconds: int = Field(default=1800, ge=10, le=31_536_000)
     """Longest time, in seconds, without a finished step, or without a heartbeat while the attempt is not training. When
-    it is exceeded, the attempt counts as stalled."""
+    it is exceeded, the attempt counts as stalled. The trainer bounds its own waits by the value that its attempt was
+    created with: a longer value takes full effect in the next attempt."""
