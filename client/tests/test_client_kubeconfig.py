@@ -148,6 +148,20 @@ def test_servers_on_this_machine_are_reached_past_the_proxy_as_kubectl_reaches_t
     assert len(asked) > 1, "both were"
 
 
+@pytest.mark.usefixtures("proxied")
+def test_a_connection_into_a_pod_goes_past_the_proxy_as_well(
+    tmp_path: Path, seen: tuple[str, list[list[tuple[str, str]]]]
+) -> None:
+    server, asked = seen
+    connection = Connection.open(kubeconfig=written(tmp_path / "one", server=server))
+    connection.can_i = lambda *_: True  # type: ignore[method-assign]
+    with pytest.raises(Unreachable):  # what answers opens no sockets
+        list(driver_lines(connection, "team", "demo-head", tail=1, follow=False))
+    with pytest.raises(Unreachable):
+        port_forward(connection, "team", "page", 8090)
+    assert len(asked) == 2
+
+
 def test_a_proxy_that_the_kubeconfig_itself_names_is_used(
     tmp_path: Path, seen: tuple[str, list[list[tuple[str, str]]]]
 ) -> None:

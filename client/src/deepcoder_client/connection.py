@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
 import yaml
@@ -129,7 +129,9 @@ class Connection:
             if not re.match(r"https?://", str(configuration.host or "")):
                 raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is no URL")
             if names_this_machine(str(configuration.host)) and "proxy-url" not in cluster:
-                configuration.proxy = None  # the environment's, which kubectl does not ask for loopback either
+                # As kubectl does. Given both, WebSockets do not read the environment for themselves.
+                past = str(urlsplit(configuration.host).hostname)
+                configuration.no_proxy = ",".join(filter(None, (configuration.no_proxy, past)))
         except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
             why = f"{file} does not hold one" if isinstance(error, TypeError | ValueError) else str(error)
             try:
