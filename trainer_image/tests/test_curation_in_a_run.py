@@ -16,6 +16,7 @@ import curation_attempt
 import pytest
 from curation_world import ADD, livecodebench_row, own_row, taco_row, write_jsonl
 from judge_pods import judge_server
+from lost_answers import lose_the_first_answer
 
 from deepcoder_contracts.curation import CurationManifest, Layout
 from deepcoder_contracts.layout import parse_curation_dir
@@ -24,6 +25,7 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.curation.progress import Figures
 from deepcoder_trainer.curation.stage import CuratedSet, RunCuration, curated_set, find_curated
 from deepcoder_trainer.errors import BadConfig
@@ -193,6 +195,17 @@ async def test_later_attempts_and_stages_find_it_though_its_sources_are_gone(
     recipe = config.recipe.model_copy(update={"max_prompt_tokens": 1024})
     with pytest.raises(BadConfig, match="does not exist"):  # nor that of another wish
         await curated_set(later(config, tmp_path / "five", recipe=recipe))
+
+
+async def test_storage_that_is_away_for_a_moment_when_the_manifest_is_put_costs_no_curation(
+    make_config: Callable[..., StageConfig], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = lose_the_first_answer(monkeypatch, FileStore)
+    config = curating(make_config, tmp_path / "sets", model, problems=2)
+    await first(config, tmp_path / "one", tmp_path)
+    manifest = find_curated(open_run_storage(config.storage), config)
+    assert manifest is not None
+    assert keys == [f"curation/{manifest.key}/MANIFEST.json"] * 2
 
 
 async def test_a_set_that_was_changed_in_storage_is_not_trained_on(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from contest_world import write_contest
 from evaluation_world import ScriptedSampler, broken_judge, export, make_context, model_folder, results_of
+from lost_answers import lose_the_first_answer
 
 from deepcoder_contracts.gate import Comparison, GateCondition, PromoteWhen, evaluate_gate
 from deepcoder_contracts.layout import evaluation_dir
@@ -19,6 +20,7 @@ from deepcoder_contracts.stage import EvaluationDataset, ModelSource, StageConfi
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation import problemsets
@@ -100,6 +102,16 @@ async def test_committed_evaluation_is_not_done_again_and_says_from_when_it_is(
     assert found.found is not None
     assert f"was measured before, at {found.found}" in caplog.text
     assert again.sampler.asked == []  # type: ignore[attr-defined]
+
+
+async def test_storage_that_is_away_for_a_moment_when_the_manifest_is_put_costs_no_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = lose_the_first_answer(monkeypatch, FileStore)
+    context = make_context(tmp_path, ["Base"])
+    done = await run_evaluate_stage(context)
+    assert keys == [f"eval/{done.key}/MANIFEST.json"] * 2
+    assert (await run_evaluate_stage(context)).found is not None
 
 
 async def test_attempt_that_was_stopped_asks_only_for_the_samples_that_are_left(tmp_path: Path) -> None:

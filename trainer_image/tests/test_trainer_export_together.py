@@ -8,10 +8,11 @@ from uuid import uuid4
 
 import export_world
 import pytest
+from lost_answers import lose_the_first_answer
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.manifest import ManifestKind, ParentRef
-from deepcoder_trainer.checkpoint import storage_s3
+from deepcoder_trainer.checkpoint import storage_s3, transfer
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.verify import Link, walk_chain
@@ -75,6 +76,7 @@ def test_an_export_that_cannot_be_published_whole_leaves_the_place_free(
     s3: Any, tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = f"s3://{s3.bucket}/{uuid4()}/out"
+    monkeypatch.setattr(transfer, "_BACKOFF_SECONDS", 0)
     with monkeypatch.context() as away:
         put = storage_s3.S3Store.put_bytes
 
@@ -89,6 +91,16 @@ def test_an_export_that_cannot_be_published_whole_leaves_the_place_free(
     check_free(output, s3.endpoint, None)
     publish(staged(tmp_path / "b", b"second"), output, place, {}, s3.endpoint, None)
     assert open_storage(output, s3.endpoint).get_bytes(FILES[0]) == b"secondconfig.json"
+
+
+def test_storage_that_is_away_for_a_moment_when_the_manifest_is_put_takes_no_export_away(
+    s3: Any, tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"s3://{s3.bucket}/{uuid4()}/out"
+    keys = lose_the_first_answer(monkeypatch, storage_s3.S3Store)
+    publish(staged(tmp_path / "a", b"ours"), output, place, {}, s3.endpoint, None)
+    assert len(keys) == 2
+    assert {o.key for o in open_storage(output, s3.endpoint).list("")} == {"MANIFEST.json", *FILES}
 
 
 def test_a_whole_bucket_is_no_place_for_an_export(s3: Any) -> None:

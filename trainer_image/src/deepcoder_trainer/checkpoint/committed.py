@@ -9,7 +9,7 @@ from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import Manifest, ParentRef
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed, ObjectExists
 from deepcoder_trainer.checkpoint.storage import ObjectStore
-from deepcoder_trainer.checkpoint.transfer import retried
+from deepcoder_trainer.checkpoint.transfer import put_new
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,10 @@ class CommittedCheckpoint:
 
 
 def put_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> CommittedCheckpoint:
-    """Put the manifest of what lies below `prefix`. Raises `CheckpointFailed` if somebody else has.
-
-    As patiently as the files were: giving up means to upload all of them again. A put whose answer was lost finds its
-    own manifest.
-    """
+    """Put the manifest of what lies below `prefix`. Raises `CheckpointFailed` if somebody else has."""
     data = manifest.to_json()
-    key = f"{prefix}/{MANIFEST}"
     try:
-        retried(lambda: store.put_bytes(key, data, if_absent=True), f"upload of {key}")
+        put_new(store, f"{prefix}/{MANIFEST}", data)
     except ObjectExists as e:
         raise CheckpointFailed(f"{prefix} was committed by another process: is this attempt running twice?") from e
     return committed(store, prefix, sha256_digest(data), manifest)

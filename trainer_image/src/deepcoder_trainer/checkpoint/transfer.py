@@ -24,7 +24,13 @@ from deepcoder_trainer.checkpoint.errors import (
     ObjectMissing,
     StorageUnavailable,
 )
-from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, join_key, refuse_traversal
+from deepcoder_trainer.checkpoint.storage import (
+    ObjectStore,
+    StoredObject,
+    file_sha256,
+    join_key,
+    refuse_traversal,
+)
 
 PARALLEL = 4
 """Files on their way at once."""
@@ -129,6 +135,14 @@ def retried(call: Callable[[], T], what: str) -> T:
             log.warning("%s failed (try %d of %d): %s", what, attempt, _ATTEMPTS, e)
             time.sleep(_BACKOFF_SECONDS * 2**attempt)
     return call()
+
+
+def put_new(store: ObjectStore, key: str, data: bytes) -> StoredObject:
+    """Put what commits uploaded files, as patiently as the files were: giving up means to upload all of them again.
+
+    A put whose answer was lost finds its own object. Raises `ObjectExists` where another one is there.
+    """
+    return retried(lambda: store.put_bytes(key, data, if_absent=True), f"upload of {key}")
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from deepcoder_trainer.checkpoint.code import code_digest, versions
 from deepcoder_trainer.checkpoint.errors import ObjectExists, ObjectMissing
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256
-from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
+from deepcoder_trainer.checkpoint.transfer import download_files, put_new, upload_files
 from deepcoder_trainer.curation.filters import Settings
 from deepcoder_trainer.curation.journal import Journal
 from deepcoder_trainer.curation.logs import StoredLog
@@ -258,7 +258,7 @@ def _commit(asked: RunCuration, inputs: _Inputs, report: dict[str, Any]) -> Cura
         files=entries,
     )
     try:
-        asked.store.put_bytes(f"{prefix}/{MANIFEST}", manifest.to_json(), if_absent=True)
+        put_new(asked.store, f"{prefix}/{MANIFEST}", manifest.to_json())
     except ObjectExists:
         log.info("another attempt has committed curation %s first", inputs.key[:12])
     committed = find_curated(asked.store, config)

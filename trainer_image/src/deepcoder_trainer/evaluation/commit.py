@@ -21,7 +21,7 @@ from deepcoder_trainer.checkpoint.code import versions
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectExists, ObjectMissing, StorageError
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore
-from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.checkpoint.transfer import put_new, upload_files
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.picture import draw
@@ -156,7 +156,7 @@ def commit(
         files=upload_files(context.store, prefix, root, files),
     )
     try:
-        context.store.put_bytes(f"{prefix}/{MANIFEST}", manifest.to_json(), if_absent=True)
+        put_new(context.store, f"{prefix}/{MANIFEST}", manifest.to_json())
     except ObjectExists:
         log.info("another attempt has committed evaluation %s first: its results count", plan.key[:12])
         if writer:

@@ -24,7 +24,7 @@ from deepcoder_trainer.checkpoint.code import code_digest, versions
 from deepcoder_trainer.checkpoint.errors import ObjectExists, StorageError
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256
-from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.checkpoint.transfer import put_new, upload_files
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.source import Place
 
@@ -71,7 +71,7 @@ def publish(
         store = open_storage(output, endpoint, region)
         with _claimed(output, endpoint, region):
             data = _manifest(place, figures, upload_files(store, "", staging, files)).to_json()
-            store.put_bytes(MANIFEST, data, if_absent=True)
+            put_new(store, MANIFEST, data)
     return ParentRef(uri=output, digest=sha256_digest(data))
 
 
