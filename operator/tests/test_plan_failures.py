@@ -10,8 +10,9 @@ from plan_world import Cluster, condition_of, failed_of, make_run, reason, runni
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.exit import ExitRecord
+from deepcoder_operator.domain.classify import pod_failure
 from deepcoder_operator.domain.conditions import find_condition
-from deepcoder_operator.domain.world import RayJobView
+from deepcoder_operator.domain.world import RayJobView, pod_view
 
 
 def test_crash_is_retried_after_a_pause_from_the_newest_checkpoint() -> None:
@@ -181,6 +182,18 @@ def test_pod_that_is_evicted_for_its_own_limit_counts_and_is_named_however_the_t
     assert cluster.run.status.phase is Phase.FAILED
     assert reason(cluster, "Failed") == FailureReason.APPLICATION
     assert f"pod w was evicted: {said.strip()}" in condition_of(cluster, "Failed").message
+
+
+def test_why_a_pod_was_evicted_is_read_from_the_pod_whatever_its_container_ended_with() -> None:
+    """A kubelet that no longer finds the container says so in its status; a template may have its log's end there."""
+    end = {"reason": "ContainerStatusUnknown", "exitCode": 137, "message": "The container could not be located"}
+    said = 'Usage of EmptyDir volume "shm" exceeds the limit "64Gi". '
+    status = {"phase": "Failed", "reason": "Evicted", "message": said}
+    containers = [{"name": "ray-worker", "state": {"terminated": end}}]
+    pod = {"metadata": {"name": "w", "uid": "w"}, "status": status | {"containerStatuses": containers}}
+    failure = pod_failure([pod_view(pod)])
+    assert failure is not None
+    assert (failure.reason, failure.evidence) == (FailureReason.APPLICATION, f"pod w was evicted: {said.strip()}")
 
 
 def test_pod_that_is_evicted_since_its_node_is_short_of_disk_was_preempted() -> None:

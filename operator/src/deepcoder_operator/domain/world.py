@@ -316,7 +316,7 @@ def pod_view(obj: Object) -> PodView:
         disruption=disruption.get("reason", "") if disruption.get("status") == "True" else "",
         terminated=end.get("reason") or "",
         exit_code=end.get("exitCode"),
-        message=(end.get("message") or status.get("message") or "")[:500],
+        message=(status.get("message") or end.get("message") or "")[:500],
         waiting=f"{why.get('reason', '')}: {why.get('message', '')}"[:WAITING_LENGTH] if why else "",
         image_id=own.get("imageID", ""),
         gpus=pod_gpus(spec),
