@@ -144,19 +144,21 @@ def test_a_file_store_has_an_object_on_the_disk_before_it_has_its_name_and_then_
 
     def fsync(handle: int) -> None:
         path = Path(f"/proc/self/fd/{handle}").readlink()
-        named = sorted(p.name for p in (tmp_path / "a").iterdir() if p.suffix != ".tmp")
+        named = sorted(p.name for p in (root / "a" / "b").glob("*") if p.suffix != ".tmp")
         flushed.append((path.suffix or path.name, named))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    store = open_storage(f"file://{tmp_path}")
+    root = tmp_path / "root"
+    store = open_storage(f"file://{root}")
     (tmp_path / "file").write_bytes(b"weights")
-    store.put_file("a/file", tmp_path / "file")
-    store.put_bytes("a/manifest", b"{}", if_absent=True)
+    store.put_file("a/b/file", tmp_path / "file")
+    store.put_bytes("a/b/manifest", b"{}", if_absent=True)
     assert flushed == [
+        *((new, []) for new in (tmp_path.name, "root", "a")),
         (".tmp", []),
-        ("a", ["file"]),
+        ("b", ["file"]),
         (".tmp", ["file"]),
-        ("a", ["file", "manifest"]),
+        ("b", ["file", "manifest"]),
     ]
 
 

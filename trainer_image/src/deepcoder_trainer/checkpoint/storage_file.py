@@ -129,15 +129,14 @@ class FileStore:
         """A temporary file in the object's folder, gone afterwards unless it was renamed."""
         target = self._path(key)
         with self._translated(key):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make(target.parent)
             handle, name = tempfile.mkstemp(suffix=_TEMPORARY, dir=target.parent)
             os.close(handle)
             try:
                 yield Path(name)
             finally:
                 Path(name).unlink(missing_ok=True)
-            with suppress(OSError):  # not every file system flushes folders
-                _flush(target.parent)
+            _flush_entries(target.parent)
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
@@ -149,6 +148,19 @@ class FileStore:
             raise StorageDenied(f"{self.uri}/{key}: {e.strerror}") from e
         except OSError as e:
             raise StorageUnavailable(f"{self.uri}/{key}: {e.strerror or e}") from e
+
+
+def _make(folder: Path) -> None:
+    """Make a folder; each one that is new is on the disk in the one above it, as an object in it must be found."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_entries(folder.parent)
+
+
+def _flush_entries(folder: Path) -> None:
+    with suppress(OSError):  # not every file system flushes folders
+        _flush(folder)
 
 
 def _flush(path: Path) -> None:
