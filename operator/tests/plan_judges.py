@@ -15,7 +15,7 @@ PULL = "no judge is ready; 1 of 1 pods: ErrImagePull: no such image"
 
 def refusing(pool: PoolView | None) -> PoolView:
     assert pool is not None
-    return replace(pool, ready=False, unmended=JUDGES_REFUSE, message=WORDS)
+    return replace(pool, ready=False, stuck_reason=JUDGES_REFUSE, message=WORDS)
 
 
 def without_judges(cluster: Cluster) -> None:

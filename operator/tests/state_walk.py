@@ -94,7 +94,7 @@ EVENTS: dict[str, tuple[Callable[[Cluster], bool], Callable[[Cluster], None]]] =
         lambda c: is_well(c) and has_job(c) and not is_queued(c),
         lambda c: judges(c, "NameConflict"),
     ),
-    "a judge is ready": (lambda c: c.pool is not None and c.pool.unmended != "", lambda c: judges(c, "")),
+    "a judge is ready": (lambda c: c.pool is not None and c.pool.stuck_reason != "", lambda c: judges(c, "")),
     "pods do not end": (lambda c: c.kubelet and bool(c.pods), lambda c: setattr(c, "kubelet", False)),
     "pods end": (lambda c: not c.kubelet, lambda c: setattr(c, "kubelet", True)),
 }
@@ -110,9 +110,9 @@ def is_well(cluster: Cluster) -> bool:
     return cluster.storage_problem is None and cluster.kubelet and not wishes and cluster.pool is not None
 
 
-def judges(cluster: Cluster, unmended: str) -> None:
+def judges(cluster: Cluster, stuck_reason: str) -> None:
     assert cluster.pool is not None
-    cluster.pool = replace(cluster.pool, ready=not unmended, unmended=unmended)
+    cluster.pool = replace(cluster.pool, ready=not stuck_reason, stuck_reason=stuck_reason)
 
 
 def situation(cluster: Cluster) -> tuple[object, ...]:
@@ -122,7 +122,7 @@ def situation(cluster: Cluster) -> tuple[object, ...]:
     return (
         phase(cluster), attempt and (attempt.state, attempt.drain_cause, attempt.outcome), cluster.run.spec.suspend,
         cluster.storage_problem is None, cluster.kubelet, is_queued(cluster), has_head(cluster),
-        cluster.pool is not None and cluster.pool.unmended,
+        cluster.pool is not None and cluster.pool.stuck_reason,
         status.current_stage and status.current_stage.index,
         sum(s.failures for s in status.stages),
     )  # fmt: skip

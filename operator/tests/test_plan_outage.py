@@ -74,7 +74,7 @@ def test_no_gpu_is_asked_for_while_judges_refuse_and_the_next_attempt_begins_whe
     assert "kubectl -n ml edit sandboxpool demo-sandbox" in told
     assert [e.reason for e in cluster.events].count(JUDGES_REFUSE) == 1, "said once, however long it lasts"
     assert cluster.pool is not None
-    cluster.pool = replace(cluster.pool, ready=True, unmended="", message="1 of 1 judges are ready")
+    cluster.pool = replace(cluster.pool, ready=True, stuck_reason="", message="1 of 1 judges are ready")
     cluster.settle()
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
     assert reason(cluster, "Accepted") == "Valid"
@@ -183,7 +183,7 @@ def test_pool_that_was_edited_is_kept_for_an_attempt_that_waits_in_its_queue() -
     cluster = running(stages=[TRAIN])
     cluster.pool = refusing(cluster.pool)
     cluster.settle()
-    cluster.pool = replace(cluster.pool, ready=True, unmended="", edited=True)
+    cluster.pool = replace(cluster.pool, ready=True, stuck_reason="", edited=True)
     assert_pool_is_kept_while_the_next_attempt_waits(cluster)
 
 
@@ -245,7 +245,7 @@ def test_pool_whose_token_is_somebody_elses_holds_no_gpu_for_the_hour_that_a_hea
     cluster = starting(stages=[TRAIN])
     words = "no judge is ready; Secret demo-sandbox-token exists and does not belong to this pool: delete or rename it"
     assert cluster.pool is not None
-    cluster.pool = replace(cluster.pool, ready=False, unmended="NameConflict", message=words)
+    cluster.pool = replace(cluster.pool, ready=False, stuck_reason="NameConflict", message=words)
     cluster.settle()
     assert failed_of(cluster) is FailureReason.SANDBOX_UNAVAILABLE
     cluster.advance(11)
@@ -279,11 +279,11 @@ def test_pool_that_was_mended_and_not_looked_at_since_is_not_said_to_refuse() ->
         "metadata": {"name": "judges", "uid": "u", "generation": 2},
         "status": {"conditions": [ready]},
     }
-    assert pool_view(obj).unmended == JUDGES_REFUSE
+    assert pool_view(obj).stuck_reason == JUDGES_REFUSE
     assert pool_view(obj).edited
     assert pool_view(obj).unready_since == START
     obj["metadata"]["generation"] = 3
-    assert not pool_view(obj).unmended
+    assert not pool_view(obj).stuck_reason
     well = pool_view(obj | {"status": {"conditions": [ready | {"status": "True"}]}})
     assert (well.unready_since, well.idle) == (None, False)
     assert pool_view(obj | {"status": {"conditions": [ready | {"status": "True", "reason": IDLE}]}}).idle

@@ -13,14 +13,14 @@ from run_manifests import TRAIN
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator.domain.outage import waits_for_judges
-from deepcoder_operator.domain.pool_status import UNMENDED
+from deepcoder_operator.domain.pool_status import STUCK_REASONS
 from deepcoder_operator.domain.world import PoolView
 
 
 def refused_after_a_judge_was_ready(cluster: Cluster, saved: int = 0) -> None:
     """Another attempt runs, since a judge is ready, perhaps to a checkpoint, and then all refuse."""
     assert cluster.pool is not None
-    cluster.pool = replace(cluster.pool, ready=True, unmended="")
+    cluster.pool = replace(cluster.pool, ready=True, stuck_reason="")
     cluster.advance(600)
     cluster.settle()
     cluster.start_job()
@@ -64,14 +64,14 @@ def test_trainer_that_left_first_for_judges_that_refuse_burns_no_attempt_either(
     assert cluster.run.status.stages[0].failures == 0
 
 
-@pytest.mark.parametrize("reason", sorted(UNMENDED))
+@pytest.mark.parametrize("reason", sorted(STUCK_REASONS))
 @pytest.mark.parametrize("first", ["operator", "trainer"])
 def test_whatever_a_pool_says_that_somebody_has_to_mend_burns_no_attempt(reason: str, first: str) -> None:
     """A name that is taken is no more the run's fault than a kernel that confines nothing."""
     cluster = running(stages=[TRAIN])
     if first == "trainer":
         cluster.leave(75, "SandboxUnavailable")
-    cluster.pool = replace(refusing(cluster.pool), unmended=reason)
+    cluster.pool = replace(refusing(cluster.pool), stuck_reason=reason)
     cluster.settle()
     assert failed_of(cluster) is FailureReason.SANDBOX_UNAVAILABLE
     assert cluster.run.status.stages[0].failures == 0
@@ -82,7 +82,7 @@ def test_refusal_that_was_mended_while_the_attempt_left_burns_none() -> None:
     cluster.kubelet = False
     cluster.pool = refusing(cluster.pool)
     cluster.settle()
-    cluster.pool = replace(cluster.pool, ready=True, unmended="")
+    cluster.pool = replace(cluster.pool, ready=True, stuck_reason="")
     cluster.kubelet = True
     cluster.settle()
     assert failed_of(cluster) is FailureReason.SANDBOX_UNAVAILABLE
@@ -114,7 +114,7 @@ def test_run_that_waits_for_judges_wants_one_until_it_has_its_attempt() -> None:
     cluster.advance(11)
     cluster.settle()
     assert waits_for_judges(cluster.run)
-    cluster.pool = replace(cluster.pool, ready=True, unmended="")
+    cluster.pool = replace(cluster.pool, ready=True, stuck_reason="")
     cluster.settle()
     assert cluster.run.status.attempt is not None
     assert not waits_for_judges(cluster.run)
@@ -141,7 +141,7 @@ def test_pool_that_has_scaled_to_zero_since_its_judges_failed_is_no_reason_to_as
     cluster.pool = lost(cluster.pool)
     cluster.leave(75, "SandboxUnavailable")
     cluster.settle()
-    cluster.pool = replace(cluster.pool, ready=True, unmended="", idle=True, message="scaled to zero")
+    cluster.pool = replace(cluster.pool, ready=True, stuck_reason="", idle=True, message="scaled to zero")
     cluster.advance(600)
     cluster.settle()
     assert cluster.made == ["demo-s0-a1"]

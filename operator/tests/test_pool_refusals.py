@@ -93,7 +93,7 @@ async def test_new_pool_of_which_no_judge_can_be_made_is_not_ready_for_having_be
     ground.edit(minReplicas="many")
     await ground.passes(2)
     assert ground.said("Ready") == ("False", "InvalidSpec")
-    assert pool_view(ground.pool).unmended == "InvalidSpec"
+    assert pool_view(ground.pool).stuck_reason == "InvalidSpec"
 
 
 async def test_idle_pool_is_built_once_and_anew_when_its_spec_changes(

@@ -24,8 +24,8 @@ ENDS = """
 import atexit, ctypes, logging, sys, threading
 from deepcoder_trainer.running import ending
 
-ending.SAYING_SECONDS = 0.2
-ending.leave_last()
+ending.DUMP_SECONDS = 0.2
+ending.run_last_at_exit()
 {hang}
 print("all is told")
 ending.bound({seconds}, {status})

@@ -13,7 +13,7 @@ SourceURI = Annotated[str, StringConstraints(pattern=r"^(hf://|s3://|file:///|/)
 """`hf://org/name`, `s3://bucket/key`, `file:///path`, or a path in the image."""
 
 
-def is_own_link(address: str) -> bool:
+def is_link_local(address: str) -> bool:
     """Whether an IP address is on the local link, where clouds serve credentials (169.254.169.254). Loopback is a
     separate check."""
     found = _parsed(address)
@@ -34,7 +34,7 @@ def names_this_machine(url: str) -> bool:
         return False
 
 
-def leads_home(url: str, *, loopback: bool) -> bool:
+def resolves_to_local(url: str, *, loopback: bool) -> bool:
     """Whether a URL's host resolves to the local link or, unless `loopback` allows it, to this machine.
 
     Waits for the name service. An unknown name is fine here: the request itself will fail and say so.
@@ -45,7 +45,7 @@ def leads_home(url: str, *, loopback: bool) -> bool:
     except (OSError, UnicodeError):
         return False
     addresses = [str(place[0]) for *_, place in found]
-    return any(is_own_link(each) or (is_loopback(each) and not loopback) for each in addresses)
+    return any(is_link_local(each) or (is_loopback(each) and not loopback) for each in addresses)
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -71,9 +71,9 @@ def _run(options: argparse.Namespace) -> int:
     from deepcoder_trainer.cluster import in_cluster
     from deepcoder_trainer.config import load_config
     from deepcoder_trainer.running.driverlog import save_at_the_end
-    from deepcoder_trainer.running.ending import leave_last
+    from deepcoder_trainer.running.ending import run_last_at_exit
 
-    leave_last()
+    run_last_at_exit()
     _log(verbose=options.verbose)
     config = load_config(options.config)
     if isinstance(config, StageConfig) and in_cluster():

@@ -21,7 +21,7 @@ from deepcoder_client.folder import RunFolder, folder_key
 from deepcoder_client.storage import Bucket, Credentials, Limits, secret_credentials
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_spec import S3
-from deepcoder_contracts.uris import leads_home
+from deepcoder_contracts.uris import resolves_to_local
 
 FRESH_SECONDS = 60.0
 _KEPT = 64
@@ -108,7 +108,7 @@ class Folders:
 
 def vet_address(url: str) -> None:
     """Raise where a server is on this machine or its link."""
-    if leads_home(url, loopback=False):
+    if resolves_to_local(url, loopback=False):
         raise NotAllowed(
             "checkpoint.s3.endpoint is on the dashboard's own machine or link: only a server that the chart's "
             "s3.allowedEndpoints names may be there"

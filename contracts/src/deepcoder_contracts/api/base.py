@@ -85,9 +85,9 @@ def validations(*rules: Rule) -> list[JsonValue]:
     return out
 
 
-def immutable(what: str, mend: str) -> dict[str, Any]:
+def immutable(what: str, remedy: str) -> dict[str, Any]:
     """Return the schema extra of a field that must not change once it is set."""
-    return {VALIDATIONS: validations(Rule("self == oldSelf", f"{what} is immutable: {mend}"))}
+    return {VALIDATIONS: validations(Rule("self == oldSelf", f"{what} is immutable: {remedy}"))}
 
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]

@@ -19,7 +19,7 @@ from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus, 
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
-from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, DEAF_SECONDS, POLL_SECONDS
+from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, POLL_SECONDS, UNREACHABLE_SECONDS
 from deepcoder_operator.domain.classify import (
     Failure,
     head_failure,
@@ -295,7 +295,8 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
         True, "Draining", f"attempt {attempt.ordinal} saves and stops, by {attempt.drain_deadline:%H:%M:%S}"
     )
     job = world.rayjob
-    if job is not None and job.uid == attempt.uid and not job.deleting and not evicted and _is_deaf(draft, world):
+    can_go = not evicted and _is_unreachable(draft, world)
+    if job is not None and job.uid == attempt.uid and not job.deleting and can_go:
         draft.do(DeleteRayJob(job.name, job.uid))
     if attempt.drain_deadline is None or draft.now >= attempt.drain_deadline:
         draft.event(
@@ -310,10 +311,11 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
     draft.look_again(POLL_SECONDS)
 
 
-def _is_deaf(draft: Draft, world: World) -> bool:
+def _is_unreachable(draft: Draft, world: World) -> bool:
     """Whether the trainer had time to report since the drain began and has not, so that no reply can tell it."""
     attempt, beat = draft.attempt, world.beat_of(draft.attempt.ordinal)
     if attempt.drain_deadline is None or world.listening_since is None:
         return False
     asked = attempt.drain_deadline - timedelta(seconds=draft.run.spec.checkpoint.drain_seconds)
-    return (beat is None or beat.received <= asked) and draft.due(max(asked, world.listening_since), DEAF_SECONDS)
+    silent = beat is None or beat.received <= asked
+    return silent and draft.due(max(asked, world.listening_since), UNREACHABLE_SECONDS)

@@ -22,7 +22,7 @@ first, then metrics and samples. Once the trainer has exited, its pods end by th
 POST_MORTEM_SECONDS = 30.0
 """Longest time for saving a failed attempt's log, events and pods. After it, the cluster is deleted anyway."""
 
-DEAF_SECONDS = 20.0
+UNREACHABLE_SECONDS = 20.0
 """A trainer reports every 5 s. If it is silent for this long after a drain was requested, it has not been told. Its
 preStop hook then has it save within drainSeconds; END_SECONDS makes up for the time lost."""
 

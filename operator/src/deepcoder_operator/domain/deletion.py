@@ -24,7 +24,7 @@ FORBIDDEN_SECONDS = 60.0
 one."""
 
 
-def let_go(draft: Draft, world: World) -> None:
+def finish_deletion(draft: Draft, world: World) -> None:
     """Delete artifacts if requested, then remove the finalizer."""
     if FINALIZER not in draft.run.metadata.finalizers:
         return

@@ -53,7 +53,7 @@ def is_over(attempt: AttemptStatus, run_uid: str, world: World, now: datetime) -
     return late or (world.rayjob_of(run_uid) is None and not world.pods_of(attempt.ordinal))
 
 
-def see_off(draft: Draft, world: World) -> None:
+def clean_up_attempt(draft: Draft, world: World) -> None:
     """End what is left of a leaving attempt, and report it."""
     attempt = draft.attempt
     job, pods = world.rayjob_of(draft.run.metadata.uid), world.pods_of(attempt.ordinal)

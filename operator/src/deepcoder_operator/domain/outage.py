@@ -33,7 +33,7 @@ from deepcoder_operator.domain.world import PoolView, Problem, World
 JUDGES_NOT_READY = "JudgesNotReady"
 """Reason of a run whose last attempt had no judges and that waits until one is ready."""
 
-FREE_IN_ROW = 10
+UNCOUNTED_IN_ROW = 10
 """Number of failures in a row, without a new checkpoint, up to which failures for lack of judges do not count."""
 
 _TRAINS = (TrainerPhase.TRAINING, TrainerPhase.CHECKPOINTING)
@@ -43,7 +43,7 @@ _TRAINS = (TrainerPhase.TRAINING, TrainerPhase.CHECKPOINTING)
 def cannot_be_judged(run: DeepCoderRun, attempt: AttemptStatus, world: World) -> bool:
     """Whether none of an attempt's judges can start, and its trainer has not said that it needs none."""
     pool = judging_pool(run, world)
-    return pool is not None and bool(pool.unmended) and not _needs_none(attempt, world)
+    return pool is not None and bool(pool.stuck_reason) and not _needs_none(attempt, world)
 
 
 def end_without_judges(draft: Draft, world: World) -> None:
@@ -65,7 +65,7 @@ def stall(draft: Draft, world: World, text: str, bound: float) -> Failure:
     return Failure(FailureReason.SANDBOX_UNAVAILABLE if long else FailureReason.STALLED, f"{text}. {pool.trouble()}")
 
 
-def in_their_words(draft: Draft, world: World, failure: Failure) -> Failure:
+def with_pool_message(draft: Draft, world: World, failure: Failure) -> Failure:
     """Add the pool's message to the evidence of a trainer that left for lack of judges and does not know the pool."""
     pool = judging_pool(draft.run, world)
     if failure.reason is not FailureReason.SANDBOX_UNAVAILABLE or pool is None or pool.ready:
@@ -74,12 +74,12 @@ def in_their_words(draft: Draft, world: World, failure: Failure) -> Failure:
     return failure if told in failure.evidence else replace(failure, evidence=f"{failure.evidence}. {told}")
 
 
-def is_free(draft: Draft, world: World, failure: Failure, in_row: int) -> bool:
+def is_uncounted(draft: Draft, world: World, failure: Failure, in_row: int) -> bool:
     """Whether a failure does not count: its judges cannot start before somebody fixes the pool, and there have not been
     too many. Either the operator ended the attempt for this, or the trainer left first."""
     pool = judging_pool(draft.run, world)
-    refused = draft.attempt.judges_refused or (pool is not None and bool(pool.unmended))
-    return failure.reason is FailureReason.SANDBOX_UNAVAILABLE and refused and in_row <= FREE_IN_ROW
+    refused = draft.attempt.judges_refused or (pool is not None and bool(pool.stuck_reason))
+    return failure.reason is FailureReason.SANDBOX_UNAVAILABLE and refused and in_row <= UNCOUNTED_IN_ROW
 
 
 def waits_for_judges(run: DeepCoderRun) -> bool:
@@ -94,10 +94,10 @@ def wait_for_judges(draft: Draft, world: World) -> Problem | None:
     if draft.run.spec.sandbox.together is not None:
         return None
     pool = judging_pool(draft.run, world)
-    if pool is not None and pool.unmended:
+    if pool is not None and pool.stuck_reason:
         mend = f"kubectl -n {draft.run.metadata.namespace} edit sandboxpool {pool.name}"
         text = f"no GPU is requested while no judge can start: fix the cause below, or the pool ({mend})"
-        return Problem(pool.unmended, f"{text}. {pool.trouble()}")
+        return Problem(pool.stuck_reason, f"{text}. {pool.trouble()}")
     backoff = draft.status.backoff
     serves = pool is not None and pool.ready and not pool.idle
     if backoff is None or backoff.reason is not FailureReason.SANDBOX_UNAVAILABLE or serves:

@@ -21,10 +21,10 @@ from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.domain.admission import admit, is_past_the_end, lay_out_stages
 from deepcoder_operator.domain.attempt import follow, intend
 from deepcoder_operator.domain.conditions import find_condition, set_condition
-from deepcoder_operator.domain.deletion import hold_or_release, let_go
+from deepcoder_operator.domain.deletion import finish_deletion, hold_or_release
 from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, EndPods, EnsurePool, Plan
 from deepcoder_operator.domain.heartbeat import note_progress
-from deepcoder_operator.domain.leaving import end_pods, is_over, see_off
+from deepcoder_operator.domain.leaving import clean_up_attempt, end_pods, is_over
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.names import MAX_ORDINAL
 from deepcoder_operator.domain.own_pool import release_pool
@@ -35,8 +35,8 @@ from deepcoder_operator.domain.sandbox_usage import account_sandbox
 from deepcoder_operator.domain.settle import settle
 from deepcoder_operator.domain.summary import initialise, summarise
 from deepcoder_operator.domain.terminal import complete_run, expire, fail_run, is_terminal
-from deepcoder_operator.domain.times import bring_back
-from deepcoder_operator.domain.usage import account, close_books
+from deepcoder_operator.domain.times import clamp_future_times
+from deepcoder_operator.domain.usage import account, settle_usage
 from deepcoder_operator.domain.world import World
 
 UNREADABLE = "SpecUnreadable"
@@ -53,7 +53,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
     if not is_ours(run):
         return Plan(run.status)
     draft = Draft(run=run, now=now, status=run.status)
-    bring_back(draft)
+    clamp_future_times(draft)
     initialise(draft)
     _delete_strays(draft, world)
     account(draft, world, policy)
@@ -71,7 +71,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
     else:
         _idle(draft, world, policy)
     release_pool(draft, world)
-    close_books(draft, world)
+    settle_usage(draft, world)
     summarise(draft, world)
     _say_obstacle(draft, world)
     return draft.plan()
@@ -87,7 +87,7 @@ def _live(draft: Draft, world: World) -> None:
         note_manifest(draft, stored)
     follow(draft, world, stop=DrainCause.SUSPEND if draft.run.spec.suspend else None)
     if _has_left(draft):
-        see_off(draft, world)
+        clean_up_attempt(draft, world)
         if is_over(draft.attempt, draft.run.metadata.uid, world, draft.now):
             settle(draft, world)
 
@@ -122,11 +122,11 @@ def _delete(draft: Draft, world: World) -> None:
         follow(draft, world, stop=DrainCause.DELETION)
         if not _has_left(draft):
             return
-        see_off(draft, world)
+        clean_up_attempt(draft, world)
         if not is_over(draft.attempt, draft.run.metadata.uid, world, draft.now):
             return
         draft.update(attempt=None)
-    let_go(draft, world)
+    finish_deletion(draft, world)
 
 
 def _has_left(draft: Draft) -> bool:

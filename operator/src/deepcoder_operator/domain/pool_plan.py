@@ -140,7 +140,7 @@ def plan_pods(
     `may_create` is False while the replacement of failing judges backs off. `moved` are judges to recreate elsewhere.
     """
     ended = [p for p in pods if p.ended and not p.deleting]
-    delete = [Deletion(p.name, p.uid, Cause.ENDED, _epitaph(p), failed=True) for p in ended]
+    delete = [Deletion(p.name, p.uid, Cause.ENDED, _end_message(p), failed=True) for p in ended]
     delete += moved
     gone = {d.uid for d in delete}
     live = [p for p in pods if p.uid not in gone and not p.deleting]
@@ -176,7 +176,7 @@ def _stale(pod: JudgePod, template_hash: str, now: float, max_age: float | None)
     return None
 
 
-def _epitaph(pod: JudgePod) -> str:
+def _end_message(pod: JudgePod) -> str:
     how = ending(pod)
     return f"which has ended: {how}" if how else ""
 

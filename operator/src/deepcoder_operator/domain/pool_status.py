@@ -30,7 +30,7 @@ JUDGES_REFUSE = "JudgesRefuseToStart"
 IDLE = "Idle"
 """Reason of a pool that is ready without judges: it is scaled to zero, and nothing is known to prevent a start."""
 
-UNMENDED = frozenset({JUDGES_REFUSE, "NameConflict", "InvalidTemplate", "InvalidSpec"})
+STUCK_REASONS = frozenset({JUDGES_REFUSE, "NameConflict", "InvalidTemplate", "InvalidSpec"})
 """Reasons of an unready pool that does not recover by itself: somebody has to fix the cause."""
 
 _LAST_TRIED = "no judge could start when one was last tried"
@@ -136,9 +136,9 @@ def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]
     if facts.refusal is not None:
         # No pod can report that pods are refused, and a run quotes only this condition of the pool. A pool that was
         # never acted upon has no desired judges yet, and must not be mistaken for one that was scaled to zero.
-        may_come = facts.refusal.reason in UNMENDED and not all(p.refuses for p in live)
+        may_come = facts.refusal.reason in STUCK_REASONS and not all(p.refuses for p in live)
         reason = "NoJudgeReady" if may_come else facts.refusal.reason
-        if refused is None or reason in UNMENDED:
+        if refused is None or reason in STUCK_REASONS:
             return "Ready", False, reason, f"no judge is ready; {facts.refusal.message}"
         # The refusal may resolve itself, but judges refuse as before, so runs must not request GPUs.
         words = f"no judge can start; {trouble.text}" if trouble else _LAST_TRIED

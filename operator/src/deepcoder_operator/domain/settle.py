@@ -18,7 +18,7 @@ from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft, fitted
 from deepcoder_operator.domain.lineage import note_checkpoint
-from deepcoder_operator.domain.outage import in_their_words, is_free
+from deepcoder_operator.domain.outage import is_uncounted, with_pool_message
 from deepcoder_operator.domain.promotion import promote
 from deepcoder_operator.domain.provenance import note_manifest
 from deepcoder_operator.domain.terminal import fail_run
@@ -60,7 +60,7 @@ def settle(draft: Draft, world: World) -> None:
             failure = refine(attempt, record)
     else:
         failure = refine(attempt, record)
-    _failed(draft, world, in_their_words(draft, world, failure))
+    _failed(draft, world, with_pool_message(draft, world, failure))
 
 
 def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage, record: ExitRecord | None) -> bool:
@@ -94,7 +94,7 @@ def _failed(draft: Draft, world: World, failure: Failure) -> None:
     latest, backoff = draft.status.latest_checkpoint, draft.status.backoff
     progressed = latest is not None and latest.ordinal == attempt.ordinal
     row = 1 if progressed or backoff is None else backoff.failures_in_row + 1
-    action, rule = decide(policy, failure, free=is_free(draft, world, failure, row))
+    action, rule = decide(policy, failure, free=is_uncounted(draft, world, failure, row))
     note_waste(draft, attempt)
     counted = action is FailureAction.RETRY
     entry = draft.update_stage(

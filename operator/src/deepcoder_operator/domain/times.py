@@ -31,23 +31,23 @@ _ATTEMPT = (
 )
 
 
-def bring_back(draft: Draft) -> None:
+def clamp_future_times(draft: Draft) -> None:
     """Reset times that lie too far in the future."""
     status, now = draft.status, draft.now
     if status.attempt is not None:
         leaving = status.attempt.state is AttemptState.LEAVING
         bound = draft.run.spec.checkpoint.drain_seconds + (LEAVE_SECONDS if leaving else 0)
-        attempt = _held(_held(status.attempt, now, *_ATTEMPT), now + timedelta(seconds=bound), "drain_deadline")
+        attempt = _clamped(_clamped(status.attempt, now, *_ATTEMPT), now + timedelta(seconds=bound), "drain_deadline")
         draft.update(attempt=attempt)
     if status.backoff is not None:
         longest = timedelta(seconds=draft.run.spec.failure_policy.backoff.max_seconds)
-        draft.update(backoff=_held(status.backoff, now + longest, "until"))
+        draft.update(backoff=_clamped(status.backoff, now + longest, "until"))
     if status.progress is not None:
-        draft.update(progress=_held(status.progress, now, "time"))
+        draft.update(progress=_clamped(status.progress, now, "time"))
     if status.completion_time is not None:
         draft.update(completion_time=min(status.completion_time, now))
 
 
-def _held(model: M, latest: datetime, *fields: str) -> M:
+def _clamped(model: M, latest: datetime, *fields: str) -> M:
     ahead = {f: latest for f in fields if (time := getattr(model, f)) is not None and time > latest}
     return model.model_copy(update=ahead) if ahead else model

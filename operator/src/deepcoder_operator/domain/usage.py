@@ -67,7 +67,7 @@ def account(draft: Draft, world: World, policy: Policy) -> None:
         draft.update(usage=usage.model_copy(update={"pods": entries, "estimated": estimated}))
 
 
-def close_books(draft: Draft, world: World) -> None:
+def settle_usage(draft: Draft, world: World) -> None:
     """Add the entries of settled attempts to the totals.
 
     Ended entries of the live attempt are added early only if there are too many, and then count as not wasted. They are

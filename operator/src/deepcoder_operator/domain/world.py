@@ -21,7 +21,7 @@ from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, trainer_container
 from deepcoder_operator.domain.owners import controller_uid
-from deepcoder_operator.domain.pool_status import IDLE, UNMENDED
+from deepcoder_operator.domain.pool_status import IDLE, STUCK_REASONS
 
 Object = Mapping[str, Any]
 
@@ -131,7 +131,7 @@ class PoolView:
     deleting: bool = False
     edited: bool = False
     """Whether somebody has changed its spec. The operator never does."""
-    unmended: str = ""
+    stuck_reason: str = ""
     """Reason for which the pool stays unready, with its current spec, until somebody fixes it. Empty if none."""
     unready_since: datetime | None = None
     """Time since which no judge has been ready. None if one is."""
@@ -343,7 +343,7 @@ def pool_view(obj: Object) -> PoolView:
         owner_uid=controller_uid(obj),
         deleting=bool(meta.get("deletionTimestamp")),
         edited=(meta.get("generation") or 1) > 1,
-        unmended=found["reason"] if not ready and current and found.get("reason") in UNMENDED else "",
+        stuck_reason=found["reason"] if not ready and current and found.get("reason") in STUCK_REASONS else "",
         unready_since=None if ready else parse_time(found.get("lastTransitionTime")),
         idle=ready and found.get("reason") == IDLE,
     )

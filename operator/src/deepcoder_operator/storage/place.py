@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from deepcoder_contracts.uris import leads_home
+from deepcoder_contracts.uris import resolves_to_local
 from deepcoder_operator.storage.s3 import StorageProblem
 
 
 def vet_address(url: str, *, loopback: bool) -> None:
     """Raise `StorageProblem` for such an address; `loopback` lets this machine's own pass."""
-    if leads_home(url, loopback=loopback):
+    if resolves_to_local(url, loopback=loopback):
         raise StorageProblem(
             "EndpointNotAllowed",
             f"checkpoint.s3.endpoint: {urlsplit(url).hostname} is on the operator's own machine or link: only a server "

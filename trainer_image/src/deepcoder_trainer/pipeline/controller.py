@@ -68,7 +68,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FRUITLESS_STEPS = 10
+MAX_STEPS_WITHOUT_GRADIENT = 10
 """Number of steps in a row without a finite gradient after which the run fails."""
 PUSH_SHARE = 0.8
 """Share of stallSeconds that the transfer of weights to the samplers may take at most."""
@@ -115,7 +115,7 @@ class Controller:
     """The probe's findings since the last report."""
     _failure: BaseException | None = None
     """The error that ends the loop, if there is one."""
-    _fruitless: int = 0
+    _steps_without_gradient: int = 0
     """Number of latest steps in a row without a finite gradient."""
 
     def __post_init__(self) -> None:
@@ -232,14 +232,15 @@ class Controller:
         self._trained = batch
         self._course.trained(batch.step, metrics, counted)
         self._half_trained = False
-        self._refuse_fruitless(metrics.get("skipped_optimizer_steps", 0.0))
+        self._check_gradients(metrics.get("skipped_optimizer_steps", 0.0))
 
-    def _refuse_fruitless(self, skipped: float) -> None:
-        self._fruitless = self._fruitless + 1 if skipped >= self.config.recipe.optimizer_steps else 0
-        if self._fruitless >= FRUITLESS_STEPS:
+    def _check_gradients(self, skipped: float) -> None:
+        none_finite = skipped >= self.config.recipe.optimizer_steps
+        steps = self._steps_without_gradient = self._steps_without_gradient + 1 if none_finite else 0
+        if steps >= MAX_STEPS_WITHOUT_GRADIENT:
             raise NothingLearnt(
-                f"no gradient of the last {self._fruitless} steps was finite, so the weights are those of step "
-                f"{self._course.step - self._fruitless}: look at loss, grad_norm and sync_logprob_gap_max of the steps "
+                f"no gradient of the last {steps} steps was finite, so the weights are those of step "
+                f"{self._course.step - steps}: look at loss, grad_norm and sync_logprob_gap_max of the steps "
                 "before it, and start a new run from a checkpoint of that step or earlier (spec.from; by hand: parent) "
                 "with a lower recipe.learningRate"
             )

@@ -25,14 +25,16 @@ log = logging.getLogger(__name__)
 CRASHED = 1
 """Exit status of an attempt that failed with an unclassified error, and of a process without a record."""
 
-SAYING_SECONDS = 5.0
-"""Most of the time for saying it: what hangs may hold a lock of logging's, or wait for whoever should read stderr."""
+DUMP_SECONDS = 5.0
+"""Longest time for logging and dumping stacks: a thread that hangs may hold logging's lock, or stderr may have no
+reader."""
 
 _status: int | None = None
 
 
-def leave_last() -> None:
-    """Nothing comes after what is registered from here on: to be called before libraries are loaded that register."""
+def run_last_at_exit() -> None:
+    """Register our exit handler before all others, so that it runs last. Call it before loading libraries that register
+    handlers."""
     atexit.register(_leave)
 
 
@@ -44,17 +46,17 @@ def bound(seconds: float, status: int | None) -> None:
     timer.daemon = True
     timer.start()
     with suppress(Exception):  # stderr may be no file
-        faulthandler.dump_traceback_later(seconds + 2 * SAYING_SECONDS, exit=True)
+        faulthandler.dump_traceback_later(seconds + 2 * DUMP_SECONDS, exit=True)
 
 
 def _give_up(seconds: float, status: int) -> None:
-    saying = threading.Thread(target=_say, args=(seconds,), daemon=True)
-    saying.start()
-    saying.join(SAYING_SECONDS)
+    dumping = threading.Thread(target=_dump_stacks, args=(seconds,), daemon=True)
+    dumping.start()
+    dumping.join(DUMP_SECONDS)
     os._exit(status)
 
 
-def _say(seconds: float) -> None:
+def _dump_stacks(seconds: float) -> None:
     log.error("the process did not end within %g s after all was stored, and is ended by force; stacks:", seconds)
     with suppress(Exception):
         faulthandler.dump_traceback()
