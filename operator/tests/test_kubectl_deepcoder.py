@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import stat
 import subprocess
 import sys
 import tarfile
@@ -243,6 +244,7 @@ def test_a_plan_needs_no_cluster_and_the_api_server_checks_it_on_request(
 def test_debug_bundle_has_what_is_there_without_secrets(typed: Typed, played: PlayedRun, tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar.gz"
     said(typed(f"debug-bundle demo --file {path} --operator-namespace {played.namespace}"))
+    assert stat.filemode(path.stat().st_mode) == "-rw-------"
     with tarfile.open(path) as archive:
         texts = {m.name.partition("/")[2]: archive.extractfile(m).read().decode() for m in archive}  # type: ignore[union-attr]
     assert {"run.yaml", "events.yaml", "REPORT.txt"} <= set(texts)

@@ -6,6 +6,7 @@ removed from each part. If the value of a Secret is unknown, program output is l
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,10 +52,17 @@ def debug_bundle(
     bundle = gather(where.client(), run, operator_namespace=operator_namespace, logs=include_logs, endpoint=endpoint)
     stem = f"{run}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     path = path or Path(f"{stem}.tar.gz")
+    content = bundle.archive(stem)
     try:
-        path.write_bytes(bundle.archive(stem))
+        with open(path, "wb", opener=_for_its_owner) as file:
+            file.write(content)
     except OSError as error:
         raise click.UsageError(f"--file {path}: {error.strerror}") from None
     click.echo(f"{path}: {', '.join(sorted(bundle.documents))}")
     for line in bundle.missing:
         click.echo(f"missing: {line}", err=True)
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """Create a file that nobody else can read: what redaction does not know may still be in it."""
+    return os.open(path, flags, 0o600)
