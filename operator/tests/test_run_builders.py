@@ -186,6 +186,16 @@ def test_a_slice_of_a_gpu_is_a_gpu_and_a_pod_has_one_since_a_process_sees_no_oth
     assert "resources.learners requests 2 GPUs per pod, MIG devices among them" in problem.message
 
 
+@pytest.mark.parametrize("device", ["mig-1g.10gb.me", "mig-1c.3g.40gb"])
+def test_a_slice_that_nobody_counts_as_a_gpu_is_refused_by_name(device: str) -> None:
+    container = {"name": "ray-worker", "resources": {"limits": {f"nvidia.com/{device}": 1}}}
+    learners = {"template": {"spec": {"containers": [container]}}}
+    run = make_run(image="trainer:1", stages=[TRAIN | {"resources": {"learners": learners}}])
+    problem = check_spec(run, Policy())
+    assert problem is not None
+    assert f"limits[nvidia.com/{device}]: KubeRay takes no MIG device of this name for a GPU" in problem.message
+
+
 def test_without_gpus_a_pod_is_one_process() -> None:
     run = make_run()
     assert {name: resources_of(g) for name, g in groups(job(run)).items()} == {

@@ -63,6 +63,10 @@ _TEMPLATE: dict[str, Any] = {
 _REQUIRED = frozenset({"name", "mountPath", "devicePath"})
 """Keys that identify elements of a list. An element without its key could not be merged."""
 
+_MIG = "nvidia.com/mig-"
+"""Names of MIG devices begin so. Those with media engines (.me) or a share of the compute engines have longer names,
+which nobody counts as GPUs: such a stage would compute on CPUs beside the device that it holds."""
+
 _QUANTITY = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?$")
 
 
@@ -130,6 +134,10 @@ def _check_quantity(key: str, value: Any, where: str) -> str | None:
         return _wrong(where, 'a quantity such as 8, "500m" or 64Gi', value)
     if is_gpu(key) and not text.isdecimal():
         return _wrong(where, "a whole number of GPUs such as 8", value)
+    if key.startswith(_MIG) and not is_gpu(key):
+        return (
+            f"{where}: KubeRay takes no MIG device of this name for a GPU: request one such as nvidia.com/mig-3g.40gb"
+        )
     return None
 
 
