@@ -127,7 +127,7 @@ async def test_answer_that_is_no_json_is_named_not_raised_as_it_is() -> None:
         return web.Response(text="<html>please log in</html>", content_type="text/html")
 
     async with serving(proxy_page) as port, client_of(port) as kube:
-        with pytest.raises(errors.KubeError, match="no JSON"):
+        with pytest.raises(errors.KubeError, match="not JSON"):
             await kube.get(PODS, "ml", "demo")
         with pytest.raises(errors.Unavailable):
             async for _ in kube.watch(PODS, None, "", "1"):

@@ -93,7 +93,7 @@ def test_what_is_no_tensor_is_refused_instead_of_pickled(tmp_path: Path) -> None
 
     from deepcoder_trainer.learner.dcp import SafetensorsWriter
 
-    with pytest.raises(CheckpointException, match="no tensor"):
+    with pytest.raises(CheckpointException, match="is not a tensor"):
         dcp.save({"lr": 0.1}, storage_writer=SafetensorsWriter(tmp_path, 0), no_dist=True)
     assert list(tmp_path.iterdir()) == []
 
