@@ -76,7 +76,8 @@ ENDINGS = {
     "atexit that fails": "import atexit\natexit.register(print, 3)\natexit.register(lambda: 1 / 0)",
     "atexit that leaves": "import atexit\natexit.register(exit, 3)\nprint(3)",
     "a thread past stdout's buffer": (
-        "import os, threading\nprint(3)\nthreading.Timer(0.05, os.write, (1, b'4\\n')).start()"
+        "import os, threading\nprint(3)\ndef late():\n    threading.main_thread().join()\n    os.write(1, b'4\\n')\n"
+        "threading.Thread(target=late).start()"
     ),
     "__del__ of an object": "class A:\n    def __del__(self): print(3)\na = A()",
     "__del__ of objects in a cycle": "class A:\n    def __del__(self): print(3)\na = A()\na.a = a\ndel a",
