@@ -1,0 +1,33 @@
+"""Parts of queries that several dashboards use: selectors by dashboard variables, rates, quantiles.
+
+A query that is wrong fails in Grafana alone, so a test runs each panel's queries against a real Prometheus.
+"""
+
+from __future__ import annotations
+
+RUN = 'namespace=~"$namespace",run=~"$run"'
+POOL = 'namespace=~"$namespace",pool=~"$pool"'
+NAMESPACE = 'namespace=~"$namespace"'
+OPERATOR = "deepcoder_operator_"
+
+
+def of_run(metric: str, extra: str = "") -> str:
+    """Return a trainer's metric of the chosen runs; `extra` matchers begin with a comma."""
+    return f"deepcoder_trainer_{metric}{{{RUN}{extra}}}"
+
+
+def rate(metric: str, by: str, extra: str = "") -> str:
+    """Return the rate of a counter a second, summed by labels."""
+    selector = f"{{{extra}}}" if extra else ""
+    return f"sum by ({by}) (rate({metric}{selector}[$__rate_interval]))"
+
+
+def all_namespaces(by: str, metric: str) -> str:
+    """Return a gauge of the operator, summed over the chosen namespaces; only one of several replicas knows it."""
+    return f"sum by ({by}) (max by (namespace, {by}) ({OPERATOR}{metric}{{{NAMESPACE}}}))"
+
+
+def quantile(q: str, metric: str, selector: str, by: str = "") -> str:
+    """Return a quantile of a histogram, by labels if `by` names some."""
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({q}, sum by ({labels}) (rate({metric}_bucket{{{selector}}}[$__rate_interval])))"

@@ -1,0 +1,155 @@
+"""The dashboard of training: reward, lengths, clipping, staleness, throughput and checkpoints of the chosen runs."""
+
+from __future__ import annotations
+
+from grafana import Dashboard, Panel, Variable
+from promql import RUN, of_run, quantile, rate
+
+TRAINING = Dashboard(
+    uid="deepcoder-training",
+    title="DeepCoder / Training",
+    variables=(
+        Variable("namespace", "namespace", "deepcoder_trainer_step"),
+        Variable("run", "run", 'deepcoder_trainer_step{namespace=~"$namespace"}'),
+    ),
+    panels=(
+        Panel("Step", ((of_run("step"), "{{namespace}}/{{run}} {{stage}}"),), width=6, kind="stat"),
+        Panel("Mean reward", ((of_run("reward_mean"), "{{namespace}}/{{run}}"),), width=6, kind="stat"),
+        Panel(
+            "Truncated share",
+            ((of_run("truncated_ratio"), "{{namespace}}/{{run}}"),),
+            "percentunit",
+            width=6,
+            kind="stat",
+        ),
+        Panel(
+            "Since the last checkpoint",
+            ((f"time() - {of_run('checkpoint_last_success_timestamp_seconds')}", "{{namespace}}/{{run}}"),),
+            "s",
+            width=6,
+            kind="stat",
+        ),
+        Panel(
+            "Reward",
+            (
+                (of_run("reward_mean"), "{{namespace}}/{{run}} mean"),
+                (of_run("solved_all_ratio"), "{{namespace}}/{{run}} all solved"),
+                (of_run("solved_none_ratio"), "{{namespace}}/{{run}} none solved"),
+            ),
+        ),
+        Panel(
+            "Response length",
+            (
+                (of_run("response_tokens_mean"), "{{namespace}}/{{run}} mean"),
+                (of_run("response_tokens_p95"), "{{namespace}}/{{run}} p95"),
+                (of_run("response_tokens_max"), "{{namespace}}/{{run}} max"),
+            ),
+            "short",
+            "Tokens of the last step's responses.",
+        ),
+        Panel(
+            "Cut off, without code, unjudged",
+            (
+                (of_run("truncated_ratio"), "{{namespace}}/{{run}} truncated"),
+                (of_run("no_code_ratio"), "{{namespace}}/{{run}} no code"),
+                (of_run("quarantined_ratio"), "{{namespace}}/{{run}} quarantined"),
+            ),
+            "percentunit",
+        ),
+        Panel(
+            "Entropy",
+            ((of_run("entropy"), "{{namespace}}/{{run}}"),),
+            "short",
+            "Nats a token. A collapse ends learning.",
+        ),
+        Panel(
+            "Clipped share",
+            (
+                (of_run("clipped_low_ratio"), "{{namespace}}/{{run}} low"),
+                (of_run("clipped_high_ratio"), "{{namespace}}/{{run}} high"),
+            ),
+            "percentunit",
+        ),
+        Panel(
+            "Staleness",
+            (
+                (of_run("staleness_mean"), "{{namespace}}/{{run}} mean"),
+                (of_run("staleness_max"), "{{namespace}}/{{run}} max"),
+            ),
+            "short",
+            "Versions of the weights between admission and training.",
+        ),
+        Panel(
+            "Seconds by phase",
+            (
+                (
+                    rate("deepcoder_trainer_phase_seconds_sum", "namespace, run, phase", RUN)
+                    + " / ignoring(phase) group_left "
+                    + rate("deepcoder_trainer_phase_seconds_count", "namespace, run", f'{RUN},phase="train"'),
+                    "{{namespace}}/{{run}} {{phase}}",
+                ),
+            ),
+            "s",
+            "Mean over the steps of the interval.",
+            stacked=True,
+        ),
+        Panel(
+            "Idle",
+            ((of_run("idle_ratio"), "{{namespace}}/{{run}} {{role}}"),),
+            "percentunit",
+            "Share of the time in which learners or samplers had nothing to do.",
+        ),
+        Panel(
+            "Judging",
+            (
+                (
+                    quantile("0.5", "deepcoder_trainer_sandbox_seconds", RUN, "namespace, run"),
+                    "{{namespace}}/{{run}} p50",
+                ),
+                (
+                    quantile("0.95", "deepcoder_trainer_sandbox_seconds", RUN, "namespace, run"),
+                    "{{namespace}}/{{run}} p95",
+                ),
+            ),
+            "s",
+            "As the trainer sees it, waiting included.",
+        ),
+        Panel(
+            "Tokens a second",
+            (
+                (
+                    rate("deepcoder_trainer_tokens_sampled_total", "namespace, run", RUN),
+                    "{{namespace}}/{{run}} sampled",
+                ),
+                (
+                    rate("deepcoder_trainer_tokens_trained_total", "namespace, run", RUN),
+                    "{{namespace}}/{{run}} trained",
+                ),
+            ),
+        ),
+        Panel(
+            "Gradient norm",
+            (
+                (of_run("grad_norm"), "{{namespace}}/{{run}} mean"),
+                (of_run("grad_norm_max"), "{{namespace}}/{{run}} max"),
+            ),
+        ),
+        Panel(
+            "Sampler against learner",
+            (
+                (of_run("mismatch_kl"), "{{namespace}}/{{run}} KL"),
+                (of_run("logprob_gap_abs_p95"), "{{namespace}}/{{run}} gap p95"),
+            ),
+            "short",
+            "Differences of log-probabilities. Growing ones mean that both disagree on the weights.",
+        ),
+        Panel(
+            "Samplers replaced, judges failed",
+            (
+                (of_run("sampler_restarts"), "{{namespace}}/{{run}} samplers"),
+                (of_run("judge_errors"), "{{namespace}}/{{run}} judges"),
+            ),
+        ),
+        Panel("Checkpoint", ((of_run("checkpoint_seconds"), "{{namespace}}/{{run}} {{part}}"),), "s"),
+    ),
+)
