@@ -119,9 +119,7 @@ async def test_a_run_does_not_go_on_with_other_problems_or_another_tokenizer(
     async def go_on(dataset: str, files: dict[str, str]) -> Any:
         return await find_resume_point(config, None, workdir=tmp_path / "r", inputs=Inputs(dataset, files))
 
-    with pytest.raises(
-        ConfigMismatch, match=r"problems with digest sha256:aaa.* now holds others .*restore them"
-    ) as e:
+    with pytest.raises(ConfigMismatch, match=r"problems with digest sha256:aaa.* now holds others .*restore them") as e:
         await go_on(digest_of("b"), READ)
     assert e.value.field == "dataset.uri"
     with pytest.raises(ConfigMismatch, match=r"with another tokenizer\.json of .*model\.revision pins a hub's") as e:
