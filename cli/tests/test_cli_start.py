@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,3 +47,18 @@ def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_word() -> None:
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=30)
     assert (process.returncode, *said) == (Exit.INTERRUPTED, "", "")
+
+
+def test_a_closed_pipe_is_not_the_answer_no() -> None:
+    """`kubectl deepcoder … | head -0`: a script must not take the exit code for that of a run that failed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "deepcoder_cli", "--help"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (Exit.CLOSED_PIPE, "")

@@ -17,6 +17,7 @@ class Exit(IntEnum):
     UNREACHABLE = 6
     DEFECT = 70
     INTERRUPTED = 130
+    CLOSED_PIPE = 141
 
 
 MEANINGS = {
@@ -29,4 +30,5 @@ MEANINGS = {
     Exit.UNREACHABLE: "no usable kubeconfig, or the API server or the bucket does not answer",
     Exit.DEFECT: "a defect of this program, with a traceback: the question was not answered",
     Exit.INTERRUPTED: "interrupted",
+    Exit.CLOSED_PIPE: "the reader of the output closed it, as head does: 128 + SIGPIPE, as of kubectl",
 }
