@@ -295,8 +295,7 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
         True, "Draining", f"attempt {attempt.ordinal} saves and stops, by {attempt.drain_deadline:%H:%M:%S}"
     )
     job = world.rayjob
-    can_go = not evicted and _is_unreachable(draft, world)
-    if job is not None and job.uid == attempt.uid and not job.deleting and can_go:
+    if job is not None and job.uid == attempt.uid and not job.deleting and not evicted and _unreachable(draft, world):
         draft.do(DeleteRayJob(job.name, job.uid))
     if attempt.drain_deadline is None or draft.now >= attempt.drain_deadline:
         draft.event(
@@ -311,7 +310,7 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
     draft.look_again(POLL_SECONDS)
 
 
-def _is_unreachable(draft: Draft, world: World) -> bool:
+def _unreachable(draft: Draft, world: World) -> bool:
     """Whether the trainer had time to report since the drain began and has not, so that no reply can tell it."""
     attempt, beat = draft.attempt, world.beat_of(draft.attempt.ordinal)
     if attempt.drain_deadline is None or world.listening_since is None:
