@@ -34,14 +34,18 @@ async def test_a_wrong_program_is_judged_once_and_is_no_error() -> None:
     assert server.headers == ["ns/run/01234567"]
 
 
+def asked_in_order(urls: list[str]) -> Endpoints:
+    """Two judges, of which the first is less busy, and so the first to be asked."""
+    endpoints = Endpoints(urls)
+    endpoints._all[urls[1]].in_flight = 1
+    return endpoints
+
+
 @pytest.mark.parametrize(("failing", "requests"), [(errs, 1), (drops, 2)], ids=["error verdict", "lost connection"])
 async def test_a_judge_that_fails_is_not_asked_again_while_there_is_another(failing: Handler, requests: int) -> None:
     """Over a kept connection a lost one is tried once more, as one that was closed meanwhile looks the same."""
     async with serving(failing, passes) as (servers, urls):
-        # The failing judge is the less busy one, so it is asked first.
-        endpoints = Endpoints(urls)
-        endpoints._all[urls[1]].in_flight = 1
-        client = client_of(endpoints)
+        client = client_of(asked_in_order(urls))
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is not None
@@ -152,9 +156,7 @@ async def test_a_judgement_that_its_own_verdicts_deny_is_a_failure_of_the_judge(
         return web.json_response({**verdict(passed), "verdicts": listed})
 
     async with serving(denies, passes) as (_servers, urls):
-        endpoints = Endpoints(urls)
-        endpoints._all[urls[1]].in_flight = 1
-        client = client_of(endpoints)
+        client = client_of(asked_in_order(urls))
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is not None
@@ -179,9 +181,7 @@ async def test_an_answer_without_an_end_is_not_held_in_memory(
         return reply
 
     async with serving(endless, passes) as (_servers, urls):
-        endpoints = Endpoints(urls)
-        endpoints._all[urls[1]].in_flight = 1
-        client = client_of(endpoints)
+        client = client_of(asked_in_order(urls))
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is not None
