@@ -75,9 +75,9 @@ async def test_outage_of_the_api_server_is_outlived_by_the_same_process(cluster:
     await cluster.create_run(stages=[TRAIN])
 
     async def noticed() -> bool:
-        """Its Lease was asked for in vain, and what had to be begun anew, too."""
+        """Its Lease was asked for in vain, and its watches are broken: soon, as its Lease lasts for seconds only."""
         log = (cluster.directory / "operator.log").read_text()
-        return all(words in log for words in (" cannot be read or written: ", " cannot be watched: GET "))
+        return all(words in log for words in (" cannot be read or written: ", " cannot be watched: watch of "))
 
     await wait_for("the operator has noticed", noticed)
     assert (await cluster.probe("healthz"))[0] == 200

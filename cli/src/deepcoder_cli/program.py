@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         done = app.main(arguments, "kubectl deepcoder", complete_var=COMPLETE_VARIABLE, standalone_mode=False)
         return int(done or 0)
-    except SystemExit:  # click's own, with 1, which is an answer here
-        return Exit.CLOSED_PIPE
+    except SystemExit as ended:  # click's own: 1 at a closed pipe, 0 when it has answered a shell that completes words
+        return Exit.CLOSED_PIPE if ended.code else 0
     except click.UsageError as error:
         error.show()
         return Exit.USAGE
