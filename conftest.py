@@ -15,12 +15,14 @@ from __future__ import annotations
 import os
 import py_compile
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
 from _pytest.assertion import rewrite
+from free_ports import free_port
 from hypothesis import settings
 
 settings.register_profile("unhurried", deadline=None)
@@ -56,3 +58,9 @@ def _write_test(file: Path, config: pytest.Config) -> None:
     except (SyntaxError, ValueError):
         return
     rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, digest, target)
+
+
+@pytest.fixture(scope="session")
+def unused_tcp_port_factory() -> Callable[[], int]:
+    """pytest-asyncio's, with ports that a server still has after a restart."""
+    return free_port

@@ -14,7 +14,7 @@ found="$(scripts/plain-python.sh -c 'import sys; from devcluster.config import c
 packages=(contracts operator sandbox_image trainer_image devcluster client cli web demo)
 inputs=(constraints/trainer-cpu.txt constraints/dev.txt constraints/sbom.txt scripts/setup.sh)
 for p in "${packages[@]}"; do inputs+=("$p/pyproject.toml"); done
-stamp="$(cat "${inputs[@]}" | sha256sum | cut -d' ' -f1) $PWD"
+stamp="$(cat "${inputs[@]}" | sha256sum | cut -d' ' -f1) $python $PWD"
 if [ -x .venv/bin/python ] && [ "$(cat .venv/.stamp 2>/dev/null || true)" = "$stamp" ]; then exit 0; fi
 
 uv="$cache/uv/bin/uv"
@@ -27,7 +27,7 @@ fi
 
 export UV_LINK_MODE="${UV_LINK_MODE:-hardlink}" UV_HTTP_TIMEOUT=300
 step() { printf 'setup: %s\n' "$*"; }
-[ -x .venv/bin/python ] || "$uv" venv -q --python "$python" .venv
+[ "$(readlink -f .venv/bin/python 2> /dev/null)" = "$(readlink -f "$python")" ] || "$uv" venv -q --clear --python "$python" .venv
 install=("$uv" pip install -q --python .venv/bin/python)
 step "torch"
 "${install[@]}" -c constraints/trainer-cpu.txt torch setuptools

@@ -64,8 +64,7 @@ def test_the_archive_holds_what_the_manifest_starts_and_all_our_packages(made: P
 
 
 def test_the_wheels_hold_every_module_and_none_that_is_gone(made: Path, tmp_path: Path) -> None:
-    with tarfile.open(archive(made)) as tar:
-        tar.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(archive(made), tmp_path)
     for wheel in (tmp_path / "wheels").glob("*.whl"):
         package = wheel.name.split("-")[0]
         source = ROOT / package.removeprefix("deepcoder_") / "src"
@@ -77,8 +76,7 @@ def test_the_wheels_hold_every_module_and_none_that_is_gone(made: Path, tmp_path
 def test_the_launcher_starts_through_a_link_with_an_interpreter_that_has_the_packages(
     made: Path, tmp_path: Path
 ) -> None:
-    with tarfile.open(archive(made)) as tar:
-        tar.extractall(tmp_path / "store", filter="data")
+    shutil.unpack_archive(archive(made), tmp_path / "store")
     (tmp_path / "bin").mkdir()
     for name in ("kubectl-deepcoder", "kubectl_complete-deepcoder"):
         (tmp_path / "bin" / name).symlink_to(Path("../store") / name)

@@ -29,6 +29,16 @@ def checked(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(CHECK, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+def test_python_that_is_named_is_the_one_that_runs(tmp_path: Path) -> None:
+    """Whoever sets PYTHON means it, also where a distribution's would be preferred."""
+    own = tmp_path / "python-of-mine"
+    own.write_text(f'#!/bin/sh\nMINE=1 exec {sys.executable} "$@"\n')
+    own.chmod(0o755)
+    asked = [CHECK[0], "-c", "import os; print(os.environ['MINE'])"]
+    done = subprocess.run(asked, env=os.environ | {"PYTHON": str(own)}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
 def test_a_machine_that_lacks_everything_is_told_so_at_once(bare: dict[str, str], tmp_path: Path) -> None:
     done = checked(bare)
     assert done.returncode == 64

@@ -4,10 +4,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -240,8 +240,7 @@ def _layout(directory: Path, content: bytes) -> str:
     image = StaticImage(f"localhost/devcluster/adopted:{hashlib.sha256(content).hexdigest()[:8]}",
                         {"/program": directory / "program"}, ["/program"])  # fmt: skip
     ociarchive.write(image, directory / "image.tar")
-    with tarfile.open(directory / "image.tar") as archive:
-        archive.extractall(directory, filter="data")
+    shutil.unpack_archive(directory / "image.tar", directory)
     index = json.loads((directory / "index.json").read_text())
     index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": image.reference}
     (directory / "index.json").write_text(json.dumps(index))

@@ -11,7 +11,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import api_audit
+from free_ports import free_port
 
 from devcluster import doctor, pki
 from devcluster.artifacts import Artifacts
@@ -65,7 +65,7 @@ def running(
     """Start all, yield the administrator's kubeconfig, and end all; `autoscaled`: with autoscalers, and metrics that
     another server may serve. Heaps may grow by so much before they are looked through for garbage: at Go's 100 a
     quarter of the CPU time goes into that."""
-    client, peer, secure = _free_ports(3)
+    client, peer, secure = (free_port() for _ in range(3))
     server = f"https://127.0.0.1:{secure}"
     keys = directory / "pki"
     pki.create(keys, "node", "127.0.0.1", "10.96.0.1", server)
@@ -141,7 +141,7 @@ def _controllers(program: Path, keys: Path, autoscaled: bool) -> list[str]:
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
         "--bind-address=127.0.0.1",
-        f"--secure-port={_free_ports(1)[0]}",
+        f"--secure-port={free_port()}",
         "--leader-elect=false",
         "--use-service-account-credentials=true",
         f"--root-ca-file={keys}/ca.crt",
@@ -190,13 +190,3 @@ def _wait_ready(api: subprocess.Popen[bytes], directory: Path, server: str, keys
             log = (directory / "kube-apiserver.log").read_text(errors="replace")
             raise RuntimeError(f"kube-apiserver is not ready:\n{log[-4000:]}")
         time.sleep(0.2)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import socket
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3_server
+from free_ports import free_port
 from loop_world import Cluster, cluster_in
 from run_manifests import EVALUATE, LONGER, TRAIN
 
@@ -118,7 +118,7 @@ async def _stage(
         objects = chart_account.render(helm, chart, namespace)
         async with (
             chart_account.account(kube, kubeconfig, objects, namespace, directory, people=True) as account,
-            cluster_in(kube, account, s3, directory, _free_port) as cluster,
+            cluster_in(kube, account, s3, directory, free_port) as cluster,
         ):
             played = PlayedRun(cluster, asyncio.get_running_loop())
             for user, role in USERS.items():
@@ -234,9 +234,3 @@ def _sample(step: int, index: int) -> dict[str, Any]:
 def _put(played: PlayedRun, key: str, data: bytes) -> None:
     client: Any = played.cluster.s3.client()
     client.put_object(Bucket=s3_server.BUCKET, Key=key, Body=data)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

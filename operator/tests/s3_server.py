@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+from free_ports import free_port
 
 from devcluster import doctor
 from devcluster.artifacts import Artifacts
@@ -54,9 +54,7 @@ def program() -> Path | None:
 @contextmanager
 def running(directory: Path, path: Path) -> Iterator[S3Server]:
     """Start it with an empty bucket, and end it."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     data = directory / "s3"
     (data / "buckets").mkdir(parents=True)
     (data / "iam").mkdir()

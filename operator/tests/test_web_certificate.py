@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 import chart_account
 import pytest
-from web_process import free_port, serving
+from free_ports import free_port
+from web_process import serving
 
 from deepcoder_cli.commands.dashboard import PORT
 from deepcoder_cli.proxy import Proxy

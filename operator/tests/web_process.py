@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chart_account import Account
+from free_ports import free_port
 
 START_SECONDS = 60.0
 
@@ -47,10 +47,3 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.2)
     raise AssertionError(f"the dashboard was not ready in {START_SECONDS:.0f} s:\n{log.read_text()[-3000:]}")
-
-
-def free_port() -> int:
-    """One of loopback."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

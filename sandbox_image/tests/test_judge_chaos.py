@@ -5,11 +5,11 @@ its address. Clients that ask again end with exactly one verdict a submission, e
 import asyncio
 import os
 import random
-import socket
 import time
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from judge_servers import PatientClients, Server, descendants, kill, submission
 
 FULL = pytest.mark.long
@@ -119,12 +119,6 @@ async def test_everything_at_once_is_killed_again_and_again(tmp_path, count):
 
         answers, clients, _ = await judged_under_fire(server, batch(count), strike, every_s=0.4)
         check(batch(count), answers, clients)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_descendants_of_this_process_are_seen():

@@ -22,7 +22,7 @@ MOST_FORMS = 2000
 REDACTED = "[redacted]"
 
 _SHAPES = re.compile(
-    r"-----BEGIN [A-Z ]*+(?<=PRIVATE KEY)-----(?:(?!-----).)++-----END [A-Z ]*+(?<=PRIVATE KEY)-----"
+    r"-----BEGIN [A-Z ]*+(?<=PRIVATE KEY)-----[^-]*+(?:-(?!----)[^-]*+)*-----END [A-Z ]*+(?<=PRIVATE KEY)-----"
     r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"
     r"|(?i:(?<=bearer ))[\w.~+/=-]{16,}"
     r"|(?<![\w-])(?=[\w-]{13,}+\.[\w-]{10,}+\.)(?:[\w-]*-)?eyJ[\w-]{10,}+\.[\w-]{10,}+\.[\w-]*+"
@@ -40,9 +40,10 @@ _SHAPES = re.compile(
 Slack, Together, and of services whose tokens start with `sk-`.
 
 The searched text may be hostile, and the search holds the interpreter's lock. So the pattern must be linear: it may
-look at each character only a few times, and an alternative that can start often must fail early."""
+look at each character only a few times, and an alternative that can start often must fail early. No group with a
+lookahead is possessive: Python before 3.11.5, as Debian 12 has it, never matches one."""
 
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(?:(?!-----).)++-----END CERTIFICATE-----", re.DOTALL)
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*+(?:-(?!----)[^-]*+)*-----END CERTIFICATE-----")
 
 SECRET_NAME = re.compile(
     r"(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS|CREDENTIALS_JSON|CONNECTION_STRING)$"
