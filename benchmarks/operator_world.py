@@ -31,6 +31,7 @@ import chart_account
 import control_plane
 import known_kinds
 import s3_server
+from free_ports import free_port
 from run_manifests import run_manifest
 
 from deepcoder_operator.kube.client import Kube, Object
@@ -261,7 +262,7 @@ async def world(directory: Path, growth_percent: int) -> AsyncIterator[World]:
         account = await stack.enter_async_context(chart_account.account(kube, kubeconfig, objects, HOME, directory))
         for index in range(TENANTS):
             await _tenant(kube, index, (directory / "pki" / "ca.crt").read_text())
-        port, health_port = control_plane._free_ports(2)
+        port, health_port = free_port(), free_port()
         made = World(kube, kubeconfig, directory, account, s3, port, health_port)
         watch = asyncio.create_task(made.watch())
         try:
