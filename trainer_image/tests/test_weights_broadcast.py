@@ -260,6 +260,41 @@ def test_what_is_asked_of_nccl_is_what_torch_takes(monkeypatch: pytest.MonkeyPat
     group.close()
 
 
+@pytest.mark.vllm
+def test_a_worker_joins_the_learner_without_the_nccl_settings_that_vllm_pins_for_batch_invariance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NCCL does not reconcile them between ranks, and the learner has none of them: both would wait for each other."""
+    from types import SimpleNamespace
+
+    from vllm.utils import nccl
+
+    from deepcoder_trainer.sampler import weights as worker_side
+
+    joined: list[str | None] = []
+
+    class Group:
+        def __init__(self, *_: Any) -> None:
+            joined.append(os.environ.get("NCCL_MAX_NCHANNELS"))
+
+        def connect(self) -> None:
+            joined.append(os.environ.get("NCCL_MAX_NCHANNELS"))
+
+    monkeypatch.setenv("NCCL_MAX_NCHANNELS", "8")  # as a user may set it for all pods
+    monkeypatch.setenv("NCCL_NO_CACHE", "")
+    monkeypatch.setattr(nccl, "_unpinned_env", None)
+    monkeypatch.setattr(nccl, "_nccl_has_no_cache", lambda: True)  # as of NCCL 2.29.7, which the CUDA image has
+    monkeypatch.setattr(worker_side, "BroadcastGroup", Group)
+    nccl.pin_nccl_env({"NCCL_MAX_NCHANNELS": "1"})
+    store = c10d.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+    transfer = object.__new__(worker_side.SharedFileWeightTransfer)
+    transfer.device = torch.device("cpu")
+    transfer.parallel_config = SimpleNamespace(rank=0, world_size=1)
+    transfer._receive("127.0.0.1", store.port, "sampler-1", [], "bfloat16")
+    assert joined == ["8", "8"]
+    assert os.environ["NCCL_MAX_NCHANNELS"] == "1", "the worker's own communicators keep it"
+
+
 def test_the_learner_takes_part_in_gathering_whoever_is_lost(sender: WeightSender) -> None:
     gathered = []
 

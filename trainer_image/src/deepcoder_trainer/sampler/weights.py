@@ -37,6 +37,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
+from vllm.utils.nccl import unpinned_nccl_env
 
 from deepcoder_trainer.broadcast import RECEIVE_SECONDS, BroadcastGroup, buckets, placed
 from deepcoder_trainer.types import TensorShape
@@ -104,8 +105,11 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
         if self._group is None:
             store = TCPStore(host, port, None, is_master=False, timeout=timedelta(seconds=RECEIVE_SECONDS))
             rank, size = 1 + self.parallel_config.rank, 1 + self.parallel_config.world_size
-            self._group = BroadcastGroup(store, receiver, rank, size, self.device)
-            self._group.connect()
+            # For batch invariance vLLM restricts NCCL in its workers by variables that the learner does not have.
+            # NCCL does not reconcile them between ranks: a communicator with both would hang.
+            with unpinned_nccl_env():
+                self._group = BroadcastGroup(store, receiver, rank, size, self.device)
+                self._group.connect()
         for size, bucket in buckets(tensors, getattr(torch, dtype)):
             # Layers that are not complete keep what was loaded: no buffer is used twice.
             buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
