@@ -56,6 +56,15 @@ def test_what_runs_is_nobody_in_particular_and_has_no_sources_or_tools(file: str
     assert not [word for word, _ in instructions(file) if word == "ADD"]
 
 
+def test_the_trainer_finds_a_driver_that_gke_mounts_and_asks_no_runtime_for_gpus() -> None:
+    """GKE mounts the driver's libraries there. A node's GPUs go to pods that request them: a head requests none."""
+    words = " ".join(rest for word, rest in stages("trainer_image/Dockerfile")[""] if word == "ENV").split()
+    variables = dict(word.split("=", 1) for word in words)
+    assert "/usr/local/nvidia/lib64" in variables["LD_LIBRARY_PATH"].split(":")
+    assert "/usr/local/nvidia/bin" in variables["PATH"].split(":")
+    assert "NVIDIA_VISIBLE_DEVICES" not in variables
+
+
 @pytest.mark.parametrize("file", DOCKERFILES)
 def test_everything_that_is_installed_is_pinned(file: str) -> None:
     pins = {rest.partition("=")[0]: rest.partition("=")[2] for word, rest in instructions(file) if word == "ARG"}
