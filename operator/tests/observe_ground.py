@@ -13,9 +13,9 @@ import plan_world
 from plan_world import START, Cluster
 
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
-from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.controllers.observe import Children, Observer
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage, World
+from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.storage.s3 import Credentials
 
 

@@ -24,7 +24,6 @@ from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import ProgressReport, TrainerPhase
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.board import shows_life
 from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.conditions import find_condition
@@ -43,6 +42,7 @@ from deepcoder_operator.domain.world import (
     StoredStage,
     World,
 )
+from deepcoder_operator.progress_board import shows_life
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POD_SECONDS = 330
@@ -169,7 +169,7 @@ class Cluster:
             case d.RemoveFinalizer():
                 self.run = self.run.model_copy(update={"metadata": meta.model_copy(update={"finalizers": []})})
                 assert all(j.deleting for j in self.jobs.values() if j.owner_uid == meta.uid), "let go while it works"
-            case d.EnsureFoundation():
+            case d.EnsureRunObjects():
                 self.foundation += 1
             case d.EnsurePool():
                 if self.run.spec.sandbox.template is not None:

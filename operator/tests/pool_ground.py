@@ -17,7 +17,6 @@ from kuberay_standin import LOOK_SECONDS
 
 from deepcoder_contracts.judge import Capacity, Tier
 from deepcoder_contracts.progress import ExpectedSubmissions, ProgressReply, ProgressReport, TrainerPhase
-from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.domain.names import LABEL_RUN
@@ -30,11 +29,12 @@ from deepcoder_operator.kube.resources import (
     POOLS,
     SECRETS,
 )
+from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunKey
 from deepcoder_operator.sandbox import reconciler as passes
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.judges import Judges as PodsOfJudges
+from deepcoder_operator.sandbox.pool_objects import PoolObjects
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
-from deepcoder_operator.sandbox.support import PoolSupport
 
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {"app.kubernetes.io/name": "deepcoder-operator"}, LABEL_RUN)
 NAME = "judges"
@@ -105,7 +105,7 @@ class Field:
         return PoolReconciler(
             kube=self.kube,
             judges=PodsOfJudges(self.kube, pods, SETTINGS, CapacityPoller(time.monotonic, self.judges.port)),
-            support=PoolSupport(self.kube, SETTINGS, time.monotonic),
+            support=PoolObjects(self.kube, SETTINGS, time.monotonic),
             board=self.board,
             record=record,
             clock=time.monotonic,

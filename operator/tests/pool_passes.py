@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.controllers.pool import pool_group
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS
+from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.judges import Judges
+from deepcoder_operator.sandbox.pool_objects import PoolObjects
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
-from deepcoder_operator.sandbox.support import PoolSupport
 
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
 
@@ -96,7 +96,7 @@ class Ground:
         self.reconciler = PoolReconciler(
             kube=api,
             judges=Judges(api, self.pods, SETTINGS, CapacityPoller(clock)),
-            support=PoolSupport(api, SETTINGS, clock),
+            support=PoolObjects(api, SETTINGS, clock),
             board=ProgressBoard(),
             record=lambda obj, reason, message, *, warning=False: self.events.append((reason, message)),
             clock=clock,

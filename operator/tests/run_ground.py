@@ -14,13 +14,13 @@ from plan_world import UID
 from run_manifests import run_manifest
 
 from deepcoder_contracts.api.run import FINALIZER
-from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.clock import SteadyClock
 from deepcoder_operator.controllers.reconcile import Reconciler
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.world import Problem, StorageView, World
 from deepcoder_operator.kube import errors
+from deepcoder_operator.progress_board import ProgressBoard, RunKey
 
 KEY = RunKey("ml", "demo")
 OTHER_UID = UID.replace("0", "9")

@@ -107,7 +107,7 @@ class Ground:
             cluster.step()
         self.run = cluster.run
         assert self.run.status.attempt is not None
-        self.make = [d.EnsureFoundation(), d.EnsurePool(), d.CreateAttempt(self.run.status.attempt)]
+        self.make = [d.EnsureRunObjects(), d.EnsurePool(), d.CreateAttempt(self.run.status.attempt)]
         self.api, self.storage, self.jobs = API(), Storage(), Jobs()
         api: Any = self.api
         storage: Any = self.storage

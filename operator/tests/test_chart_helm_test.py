@@ -19,10 +19,10 @@ import pytest
 from test_chart_parts import ALL, program_of
 from test_chart_templates import render
 
-from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.progress import certificates
 from deepcoder_operator.progress.health import HealthServer
 from deepcoder_operator.progress.server import ProgressServer
+from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_web import __main__ as page_program
 from deepcoder_web.config import WebConfig
 

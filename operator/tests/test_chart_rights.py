@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from chart_account import Account
 
-from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.domain.names import LABEL_RUN
@@ -20,11 +19,12 @@ from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.events import EventRecorder
 from deepcoder_operator.kube.resources import EVENTS, PODS, POOLS, SECRETS
-from deepcoder_operator.progress.keeper import CertificateKeeper
+from deepcoder_operator.progress.certificate_store import CertificateStore
+from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.judges import Judges
+from deepcoder_operator.sandbox.pool_objects import PoolObjects
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
-from deepcoder_operator.sandbox.support import PoolSupport
 
 pytestmark = pytest.mark.apiserver
 
@@ -50,7 +50,7 @@ async def test_pools_can_be_run_with_the_granted_rights(kube: Kube, operator: Ku
         lambda pods: PoolReconciler(
             kube=operator,
             judges=Judges(operator, pods, settings, CapacityPoller(time.monotonic)),
-            support=PoolSupport(operator, settings, time.monotonic),
+            support=PoolObjects(operator, settings, time.monotonic),
             board=ProgressBoard(),
             record=recorder,
             clock=time.monotonic,
@@ -85,7 +85,7 @@ async def test_pools_can_be_run_with_the_granted_rights(kube: Kube, operator: Ku
 
 async def test_certificates_can_be_kept_and_tokens_reviewed(operator: Kube, namespace: str) -> None:
     secret = f"{namespace}-deepcoder-operator-progress-tls"
-    keeper = CertificateKeeper(operator, namespace, secret, ["localhost"])
+    keeper = CertificateStore(operator, namespace, secret, ["localhost"])
     await keeper.refresh()
     await operator.patch(SECRETS, namespace, secret, {"data": {"tls.key": ""}})
     await keeper.refresh()

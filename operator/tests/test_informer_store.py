@@ -15,9 +15,9 @@ from deepcoder_operator.domain.world import cluster_view, pod_view, rayjob_view
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube import informer as informers
 from deepcoder_operator.kube.access import Access
+from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.informer import Informer
-from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS, RUNS
 from deepcoder_operator.sandbox.observe import judge_pods
 
@@ -120,31 +120,31 @@ def raycluster() -> Object:
 
 
 def test_what_is_read_of_a_kept_object_is_what_is_read_of_the_whole_one() -> None:
-    assert pod_view(kept(PODS, pod())) == pod_view(pod())
-    assert rayjob_view(kept(RAYJOBS, rayjob())) == rayjob_view(rayjob())
-    assert cluster_view(kept(RAYCLUSTERS, raycluster())) == cluster_view(raycluster())
+    assert pod_view(trim_for_cache(PODS, pod())) == pod_view(pod())
+    assert rayjob_view(trim_for_cache(RAYJOBS, rayjob())) == rayjob_view(rayjob())
+    assert cluster_view(trim_for_cache(RAYCLUSTERS, raycluster())) == cluster_view(raycluster())
     for uid in ("owner", "other"):
-        assert judge_pods([kept(PODS, pod())], uid) == judge_pods([pod()], uid)
+        assert judge_pods([trim_for_cache(PODS, pod())], uid) == judge_pods([pod()], uid)
     for waits, ready in ((True, False), (False, False), (False, True)):
         judge = judge_that_restarted(waits=waits, ready=ready)
-        assert judge_pods([kept(PODS, judge)], "owner") == judge_pods([judge], "owner")
+        assert judge_pods([trim_for_cache(PODS, judge)], "owner") == judge_pods([judge], "owner")
         assert judge_pods([judge], "owner")[0].refuses == waits
     blank = {"metadata": {"name": "demo", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}}
-    assert pod_view(kept(PODS, blank)) == pod_view(blank)
-    assert rayjob_view(kept(RAYJOBS, blank)) == rayjob_view(blank)
-    assert cluster_view(kept(RAYCLUSTERS, blank)) == cluster_view(blank)
+    assert pod_view(trim_for_cache(PODS, blank)) == pod_view(blank)
+    assert rayjob_view(trim_for_cache(RAYJOBS, blank)) == rayjob_view(blank)
+    assert cluster_view(trim_for_cache(RAYCLUSTERS, blank)) == cluster_view(blank)
 
 
 def test_a_kept_child_has_a_fraction_of_its_size_and_shares_what_is_equal() -> None:
     for resource, whole in ((PODS, pod()), (RAYJOBS, rayjob()), (RAYCLUSTERS, raycluster())):
-        assert len(json.dumps(kept(resource, whole))) < len(json.dumps(whole)) / 4
-    one, other = (kept(PODS, json.loads(json.dumps(pod()))) for _ in range(2))
+        assert len(json.dumps(trim_for_cache(resource, whole))) < len(json.dumps(whole)) / 4
+    one, other = (trim_for_cache(PODS, json.loads(json.dumps(pod()))) for _ in range(2))
     assert one["spec"]["nodeSelector"]["gpu"] is other["spec"]["nodeSelector"]["gpu"]
 
 
 def test_of_a_run_everything_is_kept_but_managed_fields_and_annotations() -> None:
     run = {"metadata": metadata(finalizers=["f"]), "spec": {"a": [1, {"b": "c"}]}, "status": {"ordinal": 3}}
-    mine = kept(RUNS, run)
+    mine = trim_for_cache(RUNS, run)
     assert (mine["spec"], mine["status"]) == (run["spec"], run["status"])
     assert set(run["metadata"]) - set(mine["metadata"]) == {"annotations", "managedFields"}
 
@@ -331,7 +331,7 @@ async def test_list_is_reduced_page_by_page(monkeypatch: pytest.MonkeyPatch) -> 
 
     def keep(obj: Object) -> Object:
         kept_when.append(len(pages))
-        return kept(PODS, obj)
+        return trim_for_cache(PODS, obj)
 
     items, version = await kube.list(PODS, keep=keep)
     assert kept_when == [1, 0]

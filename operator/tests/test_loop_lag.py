@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from deepcoder_operator.lag import BEAT_SECONDS, LONGEST_LAG_SECONDS, WINDOW_SECONDS, LoopLag
+from deepcoder_operator.loop_lag import BEAT_SECONDS, LONGEST_LAG_SECONDS, WINDOW_SECONDS, LoopLag
 
 
 async def test_callback_that_blocks_the_loop_is_measured() -> None:

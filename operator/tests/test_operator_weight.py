@@ -12,7 +12,7 @@ from run_manifests import run_manifest
 
 from deepcoder_operator.builders.podtemplate import merge
 from deepcoder_operator.controllers.watch import _settings
-from deepcoder_operator.kube.keep import kept
+from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.resources import RUNS
 from deepcoder_operator.storage.s3 import Buckets, Credentials, Target
 
@@ -46,17 +46,17 @@ def run(version: str, generation: int, uid: str = "u") -> dict[str, Any]:
 
 
 def test_spec_of_which_there_is_no_new_version_is_kept_once() -> None:
-    before = kept(RUNS, run("1", 1))
-    after = kept(RUNS, run("2", 1), before)
+    before = trim_for_cache(RUNS, run("1", 1))
+    after = trim_for_cache(RUNS, run("2", 1), before)
     assert after["spec"] is before["spec"]
-    assert after == kept(RUNS, run("2", 1))
+    assert after == trim_for_cache(RUNS, run("2", 1))
 
 
 @pytest.mark.parametrize(("generation", "uid"), [(2, "u"), (1, "another"), (1, "u")])
 def test_spec_that_differs_is_taken_even_of_one_generation_as_two_crds_serve_it(generation: int, uid: str) -> None:
     newer = run("2", generation, uid)
     newer["spec"]["suspend"] = True
-    assert kept(RUNS, newer, kept(RUNS, run("1", 1)))["spec"]["suspend"] is True
+    assert trim_for_cache(RUNS, newer, trim_for_cache(RUNS, run("1", 1)))["spec"]["suspend"] is True
 
 
 def test_merged_template_shares_nothing_with_what_it_was_made_of() -> None:

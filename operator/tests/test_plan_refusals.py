@@ -12,7 +12,7 @@ from run_manifests import TRAIN
 
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
-from deepcoder_operator.domain.outage import waits_for_judges
+from deepcoder_operator.domain.judge_outage import waits_for_judges
 from deepcoder_operator.domain.pool_status import STUCK_REASONS
 from deepcoder_operator.domain.world import PoolView
 

@@ -9,7 +9,6 @@ import pytest
 from pool_ground import NAME, Field, eventually, field_in, ready_count, settled
 
 from deepcoder_contracts.progress import ProgressReply
-from deepcoder_operator.board import RunKey
 from deepcoder_operator.controllers.pool import pool_group
 from deepcoder_operator.domain import pool_status
 from deepcoder_operator.domain.pool_names import LABEL_POOL, LABEL_TEMPLATE_HASH
@@ -25,6 +24,7 @@ from deepcoder_operator.kube.resources import (
     SERVICES,
     Resource,
 )
+from deepcoder_operator.progress_board import RunKey
 from deepcoder_operator.sandbox import tokens
 
 pytestmark = pytest.mark.apiserver

@@ -13,10 +13,10 @@ from pool_ground import NAME, Field, eventually, field_in, ready_count
 
 from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_contracts.progress import ProgressReply
-from deepcoder_operator.board import RunKey
 from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import PODS
+from deepcoder_operator.progress_board import RunKey
 
 pytestmark = pytest.mark.apiserver
 WORDS = "deepcoder-sandbox: the kernel has no Landlock: use another node"

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pool_passes import Ground
 
-from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.domain.world import pool_view
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.resources import POOLS
+from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.sandbox import judges as judges_module
 
 EVENTS = [("ADDED", "stays"), ("ADDED", "goes"), ("DELETED", "goes")]

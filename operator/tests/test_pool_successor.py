@@ -10,7 +10,7 @@ import pytest
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_token_secret
 from deepcoder_operator.kube import errors
-from deepcoder_operator.sandbox.support import NameConflict, PoolSupport, StillEnding
+from deepcoder_operator.sandbox.pool_objects import NameConflict, PoolObjects, StillEnding
 
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
 FIRST, NEXT = (PoolIdentity("ml", "judges", uid) for uid in ("first", "next"))
@@ -64,14 +64,14 @@ def api() -> API:
 
 
 @pytest.fixture
-def support(api: API) -> PoolSupport:
+def support(api: API) -> PoolObjects:
     kube: Any = api
-    return PoolSupport(kube, SETTINGS, lambda: 0.0)
+    return PoolObjects(kube, SETTINGS, lambda: 0.0)
 
 
 @pytest.mark.parametrize("kind", ["Secret", "Service"])
 async def test_what_is_left_of_a_pool_that_had_the_name_is_waited_for(
-    api: API, support: PoolSupport, kind: str
+    api: API, support: PoolObjects, kind: str
 ) -> None:
     await support.ensure(FIRST, 1, SPEC, 0)
     api.objects = {key: obj for key, obj in api.objects.items() if key[0] == kind}
@@ -83,7 +83,7 @@ async def test_what_is_left_of_a_pool_that_had_the_name_is_waited_for(
 
 @pytest.mark.parametrize("owner", [None, {"kind": "SandboxPool", "name": "others"}, {"kind": "Job", "name": "judges"}])
 async def test_what_belongs_to_others_is_for_a_person_to_mend(
-    api: API, support: PoolSupport, owner: dict[str, Any] | None
+    api: API, support: PoolObjects, owner: dict[str, Any] | None
 ) -> None:
     secret = build_token_secret(FIRST, "x" * 43)
     secret["metadata"]["ownerReferences"] = [owner | {"uid": "u", "controller": True}] if owner else []
@@ -92,7 +92,7 @@ async def test_what_belongs_to_others_is_for_a_person_to_mend(
         await support.ensure(NEXT, 1, SPEC, 0)
 
 
-async def test_pools_that_a_run_has_one_after_the_other_have_one_token(api: API, support: PoolSupport) -> None:
+async def test_pools_that_a_run_has_one_after_the_other_have_one_token(api: API, support: PoolObjects) -> None:
     """The head of an attempt that was started in between has mounted the first one's."""
     await support.ensure(FIRST, 1, SPEC, 0, "run")
     before = api.token()
@@ -103,7 +103,7 @@ async def test_pools_that_a_run_has_one_after_the_other_have_one_token(api: API,
 
 
 async def test_token_is_another_in_the_pool_of_another_run_of_nobody_and_where_a_secret_was_deleted(
-    api: API, support: PoolSupport
+    api: API, support: PoolObjects
 ) -> None:
     seen = set()
     for generation, (pool, run) in enumerate([(FIRST, "run"), (FIRST, "run"), (NEXT, "other"), (FIRST, None)]):
@@ -115,7 +115,7 @@ async def test_token_is_another_in_the_pool_of_another_run_of_nobody_and_where_a
 
 @pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "PodDisruptionBudget"])
 async def test_what_somebody_has_changed_since_it_was_looked_at_is_not_applied_over(
-    api: API, support: PoolSupport, kind: str
+    api: API, support: PoolObjects, kind: str
 ) -> None:
     """A leader that was stopped in between would undo what the next one has applied."""
     await support.ensure(FIRST, 1, SPEC, 0)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from deepcoder_contracts.progress import AUDIENCE, ProgressReply
-from deepcoder_operator.board import RunEntry, RunKey
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID, LEARNER
 from deepcoder_operator.progress.admission import NotAdmitted, admit
 from deepcoder_operator.progress.authentication import Subject, Unauthenticated, subject_of_review
 from deepcoder_operator.progress.ratelimit import RateLimiter
+from deepcoder_operator.progress_board import RunEntry, RunKey
 
 RUN = RunKey("ml", "demo")
 SUBJECT = Subject("ml", "demo-head", "uid-1")

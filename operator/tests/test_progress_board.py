@@ -8,9 +8,9 @@ import pytest
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.progress import CheckpointSummary, ProgressReply, ProgressReport, TrainerPhase
-from deepcoder_operator import board as boards
-from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
+from deepcoder_operator import progress_board as boards
 from deepcoder_operator.domain import significance
+from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunKey
 
 RUN = RunKey("ml", "demo")
 CHECKPOINT = CheckpointSummary(uri="s3://b/k", digest=sha256_digest(b"m"), step=10)

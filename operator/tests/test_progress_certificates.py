@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from deepcoder_operator.progress import certificates, keeper
+from deepcoder_operator.progress import certificate_store, certificates
 from deepcoder_operator.progress.certificates import TLSMaterial, renew
 
 HOSTS = ("deepcoder-progress.deepcoder.svc", "localhost", "127.0.0.1")
@@ -86,5 +86,5 @@ def test_keys_are_not_world_readable_while_they_are_loaded() -> None:
             modes.append(Path(str(keyfile)).stat().st_mode & 0o777)
             super().load_cert_chain(certfile, keyfile)
 
-    keeper._load(Watching(ssl.PROTOCOL_TLS_SERVER), renew(None, HOSTS, START))
+    certificate_store._load(Watching(ssl.PROTOCOL_TLS_SERVER), renew(None, HOSTS, START))
     assert modes == [0o600]

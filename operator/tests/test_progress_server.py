@@ -26,13 +26,13 @@ from deepcoder_contracts.progress import (
     TrainerPhase,
 )
 from deepcoder_operator.app import EVERY_ADDRESS
-from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.kube import errors
-from deepcoder_operator.progress import certificates, keeper
+from deepcoder_operator.progress import certificate_store, certificates
 from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
 from deepcoder_operator.progress.health import HealthServer
 from deepcoder_operator.progress.server import ProgressServer
+from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunKey
 
 RUN = RunKey("ml", "demo")
 TOKEN = "good-token"
@@ -87,7 +87,7 @@ async def running() -> AsyncIterator[Operator]:
     operator = Operator()
     material = certificates.renew(None, ["localhost", "127.0.0.1"], datetime.now(UTC))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    keeper._load(context, material)
+    certificate_store._load(context, material)
 
     async def find_pod(namespace: str, name: str) -> dict[str, Any] | None:
         if not operator.api:

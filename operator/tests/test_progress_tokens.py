@@ -15,7 +15,6 @@ import aiohttp
 import pytest
 
 from deepcoder_contracts.progress import AUDIENCE, ProgressReply, ProgressReport, TrainerPhase
-from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import PODS, SECRETS, SERVICE_ACCOUNTS
@@ -26,8 +25,9 @@ from deepcoder_operator.progress.authentication import (
     TokenReviewer,
     Unauthenticated,
 )
-from deepcoder_operator.progress.keeper import CertificateKeeper
+from deepcoder_operator.progress.certificate_store import CertificateStore
 from deepcoder_operator.progress.server import ProgressServer
+from deepcoder_operator.progress_board import ProgressBoard, RunKey
 
 pytestmark = pytest.mark.apiserver
 
@@ -113,7 +113,7 @@ async def test_token_of_a_pod_that_is_gone_is_refused_once_the_verdict_is_old(ku
 
 @asynccontextmanager
 async def serving(kube: Kube, namespace: str, board: ProgressBoard) -> AsyncIterator[tuple[str, ssl.SSLContext]]:
-    keeper = CertificateKeeper(kube, namespace, SECRET, ["localhost", "127.0.0.1"])
+    keeper = CertificateStore(kube, namespace, SECRET, ["localhost", "127.0.0.1"])
     await keeper.refresh()
 
     async def find_pod(ns: str, name: str) -> dict[str, Any] | None:
@@ -149,8 +149,8 @@ async def test_head_reports_for_its_run_and_for_no_other(kube: Kube, trainer: st
     assert heartbeat.report.step == 3
 
 
-def keeper(kube: Kube, namespace: str, now: datetime | None = None) -> CertificateKeeper:
-    return CertificateKeeper(kube, namespace, SECRET, ["localhost"], lambda: now or datetime.now(UTC))
+def keeper(kube: Kube, namespace: str, now: datetime | None = None) -> CertificateStore:
+    return CertificateStore(kube, namespace, SECRET, ["localhost"], lambda: now or datetime.now(UTC))
 
 
 async def test_replicas_that_start_together_agree_on_one_authority(kube: Kube, namespace: str) -> None:

@@ -17,8 +17,8 @@ from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_operator.builders.check import check_templates
-from deepcoder_operator.builders.foundation import build_network_policy, build_pool
 from deepcoder_operator.builders.rayjob import build_rayjob
+from deepcoder_operator.builders.run_objects import build_network_policy, build_pool
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config
 from deepcoder_operator.domain.admission import check_spec

@@ -17,7 +17,7 @@ from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.controllers.reconcile import SHORTEST_PAUSE_SECONDS, Memory
 from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
 from deepcoder_operator.kube.client import Kube
-from deepcoder_operator.kube.dropped import FORGOTTEN_SECONDS, DroppedFields
+from deepcoder_operator.kube.dropped_fields import FORGOTTEN_SECONDS, DroppedFields
 from deepcoder_operator.kube.resources import POOLS, Resource
 from deepcoder_operator.sandbox.reconciler import KEPT_AGAIN_SECONDS
 

@@ -20,7 +20,7 @@ from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.storage import bulkhead as bulkheads
 from deepcoder_operator.storage import service as services
 from deepcoder_operator.storage.bulkhead import Bulkhead, Place
-from deepcoder_operator.storage.gate import Gate
+from deepcoder_operator.storage.fair_semaphore import FairSemaphore
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, Line, StorageProblem, Target, Unheard
 from deepcoder_operator.storage.service import StorageService
 
@@ -32,7 +32,7 @@ def at(bucket: str, server: str = "s3", at_once: int = bulkheads.AT_ONCE) -> Pla
 
 
 _SIXTY_FOUR = """
-from deepcoder_operator.storage.gate import Gate
+from deepcoder_operator.storage.fair_semaphore import FairSemaphore
 from deepcoder_operator.storage.s3 import Buckets, Credentials, Target
 
 def kilobytes():
@@ -274,14 +274,14 @@ async def test_each_answer_wakes_one_who_waits(bulkhead: Bulkhead, monkeypatch: 
 
 
 async def test_place_that_was_given_to_one_who_gave_up_goes_to_the_next() -> None:
-    gate = Gate(1)
-    await gate.enter()
-    quitter, next_one = asyncio.create_task(gate.enter()), asyncio.create_task(gate.enter())
+    semaphore = FairSemaphore(1)
+    await semaphore.acquire()
+    quitter, next_one = asyncio.create_task(semaphore.acquire()), asyncio.create_task(semaphore.acquire())
     await asyncio.sleep(0)
-    gate.leave()
+    semaphore.release()
     quitter.cancel()
     await asyncio.wait_for(next_one, 10)
-    assert (gate.inside, gate.waiting) == (1, 0)
+    assert (semaphore.inside, semaphore.waiting) == (1, 0)
 
 
 async def test_waiting_for_a_place_is_bounded(bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,11 @@ async def test_seventy_buckets_of_a_server_that_never_answers_do_not_delay_anoth
         await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
         dead = [asyncio.create_task(service.answer(run_at(blackhole, f"dead-{i}"), look)) for i in range(70)]
         of_dead = service._bulkhead._servers
-        await eventually(lambda: any(gate.inside == bulkheads.NEW_SERVER and gate.waiting for gate in of_dead.values()))
+        await eventually(
+            lambda: any(
+                semaphore.inside == bulkheads.NEW_SERVER and semaphore.waiting for semaphore in of_dead.values()
+            )
+        )
         answer = await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
         assert answer.problem is None
         assert not any(task.done() for task in dead), "it has waited for none of them"

@@ -10,7 +10,7 @@ import pytest
 from plan_world import make_run
 
 from deepcoder_operator.domain.query import StorageQuery
-from deepcoder_operator.storage.place import vet_address
+from deepcoder_operator.storage.endpoint_check import vet_address
 from deepcoder_operator.storage.s3 import Credentials, StorageProblem
 from deepcoder_operator.storage.service import StorageService
 

@@ -18,7 +18,6 @@ import time
 import uuid
 
 from deepcoder_operator import VERSION
-from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.clock import SteadyClock, since_boot
@@ -37,16 +36,17 @@ from deepcoder_operator.kube.events import EventRecorder
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.lease import Election
 from deepcoder_operator.kube.resources import PODS, POOLS, RAYCLUSTERS, RAYJOBS, Resource
-from deepcoder_operator.lag import LoopLag
+from deepcoder_operator.loop_lag import LoopLag
 from deepcoder_operator.probes import Probes
 from deepcoder_operator.progress.authentication import Remembering, Reviewer, TokenReviewer
+from deepcoder_operator.progress.certificate_store import CertificateStore
 from deepcoder_operator.progress.health import HealthServer
-from deepcoder_operator.progress.keeper import CertificateKeeper
 from deepcoder_operator.progress.server import ProgressServer
+from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.judges import Judges
+from deepcoder_operator.sandbox.pool_objects import PoolObjects
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
-from deepcoder_operator.sandbox.support import PoolSupport
 from deepcoder_operator.storage.credentials import CredentialReader
 from deepcoder_operator.storage.service import StorageService
 
@@ -68,7 +68,7 @@ class Operator:
         self.clock = SteadyClock()
         self.board = ProgressBoard()
         self.record = EventRecorder(kube, time.monotonic)
-        self.keeper = CertificateKeeper(kube, config.namespace, config.progress.tls_secret, [config.progress.host])
+        self.certificates = CertificateStore(kube, config.namespace, config.progress.tls_secret, [config.progress.host])
         self.storage = StorageService(
             CredentialReader(kube, time.monotonic),
             config.storage.allowed_endpoints,
@@ -138,8 +138,8 @@ class Operator:
     async def _work(self) -> None:
         """Serve progress, then watch and act until cancelled."""
         await self._first_certificates()
-        self.executor.settings = self._trainer_settings(self.keeper.bundle)
-        port = await self.progress.start(EVERY_ADDRESS, self.config.progress.port, self.keeper.context)
+        self.executor.settings = self._trainer_settings(self.certificates.bundle)
+        port = await self.progress.start(EVERY_ADDRESS, self.config.progress.port, self.certificates.context)
         self._served = True
         log.info("operator %s: progress on port %d, under %s", VERSION, port, self.config.progress.url)
         async with asyncio.TaskGroup() as group:
@@ -156,7 +156,7 @@ class Operator:
         pause = 1.0
         while True:
             try:
-                return await self.keeper.refresh()
+                return await self.certificates.refresh()
             except errors.KubeError as e:
                 log.warning("the certificates cannot be read or made yet: %s; again in %.0f s", e, pause)
                 await asyncio.sleep(pause)
@@ -178,10 +178,10 @@ class Operator:
     async def _keep_certificates(self) -> None:
         """Serve and hand out the newest certificates."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.keeper.run())
+            group.create_task(self.certificates.run())
             while True:
                 await asyncio.sleep(60)
-                self.executor.settings = self._trainer_settings(self.keeper.bundle)
+                self.executor.settings = self._trainer_settings(self.certificates.bundle)
 
     def _of_runs(self, resource: Resource) -> Informer:
         """What belongs to runs, by its run's uid."""
@@ -210,7 +210,7 @@ class Operator:
         return PoolReconciler(
             kube=self.kube,
             judges=Judges(self.kube, pods, settings, CapacityPoller(time.monotonic)),
-            support=PoolSupport(self.kube, settings, time.monotonic),
+            support=PoolObjects(self.kube, settings, time.monotonic),
             board=self.board,
             record=self.record,
             clock=time.monotonic,

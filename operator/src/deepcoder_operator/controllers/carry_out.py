@@ -16,14 +16,14 @@ from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun, Metadata
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_operator import metrics
-from deepcoder_operator.builders.foundation import (
+from deepcoder_operator.builders.rayjob import build_rayjob
+from deepcoder_operator.builders.run_objects import (
     CONFIG_FILE,
     build_config_map,
     build_network_policy,
     build_pool,
     build_service_account,
 )
-from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config, build_stage_config_map
 from deepcoder_operator.controllers.postmortem import PostMortem
@@ -37,8 +37,8 @@ from deepcoder_operator.domain.draft import (
     DeleteRayJob,
     DeleteRun,
     EndPods,
-    EnsureFoundation,
     EnsurePool,
+    EnsureRunObjects,
     RemoveFinalizer,
     SavePostMortem,
 )
@@ -106,8 +106,8 @@ class Executor:
                 return await self._finalizers(meta, [*meta.finalizers, FINALIZER])
             case RemoveFinalizer():
                 await self.release(meta)
-            case EnsureFoundation():
-                await self._foundation(run)
+            case EnsureRunObjects():
+                await self._run_objects(run)
             case EnsurePool():
                 pool = build_pool(run)
                 if pool is not None:
@@ -147,7 +147,7 @@ class Executor:
         except errors.NotFound:
             return None
 
-    async def _foundation(self, run: DeepCoderRun) -> None:
+    async def _run_objects(self, run: DeepCoderRun) -> None:
         await self._storage.claim(run)
         await self._create(run, build_service_account(run))
         policy = build_network_policy(run, self.settings)

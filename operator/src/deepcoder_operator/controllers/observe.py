@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.base import sha256_digest
-from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of, templates_of
 from deepcoder_operator.domain.names import (
@@ -53,6 +52,7 @@ from deepcoder_operator.kube.resources import (
     SECRETS,
     SERVICE_ACCOUNTS,
 )
+from deepcoder_operator.progress_board import ProgressBoard, RunKey
 from deepcoder_operator.storage.service import StorageService
 
 _REMEMBERED = 4096

@@ -11,12 +11,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.domain.pool_names import LABEL_POOL
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS, POOLS
+from deepcoder_operator.progress_board import ProgressBoard, RunKey
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import pod_view
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.cache_transform import interned
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.keep import shared
 from deepcoder_operator.kube.resources import EVENTS, PODS
 from deepcoder_operator.storage.s3 import StorageProblem
 from deepcoder_operator.storage.service import StorageService
@@ -199,7 +199,7 @@ def _failed(pods: Iterable[Object]) -> list[Object]:
 
 def _kept(pod: Object) -> Object:
     """Return a compact form of a pod, of which there may be two thousand: shared strings, no managed fields."""
-    held: Object = shared({**pod, "metadata": {k: v for k, v in pod["metadata"].items() if k != "managedFields"}})
+    held: Object = interned({**pod, "metadata": {k: v for k, v in pod["metadata"].items() if k != "managedFields"}})
     return held
 
 

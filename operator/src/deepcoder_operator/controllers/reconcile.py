@@ -20,23 +20,23 @@ from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun, Metadata
 from deepcoder_contracts.api.run_status import Phase, RunStatus
 from deepcoder_operator import metrics
-from deepcoder_operator.board import FIGURES_SECONDS, ProgressBoard, RunKey
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Observer
 from deepcoder_operator.domain.draft import Plan
 from deepcoder_operator.domain.heartbeat import reply
+from deepcoder_operator.domain.judge_outage import waits_for_judges
 from deepcoder_operator.domain.names import pool_name
-from deepcoder_operator.domain.outage import waits_for_judges
 from deepcoder_operator.domain.plan import UNREADABLE, is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.significance import worth_writing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.dropped import DROPPED, DroppedFields
+from deepcoder_operator.kube.dropped_fields import DROPPED, DroppedFields
 from deepcoder_operator.kube.events import Recorder
-from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import RUNS
+from deepcoder_operator.progress_board import FIGURES_SECONDS, ProgressBoard, RunKey
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Memory:
     """What is remembered of a run between its passes."""
 
     def __init__(self, obj: Object) -> None:
-        self.obj = kept(RUNS, obj)
+        self.obj = trim_for_cache(RUNS, obj)
         self.phase = ""
         self.storage_problem = ""
         """Why the last storage query failed."""
@@ -81,7 +81,7 @@ class Memory:
         if version(obj) > version(self.obj):
             if obj["metadata"]["uid"] != self.obj["metadata"]["uid"]:
                 self.written_at = None
-            self.obj = kept(RUNS, obj, self.obj)
+            self.obj = trim_for_cache(RUNS, obj, self.obj)
 
 
 @dataclass

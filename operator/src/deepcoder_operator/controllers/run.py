@@ -14,13 +14,13 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from deepcoder_operator import metrics
-from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.controllers.passes import PassLimit
 from deepcoder_operator.controllers.reconcile import LONGEST_PAUSE_SECONDS, Memory, Reconciler, run_key, version
 from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import RUNS
+from deepcoder_operator.progress_board import ProgressBoard, RunKey
 
 log = logging.getLogger(__name__)
 

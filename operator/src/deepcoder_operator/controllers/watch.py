@@ -24,16 +24,16 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-from deepcoder_operator.board import RunKey
 from deepcoder_operator.controllers.bare_kopf import kopf
 from deepcoder_operator.controllers.reconcile import run_key, version
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.controllers.stateless import NoDifferences, NoProgress
 from deepcoder_operator.kube import access, errors
+from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import RUNS
 from deepcoder_operator.kube.session import UNBOUNDED, open_session
+from deepcoder_operator.progress_board import RunKey
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class RunWatch:
 
     async def _list(self) -> _Listing | None:
         """Pass all runs to the controller. Returns None if they cannot be listed now."""
-        keep = partial(kept, RUNS)
+        keep = partial(trim_for_cache, RUNS)
         lists: list[tuple[list[Object], str]] = []
         closed: list[str] = []
         try:

@@ -16,7 +16,7 @@ from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.draft import Draft
-from deepcoder_operator.domain.outage import wait_for_judges
+from deepcoder_operator.domain.judge_outage import wait_for_judges
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve, storage_uri
 from deepcoder_operator.domain.templates import template_problem

@@ -19,6 +19,7 @@ from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus, 
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
+from deepcoder_operator.domain.attempt_end import end_attempt
 from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, POLL_SECONDS, UNREACHABLE_SECONDS
 from deepcoder_operator.domain.classify import (
     Failure,
@@ -30,8 +31,7 @@ from deepcoder_operator.domain.classify import (
 )
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.deadlines import check_deadlines
-from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EnsureFoundation
-from deepcoder_operator.domain.leaving import leave
+from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EnsureRunObjects
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.own_pool import keep_pool, pool_is_ending
@@ -112,7 +112,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
 def _call_off(draft: Draft, cause: DrainCause) -> None:
     """Stop the attempt before its program has run. It has nothing to save."""
     draft.update_attempt(drain_cause=cause)
-    leave(draft, Outcome.DRAINED)
+    end_attempt(draft, Outcome.DRAINED)
 
 
 def _name_conflict(draft: Draft, job: RayJobView) -> None:
@@ -131,19 +131,19 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         _call_off(draft, stop)
         return
     if world.obstacle is not None and world.obstacle.reason == RAYJOB_INVALID:
-        leave(draft, Outcome.FAILED, Failure(FailureReason.VALIDATION_FAILED, world.obstacle.message))
+        end_attempt(draft, Outcome.FAILED, Failure(FailureReason.VALIDATION_FAILED, world.obstacle.message))
         return
     bound = draft.stage(attempt.stage_index).pre_running_deadline_seconds
     if world.obstacle is not None and draft.due(attempt.intended_time, bound):
         text = f"could not be created within {bound} s (preRunningDeadlineSeconds): {world.obstacle.message}"
-        leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
+        end_attempt(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
     queued = bool(draft.run.spec.scheduling.queue_name)
     if not queued and pool_is_ending(draft, world):
         draft.progressing(True, "PoolEnding", "waiting for the previous SandboxPool to be deleted")
         draft.look_again(POLL_SECONDS)
         return
-    draft.do(EnsureFoundation())
+    draft.do(EnsureRunObjects())
     draft.do(CreateAttempt(attempt))
     draft.progressing(True, "Creating", _creating(attempt))
     draft.look_again(POLL_SECONDS)
@@ -214,16 +214,16 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
         if world.stored is None or not world.stored.ends(draft.stage(attempt.stage_index).type):
             told = "the job succeeded, but its final manifest had not been seen by then"
             draft.update_attempt(reason=FailureReason.MANIFEST_MISSING, evidence=told)
-        leave(draft, Outcome.SUCCEEDED)
+        end_attempt(draft, Outcome.SUCCEEDED)
         return True
     failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal)) or _node_lost(draft, world)
     if failure is None and not (attempt.drain_cause and _has_exited(world)):
         return False
     if attempt.drain_cause is DrainCause.EVICTION:
         lost = Failure(FailureReason.HEAD_LOST, f"head pod {attempt.head_pod} is being deleted")
-        leave(draft, Outcome.FAILED, failure or lost)
+        end_attempt(draft, Outcome.FAILED, failure or lost)
     else:
-        leave(draft, Outcome.DRAINED if attempt.drain_cause else Outcome.FAILED, failure)
+        end_attempt(draft, Outcome.DRAINED if attempt.drain_cause else Outcome.FAILED, failure)
     return True
 
 
@@ -253,7 +253,7 @@ def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:
         return
     asked = (attempt.drain_cause or stop) not in (None, DrainCause.EVICTION)
     reason = FailureReason.PREEMPTED if preempted else FailureReason.HEAD_LOST
-    leave(draft, Outcome.DRAINED if asked else Outcome.FAILED, Failure(reason, lost))
+    end_attempt(draft, Outcome.DRAINED if asked else Outcome.FAILED, Failure(reason, lost))
 
 
 def _has_exited(world: World) -> bool:
@@ -280,7 +280,7 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
     if attempt.state is AttemptState.STARTING:
         if evicted:
             draft.update_attempt(drain_cause=cause)
-            leave(draft, Outcome.FAILED, Failure(FailureReason.HEAD_LOST, f"{lost}, before its program ran"))
+            end_attempt(draft, Outcome.FAILED, Failure(FailureReason.HEAD_LOST, f"{lost}, before its program ran"))
         else:
             _call_off(draft, cause)
         return
@@ -302,9 +302,9 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
             "DrainTimedOut", f"attempt {attempt.ordinal} did not stop in time; its pods are deleted", warning=True
         )
         if evicted:
-            leave(draft, Outcome.FAILED, Failure(FailureReason.HEAD_LOST, f"{lost}, and it did not stop in time"))
+            end_attempt(draft, Outcome.FAILED, Failure(FailureReason.HEAD_LOST, f"{lost}, and it did not stop in time"))
         else:
-            leave(draft, Outcome.DRAIN_TIMED_OUT)
+            end_attempt(draft, Outcome.DRAIN_TIMED_OUT)
         return
     draft.look_again(attempt.drain_deadline)
     draft.look_again(POLL_SECONDS)

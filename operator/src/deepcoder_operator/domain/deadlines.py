@@ -1,6 +1,6 @@
 """The bounds of a live attempt: its stage's deadline, its time to start, and its time without progress.
 
-Judges that refuse to start end an attempt before any of these, because waiting for them is in vain (`outage`).
+Judges that refuse to start end an attempt before any of these, because waiting for them is in vain (`judge_outage`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus, 
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.stage import StageType
+from deepcoder_operator.domain.attempt_end import end_attempt
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import Draft
-from deepcoder_operator.domain.leaving import leave
-from deepcoder_operator.domain.outage import end_without_judges, stall
+from deepcoder_operator.domain.judge_outage import end_without_judges, stall
 from deepcoder_operator.domain.world import World
 
 DEAF_FACTOR = 3
@@ -36,14 +36,14 @@ def check_deadlines(draft: Draft, world: World) -> None:
         bound = stage.active_deadline_seconds
         if draft.due(attempt.running_time, bound - entry.active_seconds):
             text = f"stage {stage.name} has run for its activeDeadlineSeconds of {bound}"
-            leave(draft, Outcome.FAILED, Failure(FailureReason.DEADLINE_EXCEEDED, text))
+            end_attempt(draft, Outcome.FAILED, Failure(FailureReason.DEADLINE_EXCEEDED, text))
             return
     if attempt.state is AttemptState.STARTING and attempt.admitted_time:
         bound = stage.pre_running_deadline_seconds
         if draft.due(attempt.admitted_time, bound):
             text = f"not running {bound} s after its quota was granted (preRunningDeadlineSeconds)"
             text = world.with_waits(text, attempt.ordinal)
-            leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
+            end_attempt(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
     if attempt.state is AttemptState.RUNNING:
         since = last_sign_of_life(attempt, world, draft.now)
@@ -51,7 +51,7 @@ def check_deadlines(draft: Draft, world: World) -> None:
             what = "step" if stage.type is StageType.TRAIN else "sign of life"
             text = f"no {what} for {stage.stall_seconds} s (stallSeconds), the last at {since:%Y-%m-%d %H:%M:%S} UTC"
             text = world.with_waits(text, attempt.ordinal)
-            leave(draft, Outcome.FAILED, stall(draft, world, text, stage.stall_seconds))
+            end_attempt(draft, Outcome.FAILED, stall(draft, world, text, stage.stall_seconds))
 
 
 def stall_seconds(stage: Stage, world: World, now: datetime) -> float:

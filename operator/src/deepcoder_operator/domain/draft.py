@@ -35,7 +35,7 @@ class AddFinalizer:
 
 
 @dataclass(frozen=True)
-class EnsureFoundation:
+class EnsureRunObjects:
     """Create what all attempts share: the claim of the run's folder, service account, network policy."""
 
 
@@ -102,7 +102,7 @@ class DeleteRun:
 
 Action = (
     AddFinalizer
-    | EnsureFoundation
+    | EnsureRunObjects
     | EnsurePool
     | CreateAttempt
     | SavePostMortem

@@ -11,11 +11,11 @@ from datetime import datetime
 from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run_status import ProgressStatus, RunStatus
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
-from deepcoder_operator.board import FIGURES_SECONDS
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import measured, measurements
 from deepcoder_operator.domain.provenance import note_accelerator
 from deepcoder_operator.domain.world import World
+from deepcoder_operator.progress_board import FIGURES_SECONDS
 
 MAX_METRICS = 64
 

@@ -20,11 +20,11 @@ from deepcoder_contracts.api.run import FINALIZER, MANAGER, DeepCoderRun, Metada
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.domain.admission import admit, is_past_the_end, lay_out_stages
 from deepcoder_operator.domain.attempt import follow, intend
+from deepcoder_operator.domain.attempt_end import clean_up_attempt, end_pods, is_over
 from deepcoder_operator.domain.conditions import find_condition, set_condition
 from deepcoder_operator.domain.deletion import finish_deletion, hold_or_release
 from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, EndPods, EnsurePool, Plan
 from deepcoder_operator.domain.heartbeat import note_progress
-from deepcoder_operator.domain.leaving import clean_up_attempt, end_pods, is_over
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.names import MAX_ORDINAL
 from deepcoder_operator.domain.own_pool import release_pool

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.board import FIGURES_SECONDS
+from deepcoder_operator.domain.attempt_end import is_over
 from deepcoder_operator.domain.classify import head_failure, job_failure
 from deepcoder_operator.domain.deadlines import last_sign_of_life, stall_seconds
-from deepcoder_operator.domain.leaving import is_over
-from deepcoder_operator.domain.outage import cannot_be_judged
+from deepcoder_operator.domain.judge_outage import cannot_be_judged
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
+from deepcoder_operator.progress_board import FIGURES_SECONDS
 
 
 @dataclass(frozen=True)

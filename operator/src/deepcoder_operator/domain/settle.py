@@ -17,8 +17,8 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft, fitted
+from deepcoder_operator.domain.judge_outage import is_uncounted, with_pool_message
 from deepcoder_operator.domain.lineage import note_checkpoint
-from deepcoder_operator.domain.outage import is_uncounted, with_pool_message
 from deepcoder_operator.domain.promotion import promote
 from deepcoder_operator.domain.provenance import note_manifest
 from deepcoder_operator.domain.terminal import fail_run

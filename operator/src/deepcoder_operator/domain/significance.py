@@ -8,7 +8,7 @@ enough. Otherwise a thousand runs that share a pool would write a thousand statu
 from __future__ import annotations
 
 from deepcoder_contracts.api.run_status import RunStatus, StageStatus
-from deepcoder_operator.board import FIGURES_SECONDS
+from deepcoder_operator.progress_board import FIGURES_SECONDS
 
 
 def worth_writing(old: RunStatus, new: RunStatus, seconds: float | None) -> bool:

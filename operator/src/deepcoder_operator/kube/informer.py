@@ -2,7 +2,7 @@
 
 kopf watches whole kinds. A cluster has too many pods for that, so child objects are watched here with a selector on the
 server. The store is a cache: what it holds was true, but what it lacks may exist. Read an object live before you
-conclude that it is gone. The store keeps only the fields that are read of each kind (`kube.keep`).
+conclude that it is gone. The store keeps only the fields that are read of each kind (`kube.cache_transform`).
 
 A watch that ends is restarted. A watch that is too old or broken is replaced by a new list after a bounded, growing
 pause. A kind that is not served has no objects; that is a valid answer, and the kind is requested again later.
@@ -21,8 +21,8 @@ from functools import partial
 from typing import Any
 
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import Resource
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Informer:
         old, version = self._store.get(_key(obj)), _version(obj)
         part = self._parts[None if None in self._parts else _key(obj)[0]]
         if version > (part.version if old is None else _version(old)):
-            self._put(kept(self.resource, obj, old))
+            self._put(trim_for_cache(self.resource, obj, old))
 
     async def run(self) -> None:
         """List and watch until cancelled."""
@@ -149,7 +149,7 @@ class Informer:
 
     async def _list(self, part: _Part) -> str:
         """Fill the store; the version to watch from."""
-        keep = partial(kept, self.resource)
+        keep = partial(trim_for_cache, self.resource)
         items, version = await self._kube.list(self.resource, part.namespace, self._selector, keep=keep)
         self._touch(part)
         part.refused = False

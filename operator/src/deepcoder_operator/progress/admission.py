@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deepcoder_operator.board import RunEntry, RunKey
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.progress.authentication import Subject
+from deepcoder_operator.progress_board import RunEntry, RunKey
 
 
 class NotAdmitted(Exception):

@@ -20,7 +20,6 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from deepcoder_contracts.progress import MAX_BODY_BYTES, ProgressReport
-from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
 from deepcoder_operator.kube import errors
 from deepcoder_operator.progress.admission import NotAdmitted, admit
 from deepcoder_operator.progress.authentication import (
@@ -31,6 +30,7 @@ from deepcoder_operator.progress.authentication import (
 )
 from deepcoder_operator.progress.metrics import REPORTS
 from deepcoder_operator.progress.ratelimit import RateLimiter
+from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunKey
 
 log = logging.getLogger(__name__)
 

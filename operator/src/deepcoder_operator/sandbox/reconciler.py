@@ -17,7 +17,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec, SandboxPoolStatus, ScalingMode
-from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.podtemplate import TemplateError
 from deepcoder_operator.builders.pool import PoolIdentity, template_hash
 from deepcoder_operator.domain.owners import controller_uid
@@ -26,14 +25,15 @@ from deepcoder_operator.domain.pool_plan import Deletion, JudgePod, PodPlan, bac
 from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
 from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.dropped import DROPPED, DroppedFields
+from deepcoder_operator.kube.dropped_fields import DROPPED, DroppedFields
 from deepcoder_operator.kube.events import Recorder
-from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import POOLS
+from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.sandbox import metrics
 from deepcoder_operator.sandbox.judges import REFUSALS, Judges
-from deepcoder_operator.sandbox.support import NameConflict, PoolSupport, StillEnding
+from deepcoder_operator.sandbox.pool_objects import NameConflict, PoolObjects, StillEnding
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class PoolReconciler:
 
     kube: Kube
     judges: Judges
-    support: PoolSupport
+    support: PoolObjects
     board: ProgressBoard
     record: Recorder
     clock: Callable[[], float]
@@ -294,7 +294,7 @@ class PoolReconciler:
         written = await self.kube.patch(POOLS, metadata["namespace"], metadata["name"], patch, "status")
         memory.written_at = self.clock()
         memory.dropped, told = self.dropped.compare(wire, written.get("status") or {})
-        obj.update(kept(POOLS, written))
+        obj.update(trim_for_cache(POOLS, written))
         if told:
             self.record(obj, DROPPED, told, warning=True)
 

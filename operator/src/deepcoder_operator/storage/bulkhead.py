@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from deepcoder_operator.domain.world import Problem
-from deepcoder_operator.storage.gate import Gate
+from deepcoder_operator.storage.fair_semaphore import FairSemaphore
 from deepcoder_operator.storage.s3 import UNREACHABLE, Line, StorageProblem, Unheard
 
 AT_ONCE = 4
@@ -59,7 +59,7 @@ class Place:
 class _Compartment:
     """What is under way at one bucket."""
 
-    gate: Gate = field(default_factory=lambda: Gate(1))
+    semaphore: FairSemaphore = field(default_factory=lambda: FairSemaphore(1))
     problem: Problem | None = None
     problem_until: float = float("-inf")
 
@@ -70,11 +70,11 @@ class _Compartment:
 
     def is_away(self, problem: Problem, now: float) -> None:
         self.problem, self.problem_until = problem, now + OPEN_SECONDS
-        self.gate.resize(1)
-        self.gate.refuse(lambda: StorageProblem(problem.reason, problem.message))
+        self.semaphore.resize(1)
+        self.semaphore.refuse(lambda: StorageProblem(problem.reason, problem.message))
 
     def at_rest(self, now: float) -> bool:
-        return not self.gate.inside and not self.gate.waiting and now >= self.problem_until
+        return not self.semaphore.inside and not self.semaphore.waiting and now >= self.problem_until
 
 
 class Bulkhead:
@@ -83,8 +83,8 @@ class Bulkhead:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
-        self._free = Gate(THREADS)
-        self._servers: dict[Hashable, Gate] = {}
+        self._free = FairSemaphore(THREADS)
+        self._servers: dict[Hashable, FairSemaphore] = {}
         self._compartments: dict[tuple[Hashable, Hashable], _Compartment] = {}
 
     def close(self) -> None:
@@ -94,16 +94,16 @@ class Bulkhead:
     async def ask(self, place: Place, seconds: float, question: Callable[[Line], T]) -> T:
         """The answer; raises what the question raises, and `StorageProblem` when it takes too long."""
         compartment, server = self._find(place)
-        entered: list[Gate] = []
+        entered: list[FairSemaphore] = []
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                for gate in (compartment.gate, server, self._free):
+                for semaphore in (compartment.semaphore, server, self._free):
                     compartment.check(self._clock())
-                    await gate.enter()
-                    entered.append(gate)
+                    await semaphore.acquire()
+                    entered.append(semaphore)
             compartment.check(self._clock())
         except BaseException as e:
-            _leave(entered)
+            _release(entered)
             if not isinstance(e, TimeoutError):
                 raise
             text = f"{place.name} has not answered earlier questions in {WAIT_SECONDS:.0f} s"
@@ -124,7 +124,7 @@ class Bulkhead:
             raise StorageProblem(problem.reason, problem.message)
         return future.result()
 
-    def _find(self, place: Place) -> tuple[_Compartment, Gate]:
+    def _find(self, place: Place) -> tuple[_Compartment, FairSemaphore]:
         """The bucket's and the server's; those at rest are forgotten when there are many."""
         if len(self._compartments) > _REMEMBERED:
             now, known = self._clock(), self._compartments
@@ -132,24 +132,26 @@ class Bulkhead:
             needed = {server for server, _ in self._compartments}
             self._servers = {k: g for k, g in self._servers.items() if k in needed}
         compartment = self._compartments.setdefault((place.server, place.thing), _Compartment())
-        return compartment, self._servers.setdefault(place.server, Gate(NEW_SERVER))
+        return compartment, self._servers.setdefault(place.server, FairSemaphore(NEW_SERVER))
 
-    def _is_away(self, compartment: _Compartment, server: Gate, problem: Problem) -> None:
+    def _is_away(self, compartment: _Compartment, server: FairSemaphore, problem: Problem) -> None:
         compartment.is_away(problem, self._clock())
         server.resize(1)
 
-    def _left(self, place: Place, compartment: _Compartment, server: Gate, line: Line, done: asyncio.Future[T]) -> None:
+    def _left(
+        self, place: Place, compartment: _Compartment, server: FairSemaphore, line: Line, done: asyncio.Future[T]
+    ) -> None:
         """A thread has ended: what it found is what is known of the bucket and its server."""
         error = None if done.cancelled() else done.exception()
         unreachable = isinstance(error, StorageProblem) and error.problem.reason == UNREACHABLE
         if isinstance(error, StorageProblem) and unreachable and not line.answered:
             self._is_away(compartment, server, error.problem)
         elif line.answered or not (done.cancelled() or unreachable or isinstance(error, Unheard)):
-            compartment.gate.resize(place.at_once)
+            compartment.semaphore.resize(place.at_once)
             server.resize(SERVER)
-        _leave([compartment.gate, server, self._free])
+        _release([compartment.semaphore, server, self._free])
 
 
-def _leave(gates: list[Gate]) -> None:
-    for gate in reversed(gates):
-        gate.leave()
+def _release(semaphores: list[FairSemaphore]) -> None:
+    for semaphore in reversed(semaphores):
+        semaphore.release()

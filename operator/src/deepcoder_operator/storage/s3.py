@@ -34,7 +34,7 @@ from botocore.session import Session
 from deepcoder_contracts.chain import Missing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.metrics import STORAGE_REQUESTS
-from deepcoder_operator.storage.description import SlimLoader
+from deepcoder_operator.storage.botocore_loader import SlimLoader
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest

@@ -22,8 +22,8 @@ from deepcoder_operator.domain.resolve import identity, storage_key, storage_uri
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
 from deepcoder_operator.storage.bulkhead import AT_ONCE, Bulkhead, Place
 from deepcoder_operator.storage.credentials import CredentialReader
-from deepcoder_operator.storage.looks import FreeFolders
-from deepcoder_operator.storage.place import vet_address
+from deepcoder_operator.storage.endpoint_check import vet_address
+from deepcoder_operator.storage.free_folders import FreeFolders
 from deepcoder_operator.storage.reader import (
     Rejections,
     RunFolder,

@@ -34,7 +34,7 @@ _ATTEMPTS = 5
 _CA, _CA_KEY, _CERT, _KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
 
 
-class CertificateKeeper:
+class CertificateStore:
     """The server's TLS context and the bundle that clients check it against."""
 
     def __init__(

@@ -42,7 +42,7 @@ class StillEnding(Exception):
     """An object with the pool's name is a leftover of an earlier pool, and garbage collection is removing it."""
 
 
-class PoolSupport:
+class PoolObjects:
     """Applies the objects. Remembers when, by the pool's UID, and the tokens of runs' pools, by the run's UID."""
 
     def __init__(self, kube: Kube, settings: PoolSettings, clock: Callable[[], float]) -> None:

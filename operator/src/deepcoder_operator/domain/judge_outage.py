@@ -23,10 +23,10 @@ from deepcoder_contracts.api.attempt_status import AttemptStatus, Outcome
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_operator.domain.attempt_end import end_attempt
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.draft import Draft, EnsurePool
-from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
 from deepcoder_operator.domain.world import PoolView, Problem, World
 
@@ -52,7 +52,7 @@ def end_without_judges(draft: Draft, world: World) -> None:
     if pool is not None and cannot_be_judged(draft.run, draft.attempt, world):
         text = f"no GPU is held for judges that cannot start. {pool.trouble()}"
         draft.update_attempt(judges_refused=True)
-        leave(draft, Outcome.FAILED, Failure(FailureReason.SANDBOX_UNAVAILABLE, text))
+        end_attempt(draft, Outcome.FAILED, Failure(FailureReason.SANDBOX_UNAVAILABLE, text))
 
 
 def stall(draft: Draft, world: World, text: str, bound: float) -> Failure:

@@ -23,8 +23,8 @@ _LONGEST_SHARED = 64
 """Longer strings are hardly ever met twice."""
 
 
-def kept(resource: Resource, obj: Mapping[str, Any], before: Object | None = None) -> Object:
-    """The part of an object that is kept, a copy.
+def trim_for_cache(resource: Resource, obj: Mapping[str, Any], before: Object | None = None) -> Object:
+    """The part of an object that is trim_for_cache, a copy.
 
     `before` is what is kept of an earlier state under the same name: what is equal in it is taken from it.
     """
@@ -37,10 +37,10 @@ def _custom_resource(obj: Mapping[str, Any], before: Object | None) -> Object:
 
     It is compared and not told by its generation: a CRD that knows other fields changes what is served of the same one.
     """
-    out: Object = {k: shared(v) for k, v in obj.items() if k not in ("metadata", "spec")}
+    out: Object = {k: interned(v) for k, v in obj.items() if k not in ("metadata", "spec")}
     if "spec" in obj:
         same = before is not None and before.get("spec") == obj["spec"]
-        out["spec"] = before["spec"] if same and before else shared(obj["spec"])
+        out["spec"] = before["spec"] if same and before else interned(obj["spec"])
     return out | {"metadata": _metadata(obj)}
 
 
@@ -93,16 +93,16 @@ def _metadata(obj: Mapping[str, Any]) -> Object:
 
 
 def _only(values: Mapping[str, Any] | None, fields: Iterable[str]) -> Object:
-    return {f: shared(values[f]) for f in fields if f in values} if values else {}
+    return {f: interned(values[f]) for f in fields if f in values} if values else {}
 
 
-def shared(value: Any) -> Any:
+def interned(value: Any) -> Any:
     """A copy of a JSON value in which keys and short strings are the same objects wherever they are equal."""
     kind = type(value)
     if kind is str:
         return sys.intern(value) if len(value) <= _LONGEST_SHARED else value
     if kind is dict:
-        return {sys.intern(k): shared(v) for k, v in value.items()}
+        return {sys.intern(k): interned(v) for k, v in value.items()}
     if kind is list:
-        return [shared(v) for v in value]
+        return [interned(v) for v in value]
     return value

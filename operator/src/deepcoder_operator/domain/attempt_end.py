@@ -17,7 +17,7 @@ from deepcoder_operator.domain.draft import DeleteRayJob, Draft, EndPods, SavePo
 from deepcoder_operator.domain.world import PodView, World
 
 
-def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> None:
+def end_attempt(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> None:
     """Record that the attempt is over as seen from outside, save a post-mortem if it failed, and delete its RayJob."""
     attempt = draft.attempt
     worse = failure and (

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 
-class Gate:
-    """Use in one event loop. Each `enter` that returns is followed by one `leave`."""
+class FairSemaphore:
+    """Use in one event loop. Each `acquire` that returns is followed by one `release`."""
 
     def __init__(self, places: int) -> None:
         self.inside = 0
@@ -24,7 +24,7 @@ class Gate:
         """How many wait outside."""
         return len(self._waiting)
 
-    async def enter(self) -> None:
+    async def acquire(self) -> None:
         """Wait for a place and take it; raises what `refuse` is given meanwhile."""
         if not self._waiting and self.inside < self._places:
             self.inside += 1
@@ -36,10 +36,10 @@ class Gate:
         except asyncio.CancelledError:
             self._waiting.pop(turn, None)
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.leave()  # the place was given in the moment in which we were told to give up
+                self.release()  # the place was given in the moment in which we were told to give up
             raise
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give a place back."""
         self.inside -= 1
         self._admit()
