@@ -14,11 +14,11 @@ from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Problem, Test
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.admission import MAX_STRUCTURE_BYTES, Refused
 from deepcoder_sandbox.pool import Pool
-from deepcoder_sandbox.server import bodies
+from deepcoder_sandbox.server import request_body
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.idempotency import Answers, content_digest
+from deepcoder_sandbox.server.memory_budget import MemoryBudget, OverBudget, Share, request_bytes
 from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.server.room import NoRoom, Room, Share, request_bytes
 from deepcoder_sandbox.tests_store import StoreFull, TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
@@ -37,7 +37,9 @@ def pool():
 
 @pytest.fixture
 async def served(pool):
-    judge = Judge(pool, Tier.LANDLOCK, {}, Metrics(), TestStore(2 * MIB), Answers(10, MIB), Room(8 * MIB), 64 * MIB)
+    judge = Judge(
+        pool, Tier.LANDLOCK, {}, Metrics(), TestStore(2 * MIB), Answers(10, MIB), MemoryBudget(8 * MIB), 64 * MIB
+    )
     runner = web.AppRunner(make_app(judge, None), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -187,7 +189,7 @@ async def test_compressed_body_counts_with_its_own_length(session):
 
 async def test_client_that_dawdles_is_not_waited_for(served, monkeypatch):
     judge, _, port = served
-    monkeypatch.setattr(bodies, "READ_S", 0.2)
+    monkeypatch.setattr(request_body, "READ_S", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
     answer = await asyncio.wait_for(reader.read(1000), 10)
@@ -288,20 +290,20 @@ def test_store_counts_memory_and_refuses_what_never_fits():
 
 
 def test_room_lends_no_more_than_it_has_but_to_one_alone():
-    room = Room(100)
+    room = MemoryBudget(100)
     first, second = Share(room), Share(room)
     first.resize(90)
-    with pytest.raises(NoRoom):
+    with pytest.raises(OverBudget):
         second.resize(11)
     second.resize(10)
     first.resize(50)
     second.resize(50)
-    with pytest.raises(NoRoom):
+    with pytest.raises(OverBudget):
         second.resize(51)
     assert room.held == 100
     first.release()
     second.resize(500)  # alone, and in memory already
-    with pytest.raises(NoRoom):
+    with pytest.raises(OverBudget):
         first.resize(1)
     second.release()
     assert room.held == 0
@@ -344,19 +346,19 @@ async def test_defect_of_ours_is_a_problem_too_and_is_logged(session, monkeypatc
 
 
 def test_run_leaves_others_as_much_room_as_it_holds_beyond_its_first_request():
-    room = Room(100)
+    room = MemoryBudget(100)
     flood = [Share(room, "flood") for _ in range(3)]
     flood[0].resize(30)
     flood[1].resize(20)
-    with pytest.raises(NoRoom):
+    with pytest.raises(OverBudget):
         flood[2].resize(1)
     assert room.held_by("flood") == 50
     large, small = Share(room, "new"), Share(room, "new")
     large.resize(45)  # the first of its run: whatever is free
-    with pytest.raises(NoRoom):
+    with pytest.raises(OverBudget):
         small.resize(1)
     flood[0].release()
-    with pytest.raises(NoRoom):
+    with pytest.raises(OverBudget):
         flood[2].resize(20)
     flood[2].resize(5)
     for share in (*flood, large, small):

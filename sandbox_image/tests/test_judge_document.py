@@ -15,7 +15,7 @@ from deepcoder_contracts.judge import JudgeRequest, Scoring, Verdict
 from deepcoder_sandbox import admission, cli, limits, pool, slot
 from deepcoder_sandbox.compare import values
 from deepcoder_sandbox.observer import Phase, Recycled
-from deepcoder_sandbox.server import app, bodies, logs, metrics, room
+from deepcoder_sandbox.server import app, logs, memory_budget, metrics, request_body
 from deepcoder_sandbox.worker import confine, namespaces, rootfs, thread_gate
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "judge.md").read_text()
@@ -46,9 +46,9 @@ DEFAULTS = {
     "tests of a submission": judge.MAX_TESTS,
     "levels of nesting of a function's arguments and values": judgeable.MAX_DEPTH,
     "request bodies and submissions in memory (one alone always fits)": option("max_queued_mb"),
-    "kept answers": room.ANSWERS_MB,
-    "connections": room.MAX_CONNECTIONS,
-    "a body's arrival": bodies.READ_S,
+    "kept answers": memory_budget.ANSWERS_MB,
+    "connections": memory_budget.MAX_CONNECTIONS,
+    "a body's arrival": request_body.READ_S,
     "request body, or a line of a batch (always 64)": option("max_body_mb"),
     "JSON of a body outside of its texts": admission.MAX_STRUCTURE_BYTES / limits.MIB,
     "stored test sets, least recently used first out, none that is in use": option("tests_store_mb"),

@@ -11,10 +11,10 @@ import pytest
 
 _POOLS = """
 import json, random
-from deepcoder_sandbox.worker import holes
+from deepcoder_sandbox.worker import heap_fill
 
 POOL = 1 << 14
-made = [holes._of_size(SIZE) for _ in range(5000)]
+made = [heap_fill._of_size(SIZE) for _ in range(5000)]
 pools = {}
 for each in made:
     pools.setdefault(id(each) // POOL, []).append(each)
@@ -23,10 +23,10 @@ by_fill = sorted(pools.values(), key=len)
 del pools
 FREED
 del by_fill
-holes.fill()
+heap_fill.fill_holes()
 first = [None] * 20  # a list that grows would take some for itself
 for index in range(20):
-    first[index] = holes._of_size(SIZE)
+    first[index] = heap_fill._of_size(SIZE)
 print(json.dumps([id(each) for each in first]))
 """
 _FREED = {
@@ -42,12 +42,12 @@ del whole""",
 
 _AGAIN = """
 import json
-from deepcoder_sandbox.worker import holes
-holes.fill()
-before = len(holes._taken)
-holes.fill()
-taken = holes._taken[before:]
-print(json.dumps({size: sum(each.__sizeof__() + 15 & ~15 == size for each in taken) for size in holes._SMALL}))
+from deepcoder_sandbox.worker import heap_fill
+heap_fill.fill_holes()
+before = len(heap_fill._taken)
+heap_fill.fill_holes()
+taken = heap_fill._taken[before:]
+print(json.dumps({size: sum(each.__sizeof__() + 15 & ~15 == size for each in taken) for size in heap_fill._SMALL}))
 """
 
 CPYTHON = pytest.mark.skipif(sys.implementation.name != "cpython", reason="knows CPython's allocator")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deepcoder_sandbox.worker import layout, libc
-from deepcoder_sandbox.worker.layout import Mapping
+from deepcoder_sandbox.worker import libc, memory_layout
+from deepcoder_sandbox.worker.memory_layout import Mapping
 
 _PAGE = 1 << 12
 _LIBRARY = [
@@ -21,7 +21,7 @@ _LIBRARY = [
 ]
 _AT_WORK = """
 import json, sys
-from deepcoder_sandbox.worker import layout, libc
+from deepcoder_sandbox.worker import memory_layout, libc
 
 def large_kib():
     with open("/proc/self/smaps") as lines:
@@ -29,12 +29,12 @@ def large_kib():
 
 if sys.argv[1] == "none":
     libc.advise = lambda address, length, advice: False
-before = layout.mappings()
-layout.move_text()
-layout.join()
+before = memory_layout.mappings()
+memory_layout.move_text()
+memory_layout.join()
 import decimal, zlib  # libraries that come later
 total = sum((i & 1023) ** 2 % 7 for i in range(100_000)) + zlib.crc32(b"text") + int(decimal.Decimal(7))
-after = layout.mappings()
+after = memory_layout.mappings()
 print(json.dumps({"total": total, "large_kib": large_kib(), "before": len(before), "after": len(after)}))
 """
 
@@ -45,7 +45,7 @@ def test_constants_and_text_of_one_library_belong_together() -> None:
     memory = Mapping(7 * _PAGE, 8 * _PAGE, "r--p", "")
     apart = Mapping(9 * _PAGE, 10 * _PAGE, "r--p", "/lib/b.so")
 
-    assert layout.constant_parts([*_LIBRARY, written, other, memory, apart]) == [_LIBRARY, [other], [apart]]
+    assert memory_layout.constant_parts([*_LIBRARY, written, other, memory, apart]) == [_LIBRARY, [other], [apart]]
 
 
 @pytest.mark.parametrize("large_pages", ["some", "none"])
@@ -62,20 +62,20 @@ def test_an_interpreter_that_was_moved_works_as_before(large_pages: str) -> None
 
 
 def _collapses() -> bool:
-    room = libc.map_memory(2 * layout.LARGE)
+    room = libc.map_memory(2 * memory_layout.LARGE)
     assert room is not None
-    first = -(-room // layout.LARGE) * layout.LARGE
-    ctypes.memset(first, 1, layout.LARGE)
-    collapsed = libc.advise(first, layout.LARGE, libc.MADV_COLLAPSE)
-    libc.unmap(room, 2 * layout.LARGE)
+    first = -(-room // memory_layout.LARGE) * memory_layout.LARGE
+    ctypes.memset(first, 1, memory_layout.LARGE)
+    collapsed = libc.advise(first, memory_layout.LARGE, libc.MADV_COLLAPSE)
+    libc.unmap(room, 2 * memory_layout.LARGE)
     return collapsed
 
 
 @pytest.mark.skipif(not _collapses(), reason="the kernel has no large pages to give")
 def test_text_lies_on_large_pages_where_there_are_some() -> None:
     if not any(
-        part[-1].end // layout.LARGE > -(-part[0].start // layout.LARGE)
-        for part in layout.constant_parts(layout.mappings())
+        part[-1].end // memory_layout.LARGE > -(-part[0].start // memory_layout.LARGE)
+        for part in memory_layout.constant_parts(memory_layout.mappings())
         if "python" in Path(part[0].name).name
     ):
         pytest.skip("this interpreter fills no large page")
@@ -83,4 +83,4 @@ def test_text_lies_on_large_pages_where_there_are_some() -> None:
         [sys.executable, "-c", _AT_WORK, "some"], capture_output=True, text=True, timeout=120, check=True
     )
 
-    assert json.loads(done.stdout)["large_kib"] >= layout.LARGE >> 10
+    assert json.loads(done.stdout)["large_kib"] >= memory_layout.LARGE >> 10

@@ -8,8 +8,8 @@ import pytest
 from judge_servers import PatientClients, Server, metric, submission
 
 from deepcoder_sandbox.limits import BODY_MB
-from deepcoder_sandbox.server.doors import Door
-from deepcoder_sandbox.server.room import CONNECTION_BYTES, QUEUED_MB, held_mb
+from deepcoder_sandbox.server.listener import ConnectionLimit
+from deepcoder_sandbox.server.memory_budget import CONNECTION_BYTES, QUEUED_MB, held_mb
 
 MIB = 1 << 20
 FULL = pytest.mark.long
@@ -109,7 +109,9 @@ async def test_more_connections_than_are_let_in_are_told_to_come_back(tmp_path):
             self.transport.write(data)
 
     path = str(tmp_path / "socket")
-    listening = await asyncio.get_running_loop().create_unix_server(lambda: Door(Handler, lambda: len(inside), 2), path)
+    listening = await asyncio.get_running_loop().create_unix_server(
+        lambda: ConnectionLimit(Handler, lambda: len(inside), 2), path
+    )
     streams = [await asyncio.open_unix_connection(path) for _ in range(3)]
     streams[2][1].write(b"POST /v1/judge HTTP/1.1\r\n")
     answer = (await asyncio.wait_for(streams[2][0].read(), 10)).decode()

@@ -20,8 +20,8 @@ from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.idempotency import Answers
 from deepcoder_sandbox.server.logs import MAX_CHARS, JsonFormatter, PlainFormatter
+from deepcoder_sandbox.server.memory_budget import MemoryBudget
 from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.server.room import Room
 from deepcoder_sandbox.server.serve import _LAST_ANSWERS_S, Listen, serve
 from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
@@ -32,7 +32,9 @@ SLOW = "import time\ntime.sleep(0.3)\nprint(input())"
 @asynccontextmanager
 async def serving(pool):
     """A judge on this event loop, and a client."""
-    judge = Judge(pool, Tier.LANDLOCK, {}, Metrics(), TestStore(1 << 20), Answers(10, 1 << 20), Room(1 << 20), 1 << 20)
+    judge = Judge(
+        pool, Tier.LANDLOCK, {}, Metrics(), TestStore(1 << 20), Answers(10, 1 << 20), MemoryBudget(1 << 20), 1 << 20
+    )
     runner = web.AppRunner(make_app(judge, None), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -134,7 +136,9 @@ async def test_work_that_outlasts_the_drain_is_given_back_and_the_server_leaves_
 async def test_connection_that_never_finishes_the_head_of_a_request_is_closed(tmp_path, monkeypatch):
     monkeypatch.setattr("deepcoder_sandbox.server.serve.KEEP_ALIVE_S", 0.3)
     pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3)
-    judge = Judge(pool, Tier.LANDLOCK, {}, Metrics(), TestStore(1 << 20), Answers(10, 1 << 20), Room(1 << 20), 1 << 20)
+    judge = Judge(
+        pool, Tier.LANDLOCK, {}, Metrics(), TestStore(1 << 20), Answers(10, 1 << 20), MemoryBudget(1 << 20), 1 << 20
+    )
     serving = asyncio.create_task(serve(judge, Listen(socket=tmp_path / "judge.sock")))
     async with asyncio.timeout(20):
         while not (tmp_path / "judge.sock").exists():
@@ -235,7 +239,7 @@ async def test_logs_of_a_server_are_json_and_name_submissions_it_failed_on_witho
 
 ORPHANS = """
 import os, signal, sys, time
-from deepcoder_sandbox.server.init import split_off
+from deepcoder_sandbox.server.pid1 import split_off
 status = split_off()
 if status is not None:
     sys.exit(status)

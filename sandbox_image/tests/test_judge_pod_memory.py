@@ -3,12 +3,12 @@
 import pytest
 
 from deepcoder_sandbox import cli, limits, pod_memory
-from deepcoder_sandbox.server import room
+from deepcoder_sandbox.server import memory_budget
 
 
 def requests_mb():
     """What requests hold in a server with no options."""
-    return room.held_mb(room.QUEUED_MB, limits.BODY_MB)
+    return memory_budget.held_mb(memory_budget.QUEUED_MB, limits.BODY_MB)
 
 
 def test_container_limit_is_read_from_either_cgroup_version(tmp_path):

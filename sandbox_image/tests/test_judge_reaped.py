@@ -19,7 +19,7 @@ from deepcoder_sandbox.worker.packets import (
     RunEnded,
     decode_ended,
 )
-from deepcoder_sandbox.worker.reaped import Reaped
+from deepcoder_sandbox.worker.reap import Reaped
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ FORK_HOOKS = "os.register_at_fork = posix.register_at_fork"
 
 DEFECTS = {
     "network": ("worker/syscalls.py", UID, f'{UID} "socket": (41, 198), "socketpair": (53, 199),'),
-    "host_files": ("worker/readable.py", SCRATCH, f'    rules.append(("/etc", landlock.READ))\n{SCRATCH}'),
+    "host_files": ("worker/readable_files.py", SCRATCH, f'    rules.append(("/etc", landlock.READ))\n{SCRATCH}'),
     "processes": (
         "worker/seccomp.py",
         '(_JSET, "allow", "refuse", _CLONE_THREAD)',

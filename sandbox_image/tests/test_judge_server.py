@@ -19,8 +19,8 @@ from deepcoder_sandbox.server import auth
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.auth import BadToken, Token
 from deepcoder_sandbox.server.idempotency import Answers
+from deepcoder_sandbox.server.memory_budget import MemoryBudget
 from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.server.room import Room
 from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
@@ -33,7 +33,7 @@ BODY = {"id": "a", "code": "print(input())", "tests": [{"input": "1", "output": 
 def judge():
     metrics = Metrics()
     pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3, observer=metrics.observer())
-    store, answers, room = TestStore(1 << 20), Answers(100, 1 << 20), Room(4 << 20)
+    store, answers, room = TestStore(1 << 20), Answers(100, 1 << 20), MemoryBudget(4 << 20)
     judge = Judge(pool, Tier.LANDLOCK, {"memory": True}, metrics, store, answers, room, 1 << 20, 2048)
     metrics.watch(judge.capacity)
     yield judge

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 
 from deepcoder_sandbox.cli import run
-from deepcoder_sandbox.server.init import split_off
 from deepcoder_sandbox.server.logs import configure
+from deepcoder_sandbox.server.pid1 import split_off
 from deepcoder_sandbox.worker import libc
 
 _INTERRUPTED = 130

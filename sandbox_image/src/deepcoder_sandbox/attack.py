@@ -22,7 +22,7 @@ from deepcoder_sandbox import attack_limits, attack_session
 from deepcoder_sandbox.execution import Execution, Program, execute
 from deepcoder_sandbox.limits import CLAIM_BYTES
 from deepcoder_sandbox.memory_file import MemoryFile
-from deepcoder_sandbox.worker import readable, rootfs, syscalls
+from deepcoder_sandbox.worker import readable_files, rootfs, syscalls
 from deepcoder_sandbox.worker.packets import RunLimits
 from deepcoder_sandbox.zygote_process import ENVIRONMENT, ZygoteFailed, ZygoteProcess
 
@@ -89,7 +89,9 @@ def _directories(scratch: Path, tier: Tier) -> set[Path]:
 
 def _listed(directory: Path, packages: tuple[str, ...]) -> bool:
     """Whether programs are meant to read a directory: a judge may be started where they lie."""
-    roots = [os.path.realpath(root) for root in (readable.stdlib_dir(), *readable.library_dirs(), *packages)]
+    roots = [
+        os.path.realpath(root) for root in (readable_files.stdlib_dir(), *readable_files.library_dirs(), *packages)
+    ]
     return any(Path(os.path.realpath(directory)).is_relative_to(root) for root in roots)
 
 

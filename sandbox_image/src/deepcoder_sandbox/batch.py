@@ -20,7 +20,7 @@ from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Problem, Scor
 from deepcoder_sandbox import admission, limits
 from deepcoder_sandbox.admission import Refused
 from deepcoder_sandbox.pool import Draining, Pool
-from deepcoder_sandbox.server.room import QUEUED_MB, NoRoom, Room, Share, request_bytes
+from deepcoder_sandbox.server.memory_budget import QUEUED_MB, MemoryBudget, OverBudget, Share, request_bytes
 from deepcoder_sandbox.submission import Submission
 
 AHEAD_PER_WORKER = 8
@@ -95,7 +95,7 @@ class _Ahead:
     """Room for what is read and not judged yet. The reader alone waits; it is told by whoever judges."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._room = Room(max_bytes)
+        self._room = MemoryBudget(max_bytes)
         self._changed = threading.Condition()
 
     def share(self) -> Share:
@@ -108,7 +108,7 @@ class _Ahead:
             while True:
                 try:
                     share.resize(size)
-                except NoRoom:
+                except OverBudget:
                     self._changed.wait()
                 else:
                     return

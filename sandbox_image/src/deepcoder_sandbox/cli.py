@@ -18,7 +18,7 @@ from deepcoder_contracts.cpus import cpu_limit
 from deepcoder_contracts.judge import EXIT_REFUSED, Scoring, Tier
 from deepcoder_sandbox import batch, limits, pod_memory, tiers
 from deepcoder_sandbox.pool import Pool
-from deepcoder_sandbox.server.room import QUEUED_MB
+from deepcoder_sandbox.server.memory_budget import QUEUED_MB
 from deepcoder_sandbox.slot import RECYCLE_AFTER_RUNS
 from deepcoder_sandbox.zygote_process import ZygoteConfig, package_directories
 

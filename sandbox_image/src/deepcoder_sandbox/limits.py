@@ -60,7 +60,7 @@ def of_all_tests(time_limit_s: float, tests: int, memory_limit_mb: int, file_byt
 def needed_mb(slots: int, memory_mb: int, store_mb: int, requests_mb: int) -> int:
     """Return the memory of a judge whose every slot runs a program that takes all it may, files in memory included.
 
-    `requests_mb` is what requests hold (`deepcoder_sandbox.server.room`).
+    `requests_mb` is what requests hold (`deepcoder_sandbox.server.memory_budget`).
     """
     return _JUDGE_MB + store_mb + requests_mb + slots * (memory_mb + _SLOT_MB)
 

@@ -37,10 +37,10 @@ from deepcoder_sandbox import admission
 from deepcoder_sandbox.admission import Refused
 from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
 from deepcoder_sandbox.server import auth
-from deepcoder_sandbox.server.bodies import READ_S, TooLarge, TooSlow, read_body
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict, content_digest
+from deepcoder_sandbox.server.memory_budget import MemoryBudget, OverBudget, Share, request_bytes, tests_bytes
 from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.server.room import NoRoom, Room, Share, request_bytes, tests_bytes
+from deepcoder_sandbox.server.request_body import READ_S, TooLarge, TooSlow, read_body
 from deepcoder_sandbox.server.version import judge_version
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.tests_store import StoreFull, TestStore, read_set
@@ -68,7 +68,7 @@ class Judge:
     metrics: Metrics
     tests: TestStore
     answers: Answers
-    room: Room
+    room: MemoryBudget
     max_body_bytes: int
     max_memory_mb: int | None = None
     reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reader"))
@@ -145,8 +145,8 @@ def _refusal(error: Exception, judge: Judge) -> tuple[int, Problem, dict[str, st
             return 413, Problem(error=mend, field="body"), {}
         case QueueFull():
             return 429, Problem(error=str(error)), {"Retry-After": str(error.retry_after_s)}
-        case NoRoom() | StoreFull():
-            what = "the memory for submissions" if isinstance(error, NoRoom) else "the store of tests"
+        case OverBudget() | StoreFull():
+            what = "the memory for submissions" if isinstance(error, OverBudget) else "the store of tests"
             retry_after_s = judge.pool.retry_after_s()
             mend = f"{what} is full: try again in {retry_after_s} s, or at another judge"
             return 429, Problem(error=mend), {"Retry-After": str(retry_after_s)}

@@ -18,8 +18,8 @@ from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge
 from deepcoder_sandbox.server.auth import BadToken, Token
 from deepcoder_sandbox.server.idempotency import Answers
+from deepcoder_sandbox.server.memory_budget import ANSWERS_MB, MemoryBudget, held_mb
 from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.server.room import ANSWERS_MB, Room, held_mb
 from deepcoder_sandbox.server.serve import Listen, serve
 from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig
@@ -69,7 +69,7 @@ class Serving:
             metrics=metrics,
             tests=TestStore(options.tests_store_mb * limits.MIB),
             answers=Answers(max_answers=10_000, max_bytes=ANSWERS_MB * limits.MIB),
-            room=Room(options.max_queued_mb * limits.MIB),
+            room=MemoryBudget(options.max_queued_mb * limits.MIB),
             max_body_bytes=options.max_body_mb * limits.MIB,
             max_memory_mb=self._max_memory_mb,
         )

@@ -19,8 +19,8 @@ from aiohttp import web
 
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.auth import Token
-from deepcoder_sandbox.server.doors import KEEP_ALIVE_S, READ_BYTES, open_doors
-from deepcoder_sandbox.server.room import MAX_CONNECTIONS
+from deepcoder_sandbox.server.listener import KEEP_ALIVE_S, READ_BYTES, open_listener
+from deepcoder_sandbox.server.memory_budget import MAX_CONNECTIONS
 
 _log = logging.getLogger("deepcoder_sandbox")
 
@@ -58,7 +58,7 @@ async def serve(judge: Judge, listen: Listen) -> None:
     listening: asyncio.Server | None = None
     try:
         most = _connections(judge.pool.slots)
-        listening, where = await open_doors(runner, listen.host, listen.port, listen.socket, most)
+        listening, where = await open_listener(runner, listen.host, listen.port, listen.socket, most)
         _log.info("listening on %s, %d slots, tier %s", where, judge.pool.slots, judge.tier)
         await stop.wait()
         _log.info("draining: %d being judged, %d waiting", judge.pool.busy, judge.pool.queued)

@@ -27,12 +27,12 @@ from typing import Any
 
 from deepcoder_sandbox.worker import (
     confine,
-    holes,
+    heap_fill,
     landlock,
-    layout,
     libc,
+    memory_layout,
     namespaces,
-    readable,
+    readable_files,
     seccomp,
     thread_gate,
     zygote,
@@ -63,8 +63,8 @@ def main(descriptor: int, root: str) -> None:
     try:
         config = json.loads(packet)
         runner = _load(config, root)
-        layout.move_text()
-        layout.join()
+        memory_layout.move_text()
+        memory_layout.join()
         space = namespaces.enter(config, channel) if config["tier"] == "Namespaces" else namespaces.HOST
         served, in_force = _set_up(config, space, channel, runner)
         answer = json.dumps(in_force).encode()
@@ -105,7 +105,7 @@ def _set_up(
 ) -> tuple[zygote.Zygote, dict[str, Any]]:
     """Return what serves, and what is in force for every program that it runs."""
     gc.collect()
-    holes.fill()  # so that all that is made here, and used in every run, lies together
+    heap_fill.fill_holes()  # so that all that is made here, and used in every run, lies together
     confined = config["tier"] != "Unconfined"
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(space.scratch or "/")
@@ -116,7 +116,7 @@ def _set_up(
     if gate is None:
         confine.limit_threads(space.max_threads)
     system_calls = seccomp.Filter() if confined else None
-    ruleset = landlock.build_ruleset(readable.readable(config["packages"], space.scratch)) if confined else None
+    ruleset = landlock.build_ruleset(readable_files.readable(config["packages"], space.scratch)) if confined else None
     confinement = confine.Confinement(
         ruleset=confine.out_of_the_way(ruleset) if ruleset is not None else None,
         system_calls=system_calls,
@@ -146,7 +146,7 @@ def _settle() -> None:
     """Leave the heap as each copy is to find it. What is freed hereafter, a copy's first objects take the place of."""
     gc.collect()
     libc.trim_heap()
-    holes.fill()
+    heap_fill.fill_holes()
     gc.freeze()
     gc.disable()
 

@@ -54,7 +54,7 @@ The judge knows when that was, and what the run has used; a zygote that writes n
 has to copy."""
 
 ENDED = b"ended   "
-"""What the packet begins with that tells how a run ended. It lies in memory as it is sent (`worker.reaped`)."""
+"""What the packet begins with that tells how a run ended. It lies in memory as it is sent (`worker.reap`)."""
 
 _ENDED = struct.Struct("=8sii3d4qq104x")
 """`ENDED`, the wait status and whether the run was clean; its wall, starved and setup seconds; the kernel's rusage, of

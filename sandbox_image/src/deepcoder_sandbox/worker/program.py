@@ -25,7 +25,7 @@ from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
 
-from deepcoder_sandbox.worker import dry_run, ending, taco, values
+from deepcoder_sandbox.worker import dry_run, interpreter_exit, taco, values
 from deepcoder_sandbox.worker.confine import Confinement
 from deepcoder_sandbox.worker.packets import PlainJob
 
@@ -91,7 +91,7 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
     """Compile or load the program, run it once and return the exit status Python would have had.
 
     `begin` is called before its first instruction. Raises SystemExit where the interpreter itself has to come to its
-    end (`deepcoder_sandbox.worker.ending`).
+    end (`deepcoder_sandbox.worker.interpreter_exit`).
     """
     loaded = _load(job)
     begin()
@@ -169,7 +169,7 @@ def _execute(code: CodeType, fn_name: str, arguments: list[Any], kind: str, prea
             else:
                 write_all(REPORT, answer)
     except SystemExit as leaving:
-        status = ending.exit_status(leaving)
+        status = interpreter_exit.exit_status(leaving)
         if kind != "stdin":
             report(REPORT, failure="exit", detail="the program left before its end")
             status = status or 1
@@ -177,9 +177,9 @@ def _execute(code: CodeType, fn_name: str, arguments: list[Any], kind: str, prea
         os.write(REPORT, _OUT_OF_MEMORY)
         status = 1
     except BaseException:
-        status = ending.show_uncaught()
+        status = interpreter_exit.show_uncaught()
     try:
-        return ending.finish(status, _source)
+        return interpreter_exit.finish(status, _source)
     except MemoryError:
         os.write(REPORT, _OUT_OF_MEMORY)
         return 1

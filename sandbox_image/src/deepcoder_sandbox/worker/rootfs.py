@@ -10,7 +10,7 @@ import os
 from os import listdir, rmdir, unlink  # by name: LiveCodeBench's harness takes the others out of the module
 from os.path import dirname, isdir, islink
 
-from deepcoder_sandbox.worker import libc, readable
+from deepcoder_sandbox.worker import libc, readable_files
 
 SCRATCH = "/tmp"  # noqa: S108  # the one writable directory, of the new root
 """Where programs may write."""
@@ -36,7 +36,7 @@ def enter(packages: list[str]) -> None:
         _bind(source)
     for package_dir in _hidden():
         libc.mount("tmpfs", _BUILD_AT + package_dir, "tmpfs", libc.MS_RDONLY | _LOCKED, "size=4k,mode=755")
-    for device in readable.DEVICES:
+    for device in readable_files.DEVICES:
         _bind(device, device=True)
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(f"/proc/self/{target}", f"{_BUILD_AT}/dev/{name}")
@@ -53,14 +53,20 @@ def _sources(packages: list[str]) -> list[str]:
     """Directories and files to bind, outer before inner. Raises ValueError for one that the scratch would hide."""
     if hidden := [path for path in packages if f"{path}/".startswith(f"{SCRATCH}/")]:
         raise ValueError(f"packages: {hidden[0]} lies in {SCRATCH}, where programs have one of their own: move it")
-    library = {dirname(os.__file__), readable.stdlib_dir()}
-    found = [*library, *readable.library_dirs(), *readable.library_files(), *readable.other_files(), *packages]
+    library = {dirname(os.__file__), readable_files.stdlib_dir()}
+    found = [
+        *library,
+        *readable_files.library_dirs(),
+        *readable_files.library_files(),
+        *readable_files.other_files(),
+        *packages,
+    ]
     return sorted(set(found))
 
 
 def _hidden() -> list[str]:
     """Directories of other packages inside the standard library's."""
-    candidates = [f"{readable.stdlib_dir()}/{name}" for name in readable.OTHER_PACKAGES]
+    candidates = [f"{readable_files.stdlib_dir()}/{name}" for name in readable_files.OTHER_PACKAGES]
     return [path for path in candidates if isdir(path)]
 
 

@@ -35,7 +35,7 @@ from deepcoder_sandbox.worker.packets import (
     PlainJob,
     decode_job,
 )
-from deepcoder_sandbox.worker.reaped import Reaped
+from deepcoder_sandbox.worker.reap import Reaped
 from deepcoder_sandbox.worker.starvation import Starvation, may_go_on
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 

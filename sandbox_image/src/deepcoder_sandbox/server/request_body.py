@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from deepcoder_sandbox.server.room import Share
+from deepcoder_sandbox.server.memory_budget import Share
 
 READ_S: Final = 60.0
 """Seconds that a client may take to send a body."""
@@ -27,7 +27,7 @@ class TooSlow(Exception):
 
 
 async def read_body(request: web.Request, share: Share, max_bytes: int) -> bytearray:
-    """Return the body, its size held by `share`. Raises TooLarge, TooSlow or NoRoom."""
+    """Return the body, its size held by `share`. Raises TooLarge, TooSlow or OverBudget."""
     told = request.content_length
     if told is not None and told > max_bytes:
         raise TooLarge

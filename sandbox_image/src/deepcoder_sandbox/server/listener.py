@@ -34,7 +34,7 @@ READ_BYTES: Final = 1 << 14
 """Bytes taken from a connection at a time, and half of those kept of a body that nobody reads yet."""
 
 
-class Door(asyncio.Protocol):
+class ConnectionLimit(asyncio.Protocol):
     """Stands before a connection's handler until it is made: lets in while `inside` tells fewer than `most`."""
 
     def __init__(self, handler: Callable[[], asyncio.Protocol], inside: Callable[[], int], most: int) -> None:
@@ -65,14 +65,14 @@ def _turned_away() -> bytes:
     ).encode()
 
 
-async def open_doors(
+async def open_listener(
     runner: web.AppRunner, host: str, port: int, path: Path | None, most: int
 ) -> tuple[asyncio.Server, str]:
     """Listen at `path`, or else at host and port; return the server and where it listens, in words."""
     loop = asyncio.get_running_loop()
     server = runner.server
     assert server is not None, "the runner is set up"
-    factory = partial(Door, server, lambda: len(server.connections), most)
+    factory = partial(ConnectionLimit, server, lambda: len(server.connections), most)
     if path is None:
         listening = await loop.create_server(factory, host, port, backlog=BACKLOG)
         return listening, f"{host}:{listening.sockets[0].getsockname()[1]}"

@@ -31,7 +31,7 @@ _MOST: Final = 100_000
 _taken: list[object] = []
 
 
-def fill() -> None:
+def fill_holes() -> None:
     """Take them all."""
     for size in _SMALL:
         _fill(size)

@@ -56,11 +56,11 @@ def request_bytes(request: JudgeRequest) -> int:
     return _OBJECT_BYTES + text_bytes(request.code) + tests_bytes(request.tests or [])
 
 
-class NoRoom(Exception):
+class OverBudget(Exception):
     """What a request would hold does not fit beside what others hold."""
 
 
-class Room:
+class MemoryBudget:
     """A number of bytes, lent in shares."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -85,16 +85,16 @@ class Room:
 class Share:
     """What one request holds; to be released in every case."""
 
-    def __init__(self, room: Room, run: str | None = None) -> None:
+    def __init__(self, room: MemoryBudget, run: str | None = None) -> None:
         """`run` None is for whoever has the room alone."""
         self._room = room
         self._run = run
         self._size = 0
 
     def resize(self, size: int) -> None:
-        """Hold `size` bytes from now on. Raises NoRoom, and then holds what it held."""
+        """Hold `size` bytes from now on. Raises OverBudget, and then holds what it held."""
         if size > self._size and not self._fits(size):
-            raise NoRoom
+            raise OverBudget
         self._room.lend(self._run, size - self._size)
         self._size = size
 
