@@ -55,7 +55,7 @@ from deepcoder_trainer.checkpoint.writer import CheckpointWriter, SaveTimes
 from deepcoder_trainer.grpo.pack import OptimizerStep
 from deepcoder_trainer.learner.files import RankFiles
 from deepcoder_trainer.learner.rank import LearnerRank
-from deepcoder_trainer.learner.wire import RankSettings
+from deepcoder_trainer.learner.rank_settings import RankSettings
 from deepcoder_trainer.types import Group
 from devcluster import doctor
 from devcluster.artifacts import Artifacts

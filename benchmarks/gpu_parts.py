@@ -24,7 +24,7 @@ from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.grpo.logprob import linear_logprob
 from deepcoder_trainer.grpo.pack import OptimizerStep, TrainingSequence, assemble
 from deepcoder_trainer.learner.rank import LearnerRank
-from deepcoder_trainer.learner.wire import RankSettings
+from deepcoder_trainer.learner.rank_settings import RankSettings
 
 PEAK: Final = 989e12
 """Dense bfloat16 FLOP a second of an H100 or H200, by its data sheet."""

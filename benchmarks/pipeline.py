@@ -38,7 +38,7 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.judge.endpoints import PER_SLOT
 from deepcoder_trainer.pipeline.controller import Controller
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.stopping import Stop
 

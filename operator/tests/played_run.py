@@ -30,7 +30,7 @@ from deepcoder_contracts.layout import log_key, metrics_key, samples_key
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import SERVICE_ACCOUNTS, Resource
 from deepcoder_trainer.evaluation.results import Comparison, DatasetResult, Estimate, EvaluationResults
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.samples import SCHEMA
 from deepcoder_trainer.telemetry.metrics import metrics_line
 

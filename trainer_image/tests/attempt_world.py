@@ -16,7 +16,7 @@ from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import DatasetSource, ModelSource, StageConfig, Storage
 from deepcoder_trainer.errors import LearnerLost
-from deepcoder_trainer.running import attempt, starting
+from deepcoder_trainer.running import attempt, startup
 from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.types import Outcome, Problem
@@ -101,7 +101,7 @@ class World:
         async def learners(config: StageConfig, model_dir: Path) -> StoringLearner:
             return self.learner
 
-        monkeypatch.setattr(starting, "start_samplers", samplers)
+        monkeypatch.setattr(startup, "start_samplers", samplers)
         monkeypatch.setattr("deepcoder_trainer.learner.group.start_learners", learners)
         monkeypatch.setattr(attempt, "connect_ray", lambda resources, weights: None)
         monkeypatch.setattr(attempt, "stop_on_signals", lambda stop, seconds: None)

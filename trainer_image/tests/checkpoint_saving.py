@@ -14,7 +14,7 @@ from deepcoder_trainer.checkpoint.reader import find_resume_point
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
-from deepcoder_trainer.running.comparing import Comparison
+from deepcoder_trainer.running.export_check import Comparison
 from deepcoder_trainer.stopping import Stop
 
 

@@ -23,11 +23,11 @@ from together_api import KEY, TogetherAPI, together_api
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.together import transport
-from deepcoder_trainer.lean import lean_transformers
-from deepcoder_trainer.loading import loading
+from deepcoder_trainer.transformers_import import fast_transformers_import
 from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan
 
 VOCABULARY = 96
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     files have been loaded; and whichever test loads transformers loads it as the trainer does."""
     config.addinivalue_line("filterwarnings", "ignore:torch.distributed is disabled:UserWarning")
     lean = ExitStack()
-    lean.enter_context(lean_transformers())
+    lean.enter_context(fast_transformers_import())
     config.add_cleanup(lean.close)
     gc.disable()
 
@@ -105,7 +105,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     made: dict[str, Path] = {}
 
     def make(architecture: str = "Qwen2", **overrides: Any) -> Path:
-        with loading():
+        with heavy_imports():
             import torch
             import transformers
 
@@ -142,7 +142,7 @@ def make_coder_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     """Makes a tiny model with a byte-level tokenizer, in shapes that vLLM's CPU kernels know (heads of 32)."""
 
     def make(architecture: str = "Qwen2", *, tied: bool = True) -> Path:
-        with loading():
+        with heavy_imports():
             import torch
             import transformers
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -311,9 +311,9 @@ def make_learner(
     made: list[InProcessLearner] = []
 
     def make(recipe: Recipe | None = None, model: Path | None = None, capacity: int = 64) -> InProcessLearner:
-        with loading():
+        with heavy_imports():
             from deepcoder_trainer.learner.rank import LearnerRank
-        from deepcoder_trainer.learner.wire import RankSettings
+        from deepcoder_trainer.learner.rank_settings import RankSettings
 
         settings = RankSettings(
             model_dir=str(model or tiny_model()),

@@ -26,8 +26,8 @@ from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.pipeline.controller import Controller
-from deepcoder_trainer.ports import Ending, StepReport
 from deepcoder_trainer.problems.prompt import EncodedProblem
+from deepcoder_trainer.protocols import Ending, StepReport
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.stopping import Stop

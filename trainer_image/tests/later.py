@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deepcoder_trainer.loading import loading
+from deepcoder_trainer.heavy_imports import heavy_imports
 
 _ASKED = ("__bases__", "__test__", "__wrapped__", "_mock_name")
 """Of all that it finds in a test file pytest asks for these, while it collects."""
@@ -28,7 +28,7 @@ class Later(ModuleType):
         if self.__name__ not in sys.modules:
             if name in _ASKED:
                 raise AttributeError(name)
-            with loading():
+            with heavy_imports():
                 import_module(self.__name__)
         return getattr(sys.modules[self.__name__], name)
 

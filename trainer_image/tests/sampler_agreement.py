@@ -99,7 +99,7 @@ async def agree_by_broadcast(
     sampler: OneEngine, learner: Any, make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine's workers receive what the learner sends meanwhile, as from card to card, on gloo."""
-    from deepcoder_trainer.learner.sending import WeightSender
+    from deepcoder_trainer.learner.weight_sender import WeightSender
 
     sender = WeightSender("127.0.0.1", 1, torch.device("cpu"))
     sending: list[asyncio.Future[list[str]]] = []

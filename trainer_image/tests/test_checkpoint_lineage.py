@@ -24,7 +24,7 @@ from deepcoder_trainer.checkpoint.inputs import Inputs
 from deepcoder_trainer.checkpoint.reader import find_resume_point, read_manifest
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
-from deepcoder_trainer.running import exits
+from deepcoder_trainer.running import exit_records
 
 
 async def test_an_interrupted_run_goes_on_to_equal_weights(
@@ -114,7 +114,7 @@ async def test_a_parent_of_another_model_is_a_mistake_in_the_configuration_and_n
     long = make_config(storage=stored_config.storage, stage="long", index=1, parent=writer.latest.ref)
     with pytest.raises(ConfigMismatch, match=r"is a checkpoint of .*, and not of") as e:
         await find_resume_point(long, make_learner(model=tiny_model(num_hidden_layers=1)), workdir=tmp_path / "2")
-    record = exits.failed(e.value, 0)
+    record = exit_records.failed(e.value, 0)
     assert (record.code, record.reason, record.field) == (ExitCode.BAD_CONFIG, "BadConfig", "parent.uri")
 
 

@@ -16,7 +16,7 @@ from deepcoder_trainer.checkpoint.errors import ConfigMismatch
 from deepcoder_trainer.checkpoint.reader import ResumePoint, find_resume_point
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
-from deepcoder_trainer.running.exits import failed
+from deepcoder_trainer.running.exit_records import failed
 
 
 class Resumes:

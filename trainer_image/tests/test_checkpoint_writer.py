@@ -20,7 +20,7 @@ from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.state import ARRAYS, PipelineState
 from deepcoder_trainer.checkpoint.storage import StoredObject
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
-from deepcoder_trainer.surroundings import Surroundings
+from deepcoder_trainer.runtime_info import RuntimeInfo
 
 torch = Later("torch")
 
@@ -51,8 +51,8 @@ async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
     make_config: Callable[..., StageConfig], tmp_path: Path
 ) -> None:
     config, learner = make_config(), SlowLearner()
-    surroundings = Surroundings()
-    writer = CheckpointWriter(config, learner, workdir=tmp_path / "w", surroundings=surroundings)  # type: ignore[arg-type]
+    runtime_info = RuntimeInfo()
+    writer = CheckpointWriter(config, learner, workdir=tmp_path / "w", runtime_info=runtime_info)  # type: ignore[arg-type]
     store = open_run_storage(config.storage)
     stored: list[bool] = []
 
@@ -63,7 +63,7 @@ async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
     await writer.copy(3)
     await asyncio.sleep(0)
     assert learner.uploads == 1
-    surroundings.image_id, surroundings.accelerator = "registry/trainer@sha256:1", "NVIDIA H100"
+    runtime_info.image_id, runtime_info.accelerator = "registry/trainer@sha256:1", "NVIDIA H100"
     await writer.commit(STATE, metrics={}, final=True)
     learner.may_upload.set()
     committed = await writer.wait()

@@ -17,16 +17,16 @@ from curation_world import mathematics_row, own_row
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject
-from deepcoder_trainer.curation import logs
+from deepcoder_trainer.curation import journal_storage
 from deepcoder_trainer.curation.journal import Journal
-from deepcoder_trainer.curation.logs import FileLog, StoredLog
+from deepcoder_trainer.curation.journal_storage import FileLog, StoredLog
 from deepcoder_trainer.curation.prepare import Candidate
 from deepcoder_trainer.curation.rates import Rates
 from deepcoder_trainer.curation.sampling import Asked, PassRates
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.readers import reader_for
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Outcome, Problem, WeightRefs
 
 ASKED = Asked(model="m", model_digest="sha256:1", precision="bfloat16", samples=4, max_tokens=32)
@@ -182,8 +182,8 @@ def known(store: Any, keys: Sequence[str]) -> list[bool | None]:
 async def test_a_verdict_is_in_storage_when_it_is_kept(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "PUT_SECONDS", 0.02)
-    monkeypatch.setattr(logs, "PAGE_LINES", 8)
+    monkeypatch.setattr(journal_storage, "PUT_SECONDS", 0.02)
+    monkeypatch.setattr(journal_storage, "PAGE_LINES", 8)
     if kind == "s3":
         server = request.getfixturevalue("s3")
         made = open_storage(f"s3://{server.bucket}/{tmp_path.name}", server.endpoint)

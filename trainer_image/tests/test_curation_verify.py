@@ -18,7 +18,7 @@ from deepcoder_contracts.judge import JudgeResponse, Scoring, TestVerdict, Verdi
 from deepcoder_trainer.curation.duplicates import Cluster
 from deepcoder_trainer.curation.filters import Settings
 from deepcoder_trainer.curation.journal import Journal, verdict_key
-from deepcoder_trainer.curation.logs import FileLog
+from deepcoder_trainer.curation.journal_storage import FileLog
 from deepcoder_trainer.curation.prepare import Candidate
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.curation.verify import Verification, Verified

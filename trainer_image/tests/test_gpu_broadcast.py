@@ -53,7 +53,7 @@ def started(context: Any, *arguments: Any) -> Any:
 
 
 def test_samplers_get_all_weights_by_nccl_and_one_that_dies_ends_nobody() -> None:
-    from deepcoder_trainer.learner.sending import WeightSender
+    from deepcoder_trainer.learner.weight_sender import WeightSender
 
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
@@ -78,7 +78,7 @@ def test_samplers_get_all_weights_by_nccl_and_one_that_dies_ends_nobody() -> Non
 def test_a_sampler_whose_learner_is_silent_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from deepcoder_trainer import broadcast
     from deepcoder_trainer.broadcast import BroadcastGroup, GroupLost
-    from deepcoder_trainer.learner.sending import WeightSender
+    from deepcoder_trainer.learner.weight_sender import WeightSender
 
     monkeypatch.setattr(broadcast, "RECEIVE_SECONDS", 2.0)
     sender = WeightSender("127.0.0.1", 1, torch.device("cuda", 0))

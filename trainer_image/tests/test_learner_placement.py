@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from deepcoder_trainer.learner.group import Deadlines, RayLearner
-from deepcoder_trainer.learner.wire import Rendezvous
+from deepcoder_trainer.learner.rank_settings import Rendezvous
 
 
 class Method:

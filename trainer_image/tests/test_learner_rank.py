@@ -79,7 +79,7 @@ def test_a_deterministic_rank_has_one_thread_unless_the_environment_says_otherwi
     variable: str | None, threads: int, make_recipe: Callable, tiny_model: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from deepcoder_trainer.learner.rank import LearnerRank
-    from deepcoder_trainer.learner.wire import RankSettings
+    from deepcoder_trainer.learner.rank_settings import RankSettings
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if variable is not None:

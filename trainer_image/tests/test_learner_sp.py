@@ -39,7 +39,7 @@ def float64() -> Iterator[None]:
 
 def start(place: Place | None, directory: Path, recipe: Recipe) -> Any:
     from deepcoder_trainer.learner.rank import LearnerRank
-    from deepcoder_trainer.learner.wire import RankSettings
+    from deepcoder_trainer.learner.rank_settings import RankSettings
 
     settings = RankSettings(
         model_dir=str(directory),

@@ -13,8 +13,8 @@ from controller_world import GROUP, PROBLEMS, PROMPTS, ScriptedSampler, World, s
 
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.pipeline import controller
+from deepcoder_trainer.rollout.in_flight import InFlight
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout, Sampling
-from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.types import Outcome, Problem
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -60,7 +60,7 @@ async def test_there_is_room_while_judges_can_be_given_more_or_do_not_even_have_
 
 
 async def test_judges_that_are_behind_keep_the_next_batch_from_being_sampled() -> None:
-    judging, judged = UnderWay(), asyncio.Event()
+    judging, judged = InFlight(), asyncio.Event()
 
     async def slow(problem: Problem, response: str, key: str) -> Outcome:
         with judging.one():
@@ -89,7 +89,7 @@ async def test_judges_that_are_behind_keep_the_next_batch_from_being_sampled() -
 
 def test_idle_time_is_what_nothing_is_under_way_in() -> None:
     async def main() -> list[float]:
-        under_way = UnderWay()
+        under_way = InFlight()
         told = [under_way.idle_ratio()]
         await asyncio.sleep(3)
         with under_way.one():

@@ -81,7 +81,7 @@ async def test_metrics_that_hang_at_the_end_leave_closing_its_time(
         await asyncio.Event().wait()
 
     async def hanging(self: attempt.Attempt, record: ExitRecord) -> ExitRecord:
-        monkeypatch.setattr(self._telling, "keep", hang)
+        monkeypatch.setattr(self._sinks, "keep", hang)
         return await tell(self, record)
 
     async def close() -> None:

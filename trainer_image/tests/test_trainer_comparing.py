@@ -21,7 +21,7 @@ from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.export import stage
 from deepcoder_trainer.export.errors import FarOff, SourceBroken
 from deepcoder_trainer.modelcard import CARD, Difference, NotCompared
-from deepcoder_trainer.running import comparing
+from deepcoder_trainer.running import export_check
 from deepcoder_trainer.stopping import Stop, StopReached
 
 MakeConfig = Callable[..., StageConfig]
@@ -140,7 +140,7 @@ async def test_the_log_says_when_a_comparison_begins_how_far_it_is_and_what_it_t
     writer, _ = await trained(config, learner, make_batch, tmp_path / "w")
     with caplog.at_level(logging.INFO):
         await writer.export({})
-    said = [r.getMessage() for r in caplog.records if r.name in (comparing.__name__, stage.__name__)]
+    said = [r.getMessage() for r in caplog.records if r.name in (export_check.__name__, stage.__name__)]
     store = config.storage.uri
     assert said[0].startswith(f"comparing {store}/{EXPORT} (0.00")
     assert said[0].endswith(f" GB) with {store}/short/step-000001.a001, 900 s at most")

@@ -11,7 +11,7 @@ from controller_world import PROMPTS, Saved, World, stage_config, trained
 
 from deepcoder_trainer.checkpoint.reader import ResumePoint
 from deepcoder_trainer.errors import LearnerLost, SamplerLost
-from deepcoder_trainer.running.starting import bring_to
+from deepcoder_trainer.running.startup import bring_to
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Outcome, Problem
 
 

@@ -21,7 +21,7 @@ from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.errors import LearnerLost, SamplerLost
 from deepcoder_trainer.pipeline import groups
 from deepcoder_trainer.pipeline.controller import NothingLearnt
-from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.types import Batch, Outcome, Problem
 
 

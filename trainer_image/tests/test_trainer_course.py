@@ -6,13 +6,13 @@ import pytest
 from controller_world import PROMPTS, stage_config
 
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.pipeline.course import Course
+from deepcoder_trainer.pipeline.stage_progress import StageProgress
 
 DATASETS = {"datasets": [{"name": "held", "uri": "/h"}]}
 
 
-def course(steps: int, *, evaluated: bool = False, **stage: object) -> Course:
-    made = Course(stage_config(6, every=2, **stage))
+def course(steps: int, *, evaluated: bool = False, **stage: object) -> StageProgress:
+    made = StageProgress(stage_config(6, every=2, **stage))
     for step in range(1, steps + 1):
         made.trained(step, {"reward_mean": step / 10, "loss": 1.0}, {"samples": 3.0})
         if evaluated and made.evaluation_owed:
@@ -36,15 +36,15 @@ def test_an_evaluation_is_owed_until_it_was_done_after_a_resume_as_well() -> Non
     evaluate = {**DATASETS, "everySteps": 2}
     left = course(4, evaluate=evaluate)
     assert left.evaluation_owed
-    again = Course(stage_config(6, every=2, evaluate=evaluate), left.state())
+    again = StageProgress(stage_config(6, every=2, evaluate=evaluate), left.state())
     assert again.evaluation_owed
     again.evaluated({"eval/held/pass_at_1": 0.5})
-    assert not Course(stage_config(6, every=2, evaluate=evaluate), again.state()).evaluation_owed
+    assert not StageProgress(stage_config(6, every=2, evaluate=evaluate), again.state()).evaluation_owed
 
 
 def test_a_state_holds_all_that_a_resumed_run_decides_by() -> None:
     before = PipelineState(0, 7, 7, 21, counters={"samples": 5.0})
-    made = Course(stage_config(6, every=2), before)
+    made = StageProgress(stage_config(6, every=2), before)
     made.trained(1, {"reward_mean": 0.5, "loss": 1.0}, {"samples": 3.0})
     state = made.state()
     assert state == PipelineState(
@@ -56,14 +56,14 @@ def test_a_state_holds_all_that_a_resumed_run_decides_by() -> None:
         history={"step": (1.0,), "reward_mean": (0.5,)},
         counters={"samples": 8.0},
     )
-    again = Course(stage_config(6, every=2), state, made.metrics)
+    again = StageProgress(stage_config(6, every=2), state, made.metrics)
     assert again.origin == 0
     assert (again.base, again.version, again.totals, again.metrics) == (7, 8, {"run_samples": 8.0}, made.metrics)
 
 
 def test_a_checkpoint_from_before_stages_had_batches_is_counted_in_the_stages_own() -> None:
-    assert Course(stage_config(6), PipelineState(2, 7, 7, 7 * PROMPTS)).origin == 0
-    ours = Course(stage_config(6), PipelineState(2, 7, 7, 50, trained_groups=50))
+    assert StageProgress(stage_config(6), PipelineState(2, 7, 7, 7 * PROMPTS)).origin == 0
+    ours = StageProgress(stage_config(6), PipelineState(2, 7, 7, 50, trained_groups=50))
     assert ours.origin == 50 - 7 * PROMPTS
     assert ours.state().trained_groups == 50
 

@@ -9,7 +9,7 @@ import controller_world
 import pytest
 
 from deepcoder_contracts.exit import ExitRecord
-from deepcoder_trainer.running import ending, runner
+from deepcoder_trainer.running import process_exit, runner
 
 SECONDS = 60
 """Of no end otherwise."""
@@ -22,13 +22,13 @@ HANGS = {
 }
 ENDS = """
 import atexit, ctypes, logging, sys, threading
-from deepcoder_trainer.running import ending
+from deepcoder_trainer.running import process_exit
 
-ending.DUMP_SECONDS = 0.2
-ending.run_last_at_exit()
+process_exit.DUMP_SECONDS = 0.2
+process_exit.run_last_at_exit()
 {hang}
 print("all is told")
-ending.bound({seconds}, {status})
+process_exit.bound({seconds}, {status})
 """
 
 
@@ -54,12 +54,12 @@ def test_process_ends_though_whoever_hangs_keeps_others_from_saying_it() -> None
 
 def test_process_ends_as_a_crash_does_though_native_code_keeps_the_interpreter_to_itself() -> None:
     done = ended(HANGS["native code that keeps the interpreter"], 0.2, 75)
-    assert (done.returncode, done.stdout) == (ending.CRASHED, "all is told\n")
+    assert (done.returncode, done.stdout) == (process_exit.CRASHED, "all is told\n")
 
 
 def test_process_without_a_record_ends_by_itself_as_python_does_and_in_time() -> None:
     assert ended("atexit.register(print, 'the end')", 999, None).stdout == "all is told\nthe end\n"
-    assert ended(HANGS["a thread"], 0.2, None).returncode == ending.CRASHED
+    assert ended(HANGS["a thread"], 0.2, None).returncode == process_exit.CRASHED
 
 
 @pytest.mark.parametrize("how", ["a record", "an error"])
@@ -78,7 +78,7 @@ async def test_attempt_that_nobody_stopped_bounds_the_process_however_it_ends(
 
     monkeypatch.setattr(runner, "Attempt", Attempt)
     monkeypatch.setattr(runner, "stop_on_signals", lambda *_: None)
-    monkeypatch.setattr(ending, "bound", lambda *given: bounds.append(given))
+    monkeypatch.setattr(process_exit, "bound", lambda *given: bounds.append(given))
     config = controller_world.stage_config(1)
     if how == "an error":
         with pytest.raises(OSError, match="no space"):

@@ -29,7 +29,7 @@ from deepcoder_trainer.evaluation.journal import Journal
 from deepcoder_trainer.evaluation.problemsets import ProblemSets
 from deepcoder_trainer.evaluation.run import evaluate_weights, run_evaluate_stage
 from deepcoder_trainer.judge.backend import JudgeRefused
-from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.report.history import before_and_after, read_history
 from deepcoder_trainer.types import Outcome, Problem
 

@@ -17,7 +17,7 @@ from deepcoder_trainer.evaluation import journal as journal_module
 from deepcoder_trainer.evaluation.answers import Answer
 from deepcoder_trainer.evaluation.journal import Journal
 from deepcoder_trainer.evaluation.run import run_evaluate_stage
-from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.protocols import SandboxUnavailable
 
 
 class _Encoding:

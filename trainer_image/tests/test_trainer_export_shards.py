@@ -10,7 +10,7 @@ import pytest
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.checkpoint.opening import open_storage
-from deepcoder_trainer.learner.wire import METADATA
+from deepcoder_trainer.learner.rank_settings import METADATA
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
-from deepcoder_trainer.running import comparing
-from deepcoder_trainer.running.comparing import Comparison
+from deepcoder_trainer.running import export_check
+from deepcoder_trainer.running.export_check import Comparison
 from deepcoder_trainer.stopping import Stop
 
 MakeConfig = Callable[..., StageConfig]
@@ -257,7 +257,7 @@ async def test_what_cannot_be_compared_is_exported_and_says_why(
         await poison(learner)
         await save(writer, state(2), metrics={})
     began = time.monotonic()
-    with caplog.at_level(logging.WARNING, logger=comparing.__name__):
+    with caplog.at_level(logging.WARNING, logger=export_check.__name__):
         made = await writer.export({"reward_mean": 0.5})
     assert time.monotonic() - began < 30, "of the 60 s that the stop gives, and of no end without one"
     reason = {
@@ -276,7 +276,7 @@ async def test_what_cannot_be_compared_is_exported_and_says_why(
     assert f"`deepcoder-trainer export --source {writer.latest.ref.uri} --output OUTPUT`" in said
     assert made.manifest.metrics == {"reward_mean": 0.5}
     assert not next(walk_chain(made.ref.uri, deep=True)).problems
-    [warned] = [r.getMessage() for r in caplog.records if r.name == comparing.__name__]
+    [warned] = [r.getMessage() for r in caplog.records if r.name == export_check.__name__]
     assert reason in warned
     assert folder in warned
 

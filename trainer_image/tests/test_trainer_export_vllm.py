@@ -12,7 +12,7 @@ import pytest
 
 from deepcoder_trainer.export import prompts
 from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.loading import loading
+from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.sampler.engine import CPU_ENVIRONMENT, ENVIRONMENT
 from deepcoder_trainer.sampler.stepped import leave_the_compiler_out, register_architecture
 
@@ -26,7 +26,7 @@ def ask(model: Path, dtype: str, tokens: list[list[int]], longest: int = 128) ->
     """
     os.environ.update(ENVIRONMENT | CPU_ENVIRONMENT)
     leave_the_compiler_out()
-    with loading():
+    with heavy_imports():
         from vllm import LLM, SamplingParams
 
         register_architecture(str(model))

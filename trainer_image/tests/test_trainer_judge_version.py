@@ -17,7 +17,7 @@ from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.servers import JudgeServers
-from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.protocols import SandboxUnavailable
 
 RUN = RunIdentity(namespace="ns", name="run", uid="01234567-89ab-cdef-0123-456789abcdef")
 CAPACITY = {"slots": 1, "busy": 0, "queued": 0, "tier": "Landlock", "limits": {}}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from later import Later
 
-from deepcoder_trainer.lean import lean_transformers, packages_distributions, read_once
+from deepcoder_trainer.transformers_import import fast_transformers_import, packages_distributions, read_once
 
 transformers = Later("transformers")
 MODELS = ("auto", "gemma", "qwen2", "qwen3", "llama", "clip", "whisper")
@@ -43,7 +43,7 @@ def test_packages_are_found_as_by_the_standard_library(tmp_path: Path, monkeypat
 @pytest.fixture(scope="module")
 def loaded() -> Any:
     """Another copy of the module of transformers that reads all this, loaded as it is loaded first."""
-    with lean_transformers():
+    with fast_transformers_import():
         spec = sys.meta_path[0].find_spec("transformers.utils.import_utils", transformers.utils.__path__)
     assert spec is not None
     assert spec.loader is not None
@@ -94,7 +94,7 @@ def test_a_version_that_reads_otherwise_is_left_as_it_is() -> None:
 def test_nothing_else_is_loaded_otherwise_and_nothing_once_it_is_over(tmp_path: Path) -> None:
     before: list[Callable[..., object]] = list(sys.meta_path)
     standard = importlib.metadata.packages_distributions
-    with lean_transformers():
+    with fast_transformers_import():
         [finder] = [each for each in sys.meta_path if each not in before]
         assert finder.find_spec("json", None) is None
         spec = finder.find_spec("transformers.utils.import_utils", [str(tmp_path)])

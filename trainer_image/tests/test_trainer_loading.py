@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.learner.actor import LearnerActor
-from deepcoder_trainer.loading import loading
 
 
 @pytest.fixture(autouse=True)
@@ -20,20 +20,20 @@ def collecting() -> Iterator[None]:
 
 
 def test_nothing_is_collected_meanwhile_and_it_is_as_before_whatever_happens() -> None:
-    with loading():
+    with heavy_imports():
         assert not gc.isenabled()
     assert gc.isenabled()
-    with pytest.raises(ModuleNotFoundError), loading():
+    with pytest.raises(ModuleNotFoundError), heavy_imports():
         importlib.import_module("deepcoder_trainer.nothing")
     assert gc.isenabled()
     gc.disable()
-    with loading():
+    with heavy_imports():
         pass
     assert not gc.isenabled()
 
 
 def test_what_was_loaded_is_not_looked_through_afterwards() -> None:
-    with loading():
+    with heavy_imports():
         made = [object()]
     assert all(each is not made for each in gc.get_objects())
     later = [object()]

@@ -38,8 +38,8 @@ from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.errors import SamplerLost
-from deepcoder_trainer.ports import Ending
-from deepcoder_trainer.rollout.underway import UnderWay
+from deepcoder_trainer.protocols import Ending
+from deepcoder_trainer.rollout.in_flight import InFlight
 from deepcoder_trainer.sampler.group import REPLACEMENTS, SamplerGroup
 from deepcoder_trainer.types import Batch, Generation, GenerationRequest, Outcome, Problem
 
@@ -177,7 +177,7 @@ class Course(World):
 
         self.sampler = SamplerGroup(engine, size=2, replacements=0 if case.colocated else REPLACEMENTS)
         self.learner = self.checkpoints.learner = learner
-        judged, judging = self.reward, UnderWay()
+        judged, judging = self.reward, InFlight()
         room = self.chance.choice([0, 1, 4, 1000])
         self.gate = lambda: judging.room(lambda: room)
 

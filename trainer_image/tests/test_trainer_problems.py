@@ -17,8 +17,8 @@ import pytest
 
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
+from deepcoder_trainer.problems.draw_order import epoch_permutation, problem_index
 from deepcoder_trainer.problems.extract import last_fenced_block
-from deepcoder_trainer.problems.order import epoch_permutation, problem_index
 from deepcoder_trainer.problems.prompt import encode_problems, encode_prompt
 from deepcoder_trainer.problems.rows import RowError, problem_from_row
 from deepcoder_trainer.problems.tests import policy_for, select_tests

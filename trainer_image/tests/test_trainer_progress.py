@@ -20,9 +20,9 @@ from cryptography.x509.oid import NameOID
 from deepcoder_contracts.judge import TestCase
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
+from deepcoder_trainer.runtime_info import RuntimeInfo
 from deepcoder_trainer.stopping import Moment, Stop
-from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.telemetry.progress import SENDS, Progress
 from deepcoder_trainer.types import Problem
 
@@ -140,16 +140,16 @@ async def test_image_comes_with_a_reply_and_the_gpus_go_with_a_report(
 ) -> None:
     cert, key = certificate(tmp_path, "op")
     async with operator(cert, key) as (server, url):
-        surroundings = Surroundings(accelerator="NVIDIA H100 80GB HBM3")
-        progress = Progress(make_config(), Stop(), surroundings)
+        runtime_info = RuntimeInfo(accelerator="NVIDIA H100 80GB HBM3")
+        progress = Progress(make_config(), Stop(), runtime_info)
         server.reply = ProgressReply(image_id="registry/trainer@sha256:1")
         async with reporting(progress, endpoint(url, cert, tmp_path)):
-            while surroundings.image_id is None:
+            while runtime_info.image_id is None:
                 await heard(server)
             server.reply = ProgressReply()
             for _ in range(3):
                 await heard(server)
-    assert surroundings.image_id == "registry/trainer@sha256:1", "a reply that does not tell takes nothing back"
+    assert runtime_info.image_id == "registry/trainer@sha256:1", "a reply that does not tell takes nothing back"
     assert server.reports[-1].accelerator == "NVIDIA H100 80GB HBM3"
 
 

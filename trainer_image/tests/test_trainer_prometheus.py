@@ -22,7 +22,7 @@ from deepcoder_trainer.evaluation.results import CodeforcesRating, MeanRating, d
 from deepcoder_trainer.evaluation.results import metrics as evaluation_metrics
 from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.pipeline.probe import summary
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.rollout.metrics import batch_metrics, verdict_counts
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.prometheus import PREFIX, Prometheus

@@ -14,7 +14,7 @@ import pytest
 
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.storage_file import FileStore
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.samples import read_samples
 from deepcoder_trainer.telemetry import samples
 from deepcoder_trainer.telemetry.samples import MAX_STEPS, SampleSink

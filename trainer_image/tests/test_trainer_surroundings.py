@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepcoder_trainer.surroundings import find_accelerator, gpu_models
+from deepcoder_trainer.runtime_info import find_accelerator, gpu_models
 
 H100 = "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 17\nGPU UUID: \t GPU-1\nVideo BIOS: \t 96.00\n"
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.telemetry.live import LiveView, sparkline
 from deepcoder_trainer.telemetry.metrics import JsonLines

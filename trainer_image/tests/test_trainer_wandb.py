@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 ATTEMPT = """
 import asyncio, sys
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.telemetry.trackers import start_trackers
 
 [tracker] = asyncio.run(start_trackers(StageConfig.from_json(sys.stdin.buffer.read())))

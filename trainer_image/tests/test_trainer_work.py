@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcoder_contracts.recipe import Order
-from deepcoder_trainer.pipeline import work
-from deepcoder_trainer.pipeline.work import Unfinished, WorkBuffer, WorkPolicy, choose_window
+from deepcoder_trainer.pipeline import work_buffer
+from deepcoder_trainer.pipeline.work_buffer import Unfinished, WorkBuffer, WorkPolicy, choose_window
 from deepcoder_trainer.types import Group
 
 runs = st.fixed_dictionaries(
@@ -199,7 +199,7 @@ def test_a_state_that_would_lose_groups_is_refused() -> None:
 async def test_a_batch_that_waits_long_names_the_groups_it_waits_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(work, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(work_buffer, "QUIET_SECONDS", 0.01)
     buffer = WorkBuffer(WorkPolicy(3, 0, Order.STRICT, 1), 0)
     for _ in range(3):
         await buffer.admit()

@@ -23,7 +23,7 @@ from deepcoder_trainer.types import BroadcastWeights
 
 if TYPE_CHECKING:
     from deepcoder_trainer.broadcast import BroadcastGroup
-    from deepcoder_trainer.learner.sending import WeightSender
+    from deepcoder_trainer.learner.weight_sender import WeightSender
 
 torch = Later("torch")
 c10d = Later("torch._C._distributed_c10d")
@@ -40,7 +40,7 @@ def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sender() -> Iterator[WeightSender]:
-    from deepcoder_trainer.learner.sending import WeightSender
+    from deepcoder_trainer.learner.weight_sender import WeightSender
 
     made = WeightSender("127.0.0.1", 1, torch.device("cpu"))
     yield made

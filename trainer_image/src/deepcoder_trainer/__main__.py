@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deepcoder_contracts.stage import StageConfig
     from deepcoder_trainer.judge.local import LocalJudge
     from deepcoder_trainer.localrun import LocalRun
-    from deepcoder_trainer.ports import Observer
+    from deepcoder_trainer.protocols import Observer
 
 _COMMANDS = {
     "drain": ("deepcoder_trainer.running.drain", "tell a running trainer to save and exit"),
@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     from deepcoder_trainer.cluster import in_cluster
     from deepcoder_trainer.config import load_config
     from deepcoder_trainer.running.driverlog import save_at_the_end
-    from deepcoder_trainer.running.ending import run_last_at_exit
+    from deepcoder_trainer.running.process_exit import run_last_at_exit
 
     run_last_at_exit()
     _log(verbose=options.verbose)

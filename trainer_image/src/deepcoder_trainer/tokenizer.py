@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.loading import loading
+from deepcoder_trainer.heavy_imports import heavy_imports
 
 
 def load_tokenizer(model_dir: Path) -> Any:
@@ -17,11 +17,11 @@ def load_tokenizer(model_dir: Path) -> Any:
     """
     try:
         if (model_dir / "tokenizer.json").is_file():
-            with loading():
+            with heavy_imports():
                 from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
-        with loading():
+        with heavy_imports():
             from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)

@@ -48,7 +48,7 @@ from deepcoder_trainer.checkpoint.retention import payloads_to_prune
 from deepcoder_trainer.checkpoint.state import PipelineState, save_state
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import upload_files
-from deepcoder_trainer.surroundings import Surroundings
+from deepcoder_trainer.runtime_info import RuntimeInfo
 from deepcoder_trainer.types import Learner
 
 MAX_FAILURES = 3
@@ -102,7 +102,7 @@ class CheckpointWriter:
         parent: ParentRef | None = None,
         inputs: Inputs | None = None,
         store: ObjectStore | None = None,
-        surroundings: Surroundings | None = None,
+        runtime_info: RuntimeInfo | None = None,
         threads: ComputeThreads | None = None,
     ) -> None:
         """`workdir` is local scratch space; `parent` is what this attempt started from (also settable later).
@@ -114,7 +114,7 @@ class CheckpointWriter:
         self._workdir = workdir
         self._store = store or open_run_storage(config.storage)
         self._inputs = inputs or Inputs()
-        self._surroundings = surroundings or Surroundings()
+        self._runtime_info = runtime_info or RuntimeInfo()
         self._threads = threads
         self._copied: _Copied | None = None
         self._background: asyncio.Task[None] | None = None
@@ -280,8 +280,8 @@ class CheckpointWriter:
             code_digest=code_digest(),
             versions=versions(),
             image=config.provenance.image,
-            image_id=self._surroundings.image_id,
-            accelerator=self._surroundings.accelerator,
+            image_id=self._runtime_info.image_id,
+            accelerator=self._runtime_info.accelerator,
             seed=config.recipe.seed,
             world_size=config.stage.resources.learners,
             compute_threads=self._threads,

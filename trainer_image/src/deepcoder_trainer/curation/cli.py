@@ -16,12 +16,12 @@ from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, ModelSource
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
-from deepcoder_trainer.problems.places import EVALUATION, TRAINING
+from deepcoder_trainer.problems.path_metadata import EVALUATION, TRAINING
 
 if TYPE_CHECKING:
     from deepcoder_trainer.checkpoint.sources import Sources
-    from deepcoder_trainer.curation.byhand import Model, Place
     from deepcoder_trainer.curation.run import Curation, Named
+    from deepcoder_trainer.curation.standalone import Model, Place
     from deepcoder_trainer.judge.local import LocalJudge
 
 
@@ -105,11 +105,11 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: LocalJu
     from tempfile import TemporaryDirectory
 
     from deepcoder_trainer.checkpoint.errors import StorageError
-    from deepcoder_trainer.curation.byhand import curate_by_hand
     from deepcoder_trainer.curation.progress import Terminal
+    from deepcoder_trainer.curation.standalone import curate_by_hand
     from deepcoder_trainer.errors import SamplerLost
-    from deepcoder_trainer.ports import SandboxUnavailable
     from deepcoder_trainer.problems.files import DatasetError
+    from deepcoder_trainer.protocols import SandboxUnavailable
 
     try:
         with TemporaryDirectory(prefix="deepcoder-curate-") as scratch, Terminal() as display:
@@ -134,7 +134,7 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: LocalJu
 
 def _place(options: argparse.Namespace, scratch: Path) -> Place:
     from deepcoder_trainer.checkpoint.opening import open_storage
-    from deepcoder_trainer.curation.byhand import Place
+    from deepcoder_trainer.curation.standalone import Place
 
     if not options.output_dir.startswith("s3://"):
         if "://" in options.output_dir:
@@ -211,9 +211,9 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 def _model(options: argparse.Namespace, sources: Sources) -> Model:
     from deepcoder_trainer.checkpoint.modelfiles import model_digest
-    from deepcoder_trainer.curation.byhand import Model
     from deepcoder_trainer.curation.engine import Engines, engine_config
     from deepcoder_trainer.curation.sampling import Asked
+    from deepcoder_trainer.curation.standalone import Model
 
     directory = sources.model(ModelSource(uri=_uri(options.model)))
     engines = Engines(options.tp, options.engines, options.accelerators, options.float32)

@@ -16,7 +16,7 @@ import hashlib
 import json
 
 from deepcoder_trainer.checkpoint.errors import StorageError
-from deepcoder_trainer.curation.logs import Log
+from deepcoder_trainer.curation.journal_storage import Log
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.types import Problem
 

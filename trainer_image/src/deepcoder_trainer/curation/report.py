@@ -169,7 +169,7 @@ def _safe(value: Any) -> str:
 
 def _draw(folder: Path, tally: Tally, kept: Sequence[Candidate]) -> list[str]:
     try:
-        from deepcoder_trainer.curation.pictures import draw_counts, draw_shapes
+        from deepcoder_trainer.curation.plots import draw_counts, draw_shapes
     except ModuleNotFoundError:
         return []
     draw_counts(folder / _COUNTS, tally)

@@ -33,9 +33,9 @@ from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.curation.tally import Dropped, Tally
 from deepcoder_trainer.curation.verify import Kept, Refused, Verification, Verified
 from deepcoder_trainer.judge.backend import Judge
-from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.dataset import dataset_digest
 from deepcoder_trainer.problems.files import DatasetError, data_files
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 log = logging.getLogger(__name__)

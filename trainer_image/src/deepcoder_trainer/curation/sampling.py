@@ -22,9 +22,9 @@ from deepcoder_trainer.curation.output import own_row
 from deepcoder_trainer.curation.prepare import Candidate
 from deepcoder_trainer.curation.rates import Rates
 from deepcoder_trainer.curation.spool import Spool
-from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.prompt import encode_prompt
 from deepcoder_trainer.problems.rows import problem_from_row
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.rollout.reward import Reward
 from deepcoder_trainer.seeds import seed
 from deepcoder_trainer.types import GenerationRequest, IntArray, Problem, Sampler

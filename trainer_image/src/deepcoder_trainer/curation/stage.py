@@ -44,7 +44,7 @@ from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256
 from deepcoder_trainer.checkpoint.transfer import download_files, put_new, upload_files
 from deepcoder_trainer.curation.filters import Settings
 from deepcoder_trainer.curation.journal import Journal
-from deepcoder_trainer.curation.logs import StoredLog
+from deepcoder_trainer.curation.journal_storage import StoredLog
 from deepcoder_trainer.curation.output import JSONL
 from deepcoder_trainer.curation.progress import Display
 from deepcoder_trainer.curation.rates import read_pass_rates
@@ -52,7 +52,7 @@ from deepcoder_trainer.curation.run import FILES, Curation, Means, Named, curate
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.problems.dataset import DatasetError, dataset_digest
 from deepcoder_trainer.problems.files import data_files
-from deepcoder_trainer.problems.places import EVALUATION, TRAINING
+from deepcoder_trainer.problems.path_metadata import EVALUATION, TRAINING
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 log = logging.getLogger(__name__)

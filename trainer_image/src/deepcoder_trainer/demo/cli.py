@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from deepcoder_trainer.loading import loading
+from deepcoder_trainer.heavy_imports import heavy_imports
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run `make-demo`; 0 when the folder is there, 64 when it is in the way."""
-    with loading():
+    with heavy_imports():
         from deepcoder_trainer.demo.make import DemoExists, make_demo
 
     started = time.monotonic()

@@ -25,7 +25,7 @@ from deepcoder_trainer.evaluation.codeforces import contest_of
 from deepcoder_trainer.problems.dataset import dataset_digest
 from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
-from deepcoder_trainer.problems.places import EVALUATION
+from deepcoder_trainer.problems.path_metadata import EVALUATION
 from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_of_released
 from deepcoder_trainer.problems.rows import RowError, check_judgeable, problem_from_row
 from deepcoder_trainer.types import Problem

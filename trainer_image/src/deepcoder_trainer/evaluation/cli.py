@@ -108,10 +108,10 @@ def main(options: argparse.Namespace) -> int:
         from rich.console import Console
 
         from deepcoder_trainer.checkpoint.errors import StorageError
-        from deepcoder_trainer.evaluation.byhand import evaluate, stored_results
+        from deepcoder_trainer.evaluation.standalone import evaluate, stored_results
         from deepcoder_trainer.evaluation.table import render
-        from deepcoder_trainer.ports import SandboxUnavailable
         from deepcoder_trainer.problems.files import DatasetError
+        from deepcoder_trainer.protocols import SandboxUnavailable
 
         try:
             done = asyncio.run(evaluate(config, judge, responses, again=options.again))

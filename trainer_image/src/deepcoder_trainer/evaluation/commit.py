@@ -24,8 +24,8 @@ from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import put_new, upload_files
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.context import EvaluationContext
-from deepcoder_trainer.evaluation.picture import draw
 from deepcoder_trainer.evaluation.plan import EvaluationPlan, parts_path, samples_path
+from deepcoder_trainer.evaluation.plots import draw
 from deepcoder_trainer.evaluation.problemsets import ProblemSet
 from deepcoder_trainer.evaluation.results import (
     DatasetResult,
@@ -37,7 +37,7 @@ from deepcoder_trainer.evaluation.results import (
     scores,
 )
 from deepcoder_trainer.evaluation.samples import write_rows
-from deepcoder_trainer.evaluation.stored import check_stored
+from deepcoder_trainer.evaluation.stored_results import check_stored
 from deepcoder_trainer.evaluation.table import markdown, summary
 from deepcoder_trainer.evaluation.targets import Target
 
@@ -146,8 +146,8 @@ def commit(
         code_digest=plan.code_digest,
         versions=versions(),
         image=config.provenance.image,
-        image_id=context.surroundings.image_id,
-        accelerator=context.surroundings.accelerator,
+        image_id=context.runtime_info.image_id,
+        accelerator=context.runtime_info.accelerator,
         seed=plan.seed,
         world_size=0,
         metrics=figures,

@@ -30,7 +30,7 @@ from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.results import Comparison, Estimate, EvaluationResults, Scores, compare, scores
 from deepcoder_trainer.evaluation.stats import problem_means
-from deepcoder_trainer.evaluation.stored import read_evaluation, read_rows
+from deepcoder_trainer.evaluation.stored_results import read_evaluation, read_rows
 from deepcoder_trainer.evaluation.table import table_lines
 
 HEAD = ("problems", "A", "B", "B - A", "95 %", "p", "only A", "only B")

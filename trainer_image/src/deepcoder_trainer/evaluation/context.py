@@ -12,8 +12,8 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.evaluation import journal
 from deepcoder_trainer.rollout.reward import Reward
+from deepcoder_trainer.runtime_info import RuntimeInfo
 from deepcoder_trainer.sampler.pretrained import push_pretrained
-from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Sampler
 
 
@@ -37,7 +37,7 @@ class EvaluationContext:
     """Local scratch space."""
     dtype: str
     """The samplers' number format."""
-    surroundings: Surroundings = field(default_factory=Surroundings)
+    runtime_info: RuntimeInfo = field(default_factory=RuntimeInfo)
     told: Callable[[Mapping[str, float]], None] = lambda _figures: None
     """Hears what each target of an Evaluate stage came to as soon as it is measured: `eval/<set>/<target>/<figure>`."""
     judge_version: Callable[[], Awaitable[str | None]] = no_judge

@@ -30,7 +30,7 @@ from deepcoder_trainer.checkpoint.code import code_digest, grading_versions, sou
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.answers import Answers, GivenAnswers, SampledAnswers
-from deepcoder_trainer.evaluation.asking import ask
+from deepcoder_trainer.evaluation.collect import collect_samples
 from deepcoder_trainer.evaluation.commit import Evaluated, commit, committed, evaluation_results, target_results
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.journal import Journal
@@ -232,7 +232,7 @@ async def _measure(
             await context.push(target.directory, version)
             pushed = True
         advance = _progress(context, f"{target.name} on {each.name}", total)
-        samples = await ask(each, plan.samples_per_problem, answers, context.reward, journal, advance)
+        samples = await collect_samples(each, plan.samples_per_problem, answers, context.reward, journal, advance)
         rows[each.name] = sample_rows(samples, step, plan.context_tokens)
     return rows
 

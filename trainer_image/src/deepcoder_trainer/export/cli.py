@@ -14,7 +14,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import as_uri
-from deepcoder_trainer.loading import loading
+from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.modelcard import rounding_note
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\Z")
@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> int:
     """Export and say what came of it; 1 when the source cannot be trusted or the export not be made."""
     # Threads that spin at barriers starve each other where processes share cores; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with loading():
+    with heavy_imports():
         from deepcoder_trainer.export.run import Order, export
 
     if options.rope_original is not None and options.rope is None:

@@ -32,9 +32,9 @@ from deepcoder_trainer.checkpoint.transfer import download_files
 from deepcoder_trainer.checkpoint.verify import Link, check_file, walk_chain
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.results import EvaluationResults
-from deepcoder_trainer.evaluation.stored import read_evaluation
+from deepcoder_trainer.evaluation.stored_results import read_evaluation
 from deepcoder_trainer.export.errors import ExportFailed
-from deepcoder_trainer.learner.wire import LEARNER_DIR, METADATA
+from deepcoder_trainer.learner.rank_settings import LEARNER_DIR, METADATA
 from deepcoder_trainer.modelconfig import model_files
 
 log = logging.getLogger(__name__)

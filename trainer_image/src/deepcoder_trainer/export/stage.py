@@ -28,7 +28,7 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.export.errors import ExportFailed, FarOff
 from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.learner.wire import LEARNER_DIR
+from deepcoder_trainer.learner.rank_settings import LEARNER_DIR
 from deepcoder_trainer.modelcard import Difference
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.export.shards import Shards
-from deepcoder_trainer.learner.wire import METADATA
+from deepcoder_trainer.learner.rank_settings import METADATA
 
 SCALE = "_scale"
 """What the name of a quantized weight's scale ends in, after the weight's own."""

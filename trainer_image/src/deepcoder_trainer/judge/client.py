@@ -30,7 +30,7 @@ from deepcoder_trainer.judge.backend import Judgement
 from deepcoder_trainer.judge.endpoints import Endpoint, Endpoints, NoJudge
 from deepcoder_trainer.judge.http import MAX_REST_SECONDS
 from deepcoder_trainer.judge.submission import Submission
-from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.types import Problem
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.stage import ModelSource, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.grpo.pack import OptimizerStep
-from deepcoder_trainer.learner.wire import RankSettings, Rendezvous, Sums
-from deepcoder_trainer.loading import loading
-from deepcoder_trainer.standing import Standing, noted, standing
+from deepcoder_trainer.heavy_imports import heavy_imports
+from deepcoder_trainer.learner.rank_settings import RankSettings, Rendezvous, Sums
+from deepcoder_trainer.thread_stacks import ThreadStacks, records_calls, thread_stacks
 from deepcoder_trainer.types import BroadcastWeights, CardWeights
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
     from deepcoder_trainer.learner.files import RankFiles
     from deepcoder_trainer.learner.rank import LearnerRank
-    from deepcoder_trainer.learner.sending import WeightSender
+    from deepcoder_trainer.learner.weight_sender import WeightSender
 
 T = TypeVar("T")
 
 
-@noted
+@records_calls
 class LearnerActor:
     """One rank of `world`, which it learns when it starts. `ray.remote` is applied where the actor is created."""
 
@@ -68,7 +68,7 @@ class LearnerActor:
 
         Returns the number of compute threads.
         """
-        with loading():
+        with heavy_imports():
             import torch
 
             from deepcoder_trainer.learner.files import RankFiles
@@ -83,7 +83,7 @@ class LearnerActor:
         return torch.get_num_threads()
 
     def _meet(self, host: str, port: int, *, first: bool) -> TCPStore:
-        with loading():
+        with heavy_imports():
             from torch._C._distributed_c10d import TCPStore
 
         timeout = timedelta(seconds=self._settings.collective_timeout_s)
@@ -111,7 +111,7 @@ class LearnerActor:
     def offer_weights(self) -> BroadcastWeights:
         """Rank 0: what it will send, and where samplers meet it."""
         if self._sender is None:
-            from deepcoder_trainer.learner.sending import WeightSender
+            from deepcoder_trainer.learner.weight_sender import WeightSender
 
             workers, device = self._settings.recipe.tensor_parallel, self._rank_learner.device
             self._sender = WeightSender(ray.util.get_node_ip_address(), workers, device)
@@ -157,9 +157,9 @@ class LearnerActor:
         return work(Path(self._settings.model_dir))
 
     @ray.method(concurrency_group="where")
-    def where(self) -> Standing:
+    def where(self) -> ThreadStacks:
         """Return where this rank is stuck, for a caller that waits for another answer in vain."""
-        return standing()
+        return thread_stacks()
 
     def load(self, directory: str, optimizer: bool) -> None:
         """See `LearnerRank.load`."""

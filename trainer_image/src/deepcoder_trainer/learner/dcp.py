@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, OtherModel, refuse_newer
-from deepcoder_trainer.learner.wire import METADATA, rank_prefix
+from deepcoder_trainer.learner.rank_settings import METADATA, rank_prefix
 
 _FILE_BYTES = 1 << 30
 _SCHEMA_VERSION = 1

@@ -19,7 +19,7 @@ from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.learner.pretrained import write_pretrained
 from deepcoder_trainer.learner.rank import LearnerRank
-from deepcoder_trainer.learner.wire import LEARNER_DIR, METADATA
+from deepcoder_trainer.learner.rank_settings import LEARNER_DIR, METADATA
 
 
 class RankFiles:

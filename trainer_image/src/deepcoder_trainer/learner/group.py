@@ -39,12 +39,12 @@ from deepcoder_trainer.grpo.pack import (
     training_sequences,
 )
 from deepcoder_trainer.grpo.summary import combine
-from deepcoder_trainer.learner import silence
+from deepcoder_trainer.learner import hang_report
 from deepcoder_trainer.learner.actor import LearnerActor
-from deepcoder_trainer.learner.wire import RankSettings, Sums
+from deepcoder_trainer.learner.rank_settings import RankSettings, Sums
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.shapes import model_shape
-from deepcoder_trainer.standing import Standing
+from deepcoder_trainer.thread_stacks import ThreadStacks
 from deepcoder_trainer.types import Batch, WeightRefs
 
 log = logging.getLogger(__name__)
@@ -304,7 +304,9 @@ class RayLearner:
         if pending and (all_end or not errors):
             silent = [rank for rank, task in enumerate(tasks) if task in pending]
             where = await self._where(silent)
-            raise LearnerLost(f"no answer from learner {silence.names(silent)} within {seconds:g} s ({what}): {where}")
+            raise LearnerLost(
+                f"no answer from learner {hang_report.names(silent)} within {seconds:g} s ({what}): {where}"
+            )
         for error in errors:
             raise error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
         return [task.result() for task in tasks]
@@ -314,7 +316,7 @@ class RayLearner:
         await asyncio.sleep(seconds)
         if silent := [rank for rank, task in enumerate(tasks) if not task.done()]:
             where = await self._where(silent)
-            log.warning("no answer from learner %s for %g s (%s): %s", silence.names(silent), seconds, what, where)
+            log.warning("no answer from learner %s for %g s (%s): %s", hang_report.names(silent), seconds, what, where)
 
     async def _where(self, ranks: Sequence[int]) -> str:
         """Return where the ranks are stuck, and log the stacks of their threads."""
@@ -325,10 +327,10 @@ class RayLearner:
         finally:
             for task in asked:
                 task.cancel()
-        found: dict[int, Standing | None] = dict(zip(ranks, answers, strict=True))
-        for threads in silence.stacks(found):
+        found: dict[int, ThreadStacks | None] = dict(zip(ranks, answers, strict=True))
+        for threads in hang_report.stacks(found):
             log.warning("threads of learner %s", threads)
-        return silence.places(found)
+        return hang_report.places(found)
 
 
 def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:

@@ -40,10 +40,10 @@ from deepcoder_trainer.learner.meter import Meter
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
 from deepcoder_trainer.learner.optimizer import adamw, reset
 from deepcoder_trainer.learner.parking import Parking
+from deepcoder_trainer.learner.rank_settings import LEARNER_DIR, RankSettings, Sums
 from deepcoder_trainer.learner.reference import give_back_memory, load_reference
-from deepcoder_trainer.learner.sending import WeightSender
+from deepcoder_trainer.learner.weight_sender import WeightSender
 from deepcoder_trainer.learner.weights import in_one_buffer, padded, shared_on_card
-from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Sums
 from deepcoder_trainer.seeds import seed
 from deepcoder_trainer.types import CardWeights, TensorShape
 

@@ -50,17 +50,17 @@ from deepcoder_trainer.background import first_cause
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.errors import LearnerLost, SamplerLost
-from deepcoder_trainer.pipeline.course import Course
+from deepcoder_trainer.pipeline.device_turns import Turns
 from deepcoder_trainer.pipeline.groups import Groups
-from deepcoder_trainer.pipeline.leaving import Saving
 from deepcoder_trainer.pipeline.probe import Probe
-from deepcoder_trainer.pipeline.turns import Turns
-from deepcoder_trainer.pipeline.work import Unfinished, WorkBuffer, WorkPolicy
-from deepcoder_trainer.ports import Checkpoints, Ending, Evaluate, Observer, StepReport
+from deepcoder_trainer.pipeline.saving import Saving
+from deepcoder_trainer.pipeline.stage_progress import StageProgress
+from deepcoder_trainer.pipeline.work_buffer import Unfinished, WorkBuffer, WorkPolicy
 from deepcoder_trainer.problems.prompt import EncodedProblem
+from deepcoder_trainer.protocols import Checkpoints, Ending, Evaluate, Observer, StepReport
+from deepcoder_trainer.rollout.in_flight import InFlight
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.rollout.rollout import Rollout
-from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
 from deepcoder_trainer.types import Batch, Group, Learner, Sampler
 
@@ -110,7 +110,7 @@ class Controller:
     _admitting: asyncio.Task[None] | None = None
     _half_trained: bool = False
     """Whether the weights belong to no step, because training has started and not ended, or has failed."""
-    _learning: UnderWay = field(default_factory=UnderWay)
+    _learning: InFlight = field(default_factory=InFlight)
     _probed: dict[str, float] = field(default_factory=dict)
     """The probe's findings since the last report."""
     _failure: BaseException | None = None
@@ -120,9 +120,9 @@ class Controller:
 
     def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
-        self._course = Course(self.config, state, self.metrics)
-        last_step = self._course.base + self.config.stage.max_steps
-        policy = WorkPolicy.of(recipe, last_step, self._course.origin)
+        self._progress = StageProgress(self.config, state, self.metrics)
+        last_step = self._progress.base + self.config.stage.max_steps
+        policy = WorkPolicy.of(recipe, last_step, self._progress.origin)
         self._work = WorkBuffer(policy, state.total_steps, Unfinished(state.groups, state.pending, state.next_group_id))
         self._groups = Groups(
             recipe,
@@ -134,7 +134,7 @@ class Controller:
             on_unjudged=self.on_unjudged,
             on_dropped=self.on_dropped,
         )
-        self._saving = Saving(self.checkpoints, self._work, self._course, self.stop)
+        self._saving = Saving(self.checkpoints, self._work, self._progress, self.stop)
         self._turns = Turns(self.sampler, self.learner, shared=self.config.stage.colocated)
 
     async def run(self) -> Ending:
@@ -146,7 +146,7 @@ class Controller:
             log.error("the time for saving is over: the newest committed checkpoint counts")
             if self._failure is not None:
                 raise self._failure from None
-            return Ending(self._course.step, drained=True)
+            return Ending(self._progress.step, drained=True)
         finally:
             tasks = [task for task in (closing, self._admitting) if task is not None]
             for task in tasks:
@@ -160,10 +160,10 @@ class Controller:
             await self._unless_stopped(self._push())
             await self._begin_probe()
             await self._evaluate_if_owed()
-            if not self._course.over:
+            if not self._progress.over:
                 self._admitting = asyncio.create_task(self._groups.admission())
-            while not self._course.over:
-                await self._one_step(self._course.step + 1)
+            while not self._progress.over:
+                await self._one_step(self._progress.step + 1)
         except StopReached:
             pass
         except Exception as error:
@@ -187,7 +187,7 @@ class Controller:
     async def _one_step(self, step: int) -> None:
         """Run one step. The module's docstring says what a stop does to it."""
         with self._timed("wait_batch"):
-            batch = await self._unless_stopped(self._groups.batch(step, self._course.base + step))
+            batch = await self._unless_stopped(self._groups.batch(step, self._progress.base + step))
         self.stop.check()
         await self._end_probe()
         if self._turns.shared:
@@ -196,10 +196,10 @@ class Controller:
         await self._score_probe()
         with self._timed("train"):
             await self._train(batch)  # never cut off: half a step is no step
-        if self._turns.shared and self._course.save_due:
+        if self._turns.shared and self._progress.save_due:
             await self._copy()
         with self._timed("wait_sampled"):
-            await self._unless_stopped(self._work.may_push(self._course.version))
+            await self._unless_stopped(self._work.may_push(self._progress.version))
         with self._timed("sync"):
             await self._unless_stopped(self._push())
         await self._begin_probe()
@@ -218,7 +218,7 @@ class Controller:
         return await self._saving.leave()
 
     async def _train(self, batch: Batch) -> None:
-        metrics = batch_metrics(batch.groups, self._course.version)
+        metrics = batch_metrics(batch.groups, self._progress.version)
         self._half_trained = True
         with self._learning.one():
             metrics |= await self.learner.train(batch)
@@ -230,7 +230,7 @@ class Controller:
             "groups_dropped": metrics["groups_dropped"],
         }
         self._trained = batch
-        self._course.trained(batch.step, metrics, counted)
+        self._progress.trained(batch.step, metrics, counted)
         self._half_trained = False
         self._check_gradients(metrics.get("skipped_optimizer_steps", 0.0))
 
@@ -240,7 +240,7 @@ class Controller:
         if steps >= MAX_STEPS_WITHOUT_GRADIENT:
             raise NothingLearnt(
                 f"no gradient of the last {steps} steps was finite, so the weights are those of step "
-                f"{self._course.step - steps}: look at loss, grad_norm and sync_logprob_gap_max of the steps "
+                f"{self._progress.step - steps}: look at loss, grad_norm and sync_logprob_gap_max of the steps "
                 "before it, and start a new run from a checkpoint of that step or earlier (spec.from; by hand: parent) "
                 "with a lower recipe.learningRate"
             )
@@ -250,17 +250,17 @@ class Controller:
         seconds = PUSH_SHARE * self.config.stage.stall_seconds
         try:
             async with asyncio.timeout(seconds):
-                await self._turns.push(self._course.version)
+                await self._turns.push(self._progress.version)
         except TimeoutError:
             raise SamplerLost(
-                f"weights of version {self._course.version} have reached no sampler within {seconds:.0f} s "
+                f"weights of version {self._progress.version} have reached no sampler within {seconds:.0f} s "
                 f"({PUSH_SHARE:.0%} of stallSeconds): see the samplers' logs"
             ) from None
 
     async def _begin_probe(self) -> None:
-        if self.probe is not None and self.probe.due(self._course.step):
+        if self.probe is not None and self.probe.due(self._progress.step):
             with self._timed("probe"):
-                await self._unless_stopped(self.probe.begin(self._course.step, self._course.version))
+                await self._unless_stopped(self.probe.begin(self._progress.step, self._progress.version))
 
     async def _end_probe(self) -> None:
         if self.probe is not None:
@@ -278,16 +278,16 @@ class Controller:
 
     async def _evaluate_if_owed(self) -> None:
         """Evaluate the pushed weights if an evaluation is due. A save that is due uploads meanwhile."""
-        if not self._course.evaluation_owed:
+        if not self._progress.evaluation_owed:
             return
         assert self.evaluate is not None, "the stage evaluates"
-        if self._course.save_due and self._trained is not None:
+        if self._progress.save_due and self._trained is not None:
             await self._copy()
         self.observer.on_phase(TrainerPhase.EVALUATING)
         with self._timed("evaluate"):
-            figures = await self._unless_stopped(self.evaluate(self._course.step))
+            figures = await self._unless_stopped(self.evaluate(self._progress.step))
         self.observer.on_phase(TrainerPhase.TRAINING)
-        self._course.evaluated(figures)
+        self._progress.evaluated(figures)
         if self._trained is None:
             self._report(())
 
@@ -296,20 +296,20 @@ class Controller:
         batch, self._trained = self._trained, None
         if batch is None:
             return
-        self._work.release(batch.groups, self._course.version)
-        if self._course.metrics["collapsing"]:
+        self._work.release(batch.groups, self._progress.version)
+        if self._progress.metrics["collapsing"]:
             log.warning(
                 "step %d: %.0f %% of responses are cut off and reward is %.3f. The overlong rule does not punish "
                 "truncation, so this does not recover by itself: raise contextTokens or lower the learning rate",
                 batch.step,
-                100 * self._course.metrics["truncated_ratio"],
-                self._course.metrics["reward_mean"],
+                100 * self._progress.metrics["truncated_ratio"],
+                self._progress.metrics["reward_mean"],
             )
         self._report(batch.groups)
 
     async def _save_if_due(self) -> None:
         """Save if due, or if weights were copied for the stage's end, which the final evaluation then undid."""
-        if self._course.over or not (self._course.save_due or self._saving.copied):
+        if self._progress.over or not (self._progress.save_due or self._saving.copied):
             return
         self.observer.on_phase(TrainerPhase.CHECKPOINTING)
         with self._timed("checkpoint"):
@@ -331,9 +331,9 @@ class Controller:
         probed, self._probed = self._probed, {}
         self.observer.on_step(
             StepReport(
-                self._course.step,
-                self._course.version,
-                {**self._course.metrics, **self._course.totals, **self.health()},
+                self._progress.step,
+                self._progress.version,
+                {**self._progress.metrics, **self._progress.totals, **self.health()},
                 verdict_counts([sample for group in groups for sample in group.samples]),
                 seconds,
                 groups,

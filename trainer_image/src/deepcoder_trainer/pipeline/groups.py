@@ -20,9 +20,9 @@ from dataclasses import replace
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.background import first_cause
 from deepcoder_trainer.pipeline.refill import drawn_problem, teaches_nothing
-from deepcoder_trainer.pipeline.work import WorkBuffer
-from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.pipeline.work_buffer import WorkBuffer
 from deepcoder_trainer.problems.prompt import EncodedProblem
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.rollout.metrics import quarantined
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout
 from deepcoder_trainer.types import Batch, Group

@@ -11,7 +11,7 @@ weights wait for verdicts, and not only for responses.
 
 from __future__ import annotations
 
-from deepcoder_trainer.problems.order import problem_index
+from deepcoder_trainer.problems.draw_order import problem_index
 from deepcoder_trainer.seeds import seed as derive_seed
 from deepcoder_trainer.types import Group
 

@@ -6,7 +6,7 @@ a row that cannot be used is named with its file, its line, the field and the me
 shrinks is found only after the run. The released files are not their user's to mend: of a source that has hundreds of
 usable rows a few others are left out, and named.
 
-Of a folder with files of several splits those for training are read (`places`).
+Of a folder with files of several splits those for training are read (`path_metadata`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from deepcoder_contracts.curation import Layout
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.problems.files import DatasetError as DatasetError
 from deepcoder_trainer.problems.files import FileRow, data_files, read_rows
-from deepcoder_trainer.problems.places import SOURCES, TRAINING, split_of
+from deepcoder_trainer.problems.path_metadata import SOURCES, TRAINING, split_of
 from deepcoder_trainer.problems.readers import layout_of, released, source_of_released
 from deepcoder_trainer.problems.rows import RowError, check_judgeable, problem_from_row
 from deepcoder_trainer.types import Problem

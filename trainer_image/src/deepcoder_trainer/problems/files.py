@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepcoder_trainer.problems.json_text import TooManyValues, check_values, value_of
-from deepcoder_trainer.problems.places import of_splits
+from deepcoder_trainer.problems.path_metadata import of_splits
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 MAX_ROW_BYTES = 256 << 20

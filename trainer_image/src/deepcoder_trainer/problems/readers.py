@@ -29,7 +29,7 @@ from deepcoder_contracts.judge import Kind
 from deepcoder_trainer.problems import plain_pickle
 from deepcoder_trainer.problems.extract import last_fenced_block
 from deepcoder_trainer.problems.json_text import TooManyValues, value_of
-from deepcoder_trainer.problems.places import SOURCES, source_of
+from deepcoder_trainer.problems.path_metadata import SOURCES, source_of
 from deepcoder_trainer.problems.record import Record, Test
 from deepcoder_trainer.problems.rows import (
     LONGEST_ANSWER,

@@ -18,7 +18,7 @@ from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.evaluation.results import EvaluationResults, Scores, scores
-from deepcoder_trainer.evaluation.stored import read_evaluation, read_rows
+from deepcoder_trainer.evaluation.stored_results import read_evaluation, read_rows
 
 _METRICS = re.compile(r"^(?P<stage>[^/]+)/attempts/(?P<ordinal>\d{3,})/metrics\.jsonl$")
 _EVALUATION = re.compile(r"^eval/(?P<key>[0-9a-f]{64})/MANIFEST\.json$")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from deepcoder_trainer.problems.prompt import EncodedProblem
+from deepcoder_trainer.rollout.in_flight import InFlight
 from deepcoder_trainer.rollout.reward import Reward
-from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.seeds import seed
 from deepcoder_trainer.types import Generation, GenerationRequest, Group, Sample, Sampler, Wave
 
@@ -56,9 +56,9 @@ class Rollout:
         self._sampler = sampler
         self._reward = reward
         self._sampling = sampling
-        self.sampling = UnderWay()
+        self.sampling = InFlight()
         """Samples that are being sampled."""
-        self.judging = UnderWay()
+        self.judging = InFlight()
         """Samples that are sampled but not judged yet."""
 
     async def room(self, capacity: Callable[[], int]) -> None:

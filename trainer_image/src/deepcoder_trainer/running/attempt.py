@@ -44,22 +44,22 @@ from deepcoder_trainer.modelconfig import model_files, read_model_config
 from deepcoder_trainer.pipeline.controller import Controller
 from deepcoder_trainer.pipeline.probe import Probe
 from deepcoder_trainer.plan.check import check
-from deepcoder_trainer.ports import Ending, Evaluate, Observer
 from deepcoder_trainer.problems.prompt import EncodedProblems
+from deepcoder_trainer.protocols import Ending, Evaluate, Observer
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward, Reward, load_reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
-from deepcoder_trainer.running import exits
-from deepcoder_trainer.running.comparing import Comparison
+from deepcoder_trainer.running import exit_records
 from deepcoder_trainer.running.driverlog import without_secrets
+from deepcoder_trainer.running.export_check import Comparison
 from deepcoder_trainer.running.judgeable import refuse_unjudgeable
-from deepcoder_trainer.running.starting import bring_to, load_problems, start_both
-from deepcoder_trainer.running.telling import Telling
+from deepcoder_trainer.running.sinks import Sinks
+from deepcoder_trainer.running.startup import bring_to, load_problems, start_both
+from deepcoder_trainer.runtime_info import RuntimeInfo, find_accelerator
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
 from deepcoder_trainer.shapes import model_shape
 from deepcoder_trainer.stopping import LEAVE_SECONDS, Moment, Stop, StopReached, stop_on_signals
-from deepcoder_trainer.surroundings import Surroundings, find_accelerator
 from deepcoder_trainer.telemetry.trackers import start_trackers
 from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import Learner
@@ -93,9 +93,9 @@ class Attempt:
         self._store = open_run_storage(config.storage)
         self._sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region)
         self._writer = CheckpointWriter(config, None, workdir=self._workdir, store=self._store)
-        self._surroundings = Surroundings()
-        self._telling = Telling(config, stop, self._store, self._workdir, self._surroundings, observers)
-        self._telling.watch(self._totals)
+        self._runtime_info = RuntimeInfo()
+        self._sinks = Sinks(config, stop, self._store, self._workdir, self._runtime_info, observers)
+        self._sinks.watch(self._totals)
         self._client: Judge | None = None
         self._sampler: SamplerGroup | None = None
         self._background = Background()
@@ -112,9 +112,9 @@ class Attempt:
             try:
                 record = await self._background.beside(self._run(stack), self._stop_for)
             except Exception as error:
-                record = exits.failed(first_cause(error), self._telling.progress.report().step)
+                record = exit_records.failed(first_cause(error), self._sinks.progress.report().step)
             if self._failure is not None and record.code != ExitCode.DONE:
-                record = exits.failed(first_cause(self._failure), record.step)
+                record = exit_records.failed(first_cause(self._failure), record.step)
             self._ends_at = self._in(self.config.storage.drain_seconds + LEAVE_SECONDS)
             record = await self._tell(record)
         finally:
@@ -135,13 +135,13 @@ class Attempt:
 
     async def _tell(self, record: ExitRecord) -> ExitRecord:
         """Write exit.json, then everything that is not stored yet."""
-        newest = self._telling.progress.checkpoint
+        newest = self._sinks.progress.checkpoint
         digest = newest.digest if newest else None
         about = {"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")}
         record = record.model_copy(update={"message": without_secrets(self.config, record.message), **about})
         await self._in_time(EXIT, self._writer.write_exit(record))
-        await self._in_time("metrics and samples", self._telling.keep())
-        self._telling.give_up()
+        await self._in_time("metrics and samples", self._sinks.keep())
+        self._sinks.give_up()
         return record
 
     @staticmethod
@@ -162,8 +162,8 @@ class Attempt:
     async def _run(self, stack: AsyncExitStack) -> ExitRecord:
         config = self.config
         if config.progress is not None:
-            self._background.loop(self._telling.progress.run(config.progress))
-        self._telling.prometheus.serve()
+            self._background.loop(self._sinks.progress.run(config.progress))
+        self._sinks.prometheus.serve()
         reward, model_dir, tokenizer = await self._unless_stopped(self._prepare(stack))
         if config.stage.type is StageType.EVALUATE:
             return await self._evaluate(stack, reward, model_dir, tokenizer)
@@ -172,7 +172,7 @@ class Attempt:
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Reward, Path, Any]:
         """What samplers and learners need before they are asked for."""
         config = self.config
-        self._telling.also(await start_trackers(config))
+        self._sinks.also(await start_trackers(config))
         await self._writer.claim()
         reward = await self._reward(stack)
         model_dir = await abandonable(self._sources.model, config.model)
@@ -192,7 +192,7 @@ class Attempt:
             abandonable(load_problems, config, self._sources, tokenizer, self._client, curated)
         )
         asks_judges = self._client is not None
-        self._telling.progress.trains_on([encoded.problem for encoded in problems.kept], asks_judges=asks_judges)
+        self._sinks.progress.trains_on([encoded.problem for encoded in problems.kept], asks_judges=asks_judges)
         config = config.model_copy(
             update={"model": pinned(config.model, model_dir)}
         )  # the curated set goes by its name
@@ -214,31 +214,31 @@ class Attempt:
             parent=point.ref if point else None,
             inputs=inputs,
             store=self._store,
-            surroundings=self._surroundings,
+            runtime_info=self._runtime_info,
             threads=threads,
         )
         stack.push_async_callback(writer.close)
-        writer.on_commit = self._telling.committed
-        writer.before_commit = self._telling.keep_in_time
+        writer.on_commit = self._sinks.committed
+        writer.before_commit = self._sinks.keep_in_time
         writer.compare = Comparison(config, self.stop, learner).compare
         state = await self._unless_stopped(bring_to(point, learner, config))
         if point is not None and point.own:
             writer.latest = CommittedCheckpoint(point.ref, point.manifest)
-            self._telling.committed(writer.latest)
+            self._sinks.committed(writer.latest)
         if point is not None and point.own and point.manifest.final:
             log.info("stage %s had ended at step %d: exporting it", config.stage.name, state.step)
             ending = Ending(state.step, drained=False, gate=point.manifest.gate)
         else:
             ending = await self._loop(sampler, learner, writer, reward, tokenizer, problems, state, point)
         if ending.drained:
-            return exits.drained(self.stop.reason, ending.step)
+            return exit_records.drained(self.stop.reason, ending.step)
         try:
             export = await self.stop.before(Moment.SAVED, writer.export(self._last_metrics()))
         except StopReached:
             log.warning("the stage is over and saved; the next attempt exports it")
-            return exits.drained(self.stop.reason, ending.step)
+            return exit_records.drained(self.stop.reason, ending.step)
         log.info("stage %s is done: %s", config.stage.name, export.ref.uri)
-        return exits.completed(ending.step, ending.gate)
+        return exit_records.completed(ending.step, ending.gate)
 
     async def _curated(self, stack: AsyncExitStack, model_dir: Path, tokenizer: Any) -> CuratedSet | None:
         """Return the run's own curated set, made now if no earlier attempt has. None for a run with a finished set."""
@@ -248,12 +248,12 @@ class Attempt:
         from deepcoder_trainer.curation.progress import Figures
         from deepcoder_trainer.curation.stage import RunCuration, curated_set
 
-        observer = self._telling.observer()
+        observer = self._sinks.observer()
         observer.on_phase(TrainerPhase.CURATING)
 
         def told(phase: str, done: int, total: int) -> None:
-            self._telling.progress.curating(phase, done, total)
-            self._telling.prometheus.curating(phase, done, total)
+            self._sinks.progress.curating(phase, done, total)
+            self._sinks.prometheus.curating(phase, done, total)
 
         judge = self._client
         if judge is None:  # the run's reward is a function of its own
@@ -280,13 +280,13 @@ class Attempt:
         """Train from `state` until the stage is over or a stop is requested."""
         config, recipe = self.config, self.config.recipe
         prompts = {p.problem.id: p.problem.prompt for p in problems.kept}
-        samples = self._telling.keep_samples(prompts)
+        samples = self._sinks.keep_samples(prompts)
         self._background.loop(samples.run())
-        observer = self._telling.observer(samples)
+        observer = self._sinks.observer(samples)
         context = self._context(sampler, reward, tokenizer)
         sampling = Sampling(recipe.seed, recipe.group_size, config.stage.context_tokens, recipe.temperature)
         rollout, client = Rollout(sampler, reward, sampling), self._client
-        self._telling.progress.resumed_at(state.step)
+        self._sinks.progress.resumed_at(state.step)
         observer.on_phase(TrainerPhase.TRAINING)
         controller = Controller(
             config=config,
@@ -339,15 +339,15 @@ class Attempt:
         sampler = self._sampler = await self._unless_stopped(start_samplers(self.config, model_dir))
         stack.push_async_callback(sampler.close)
         await self._unless_stopped(self._look_around())
-        observer = self._telling.observer()
+        observer = self._sinks.observer()
         observer.on_phase(TrainerPhase.EVALUATING)
         await self._unless_stopped(run_evaluate_stage(self._context(sampler, reward, tokenizer)))
-        return exits.completed()
+        return exit_records.completed()
 
     async def _look_around(self) -> None:
         """Samplers and learners have their places: what GPUs are there."""
         if self.config.stage.resources.accelerators:
-            self._surroundings.accelerator = await find_accelerator()
+            self._runtime_info.accelerator = await find_accelerator()
 
     def _context(self, sampler: Any, reward: Reward, tokenizer: Any) -> EvaluationContext:
         return EvaluationContext(
@@ -359,8 +359,8 @@ class Attempt:
             tokenizer=tokenizer,
             workdir=self._workdir,
             dtype=self.config.recipe.precision.dtype,
-            surroundings=self._surroundings,
-            told=self._telling.evaluated,
+            runtime_info=self._runtime_info,
+            told=self._sinks.evaluated,
             judge_version=self._client.version if self._client is not None else no_judge,
         )
 

@@ -24,9 +24,9 @@ from deepcoder_trainer.cluster import most_of
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
-from deepcoder_trainer.ports import Observer
+from deepcoder_trainer.protocols import Observer
 from deepcoder_trainer.rollout.reward import load_reward
-from deepcoder_trainer.running import ending
+from deepcoder_trainer.running import process_exit
 from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.running.drain import Driver
 from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
@@ -66,7 +66,7 @@ async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observer
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
     finally:
-        ending.bound(seconds_to_end(stop), record.code if record else None)
+        process_exit.bound(seconds_to_end(stop), record.code if record else None)
     return record
 
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from deepcoder_trainer.cluster import THREADS
 from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.errors import SamplerLost
-from deepcoder_trainer.loading import loading
+from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.translation import Part, engine_arguments, generation_from, refusal, sampling_parameters
 from deepcoder_trainer.tokenizer import load_tokenizer
@@ -110,7 +110,7 @@ def threads(settings: EngineSettings) -> int:
 
 async def start_async_engine(arguments: dict[str, Any], *, sleeps: bool = False) -> AsyncEngine:
     """Start the asynchronous engine, on whatever device vLLM finds."""
-    with loading():
+    with heavy_imports():
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

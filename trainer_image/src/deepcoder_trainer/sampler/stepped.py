@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from deepcoder_trainer.errors import SamplerLost
-from deepcoder_trainer.loading import loading
+from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.translation import Part, engine_arguments, generation_from, refusal, sampling_parameters
 from deepcoder_trainer.tokenizer import load_tokenizer
@@ -148,7 +148,7 @@ class SteppedEngine:
     def _start(self, model: str, settings: EngineSettings) -> Any:
         leave_the_compiler_out()
         leave_the_server_out()
-        with loading():
+        with heavy_imports():
             from vllm.engine.arg_utils import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
 

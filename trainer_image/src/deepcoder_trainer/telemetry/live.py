@@ -19,7 +19,7 @@ from rich.text import Text
 
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 
 _BARS = "▁▂▃▄▅▆▇█"
 _HISTORY = 60

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from deepcoder_contracts.progress import TrainerPhase
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 
 
 def metrics_line(report: StepReport, stage: str, at: float) -> str:

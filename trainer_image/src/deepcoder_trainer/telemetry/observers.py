@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from deepcoder_contracts.progress import TrainerPhase
-from deepcoder_trainer.ports import Observer, StepReport
+from deepcoder_trainer.protocols import Observer, StepReport
 
 log = logging.getLogger(__name__)
 

@@ -34,9 +34,9 @@ from deepcoder_contracts.progress import (
     TrainerPhase,
 )
 from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
+from deepcoder_trainer.runtime_info import RuntimeInfo
 from deepcoder_trainer.stopping import Stop
-from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.telemetry.waits import waits
 from deepcoder_trainer.types import Problem
 
@@ -56,7 +56,7 @@ class Progress:
 
     config: StageConfig
     stop: Stop
-    surroundings: Surroundings = field(default_factory=Surroundings)
+    runtime_info: RuntimeInfo = field(default_factory=RuntimeInfo)
     phase: TrainerPhase = TrainerPhase.STARTING
     checkpoint: CheckpointSummary | None = None
     _step: int = 0
@@ -122,7 +122,7 @@ class Progress:
             phase_seconds=self._phase_seconds,
             latest_checkpoint=self.checkpoint,
             expected_submissions=expected,
-            accelerator=self.surroundings.accelerator,
+            accelerator=self.runtime_info.accelerator,
             sent_at=datetime.now(UTC),
         )
 
@@ -153,7 +153,7 @@ class Progress:
         if self._failing:
             log.info("progress is sent again")
         self._failing = False
-        self.surroundings.image_id = reply.image_id or self.surroundings.image_id
+        self.runtime_info.image_id = reply.image_id or self.runtime_info.image_id
         if reply.desired is Desired.DRAIN:
             if not self.stop.requested:
                 log.info("the operator asks to drain")

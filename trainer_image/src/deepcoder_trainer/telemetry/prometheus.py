@@ -19,7 +19,7 @@ from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.grpo.summary import GAP_ABOVE, GAP_EDGES
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.types import Group
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from pathlib import Path
 from deepcoder_contracts.layout import samples_ahead_key, samples_key
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_trainer.checkpoint.storage import ObjectStore
-from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.samples import write_samples
 from deepcoder_trainer.types import Batch, Group
 

@@ -23,7 +23,7 @@ from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.background import abandonable
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.ports import Observer, StepReport
+from deepcoder_trainer.protocols import Observer, StepReport
 
 log = logging.getLogger(__name__)
 

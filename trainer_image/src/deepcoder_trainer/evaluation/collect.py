@@ -15,7 +15,7 @@ from deepcoder_trainer.evaluation.answers import Answer, Answers
 from deepcoder_trainer.evaluation.journal import Journal
 from deepcoder_trainer.evaluation.problemsets import ProblemSet
 from deepcoder_trainer.evaluation.samples import Judged
-from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.rollout.reward import Reward
 from deepcoder_trainer.types import Outcome
 
@@ -28,7 +28,7 @@ Advance = Callable[[int], None]
 """Told the number of samples that are done."""
 
 
-async def ask(
+async def collect_samples(
     problem_set: ProblemSet,
     samples: int,
     answers: Answers,

@@ -8,9 +8,9 @@ import re
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.dataset import DatasetError
-from deepcoder_trainer.running.ending import CRASHED
+from deepcoder_trainer.protocols import SandboxUnavailable
+from deepcoder_trainer.running.process_exit import CRASHED
 from deepcoder_trainer.stopping import StopReached
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.recipe import Order
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.pipeline.course import Course
-from deepcoder_trainer.pipeline.work import Left, WorkBuffer
-from deepcoder_trainer.ports import Checkpoints, Ending
+from deepcoder_trainer.pipeline.stage_progress import StageProgress
+from deepcoder_trainer.pipeline.work_buffer import Left, WorkBuffer
+from deepcoder_trainer.protocols import Checkpoints, Ending
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
 
 log = logging.getLogger(__name__)
@@ -48,25 +48,25 @@ class _Promise:
 class Saving:
     """Makes the saves of one stage's loop."""
 
-    def __init__(self, checkpoints: Checkpoints, work: WorkBuffer, course: Course, stop: Stop) -> None:
+    def __init__(self, checkpoints: Checkpoints, work: WorkBuffer, progress: StageProgress, stop: Stop) -> None:
         self._checkpoints = checkpoints
         self._work = work
-        self._course = course
+        self._progress = progress
         self._stop = stop
         self._copied: int | None = None
         self._promise: _Promise | None = None
-        self._saved_step = course.step
+        self._saved_step = progress.step
         self._saved_final = False
 
     @property
     def copied(self) -> bool:
         """Whether the newest step's weights are copied aside without a promised commit."""
-        return self._copied == self._course.step
+        return self._copied == self._progress.step
 
     @property
     def owed(self) -> bool:
         """Whether anything is not part of a checkpoint yet."""
-        return self._saved_step < self._course.step or (self._course.over and not self._saved_final)
+        return self._saved_step < self._progress.step or (self._progress.over and not self._saved_final)
 
     async def kept(self) -> None:
         """Wait until no commit is promised. Raises the error of a failed rollout; the promise then remains."""
@@ -77,8 +77,8 @@ class Saving:
     async def copy(self) -> None:
         """Copy the weights aside, once per step, and start their upload. Call it after `kept`."""
         if not self.copied:
-            await self._checkpoints.copy(self._course.step)
-            self._copied = self._course.step
+            await self._checkpoints.copy(self._progress.step)
+            self._copied = self._progress.step
 
     async def save(self) -> None:
         """Copy the weights aside and commit them, or promise to. Returns when training may go on. After `kept`."""
@@ -92,10 +92,10 @@ class Saving:
 
     async def leave(self) -> Ending:
         """Save everything unsaved, weights first, and record how the run ended."""
-        final = self._course.over
+        final = self._progress.over
         if (promise := self._promise) is not None:
             await self.close()
-            if promise.state.step == self._course.step:
+            if promise.state.step == self._progress.step:
                 await self._settle(promise.left)
             await self._commit(promise)
         if self.owed:
@@ -105,7 +105,7 @@ class Saving:
                 await self._settle(promise.left)
             await self._commit(promise, final=final)
         await self._until_committed(final=final)
-        return Ending(self._course.step, drained=not final, gate=self._course.gate)
+        return Ending(self._progress.step, drained=not final, gate=self._progress.gate)
 
     async def close(self) -> None:
         """End the background tasks of the loop."""
@@ -114,8 +114,8 @@ class Saving:
             await asyncio.gather(keeping, return_exceptions=True)
 
     def _what_goes_with_them(self) -> _Promise:
-        course = self._course
-        return _Promise(self._work.left(), course.state(), dict(course.metrics), course.gate)
+        progress = self._progress
+        return _Promise(self._work.left(), progress.state(), dict(progress.metrics), progress.gate)
 
     async def _keep(self, promise: _Promise) -> None:
         await self._work.settled(promise.left)
@@ -143,7 +143,7 @@ class Saving:
         try:
             await self._checkpoints.wait()
         except CheckpointFailed as error:
-            log.warning("saving step %d once more: %s", self._course.step, error)
+            log.warning("saving step %d once more: %s", self._progress.step, error)
             await self.copy()
             await self._commit(self._what_goes_with_them(), final=final)
             await self._checkpoints.wait()

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-from deepcoder_trainer.standing import Standing
+from deepcoder_trainer.thread_stacks import ThreadStacks
 
 MOST_PLACES = 4
 """Told of those that there are."""
 
 
-def places(found: Mapping[int, Standing | None]) -> str:
+def places(found: Mapping[int, ThreadStacks | None]) -> str:
     """Rank to where it stands, None for one that did not say."""
     by_place = _by_place(found)
     told = [f"{names(ranks)} {_where([found[rank] for rank in ranks])}" for ranks in by_place[:MOST_PLACES]]
@@ -23,7 +23,7 @@ def places(found: Mapping[int, Standing | None]) -> str:
     return "; ".join(told)
 
 
-def stacks(found: Mapping[int, Standing | None]) -> list[str]:
+def stacks(found: Mapping[int, ThreadStacks | None]) -> list[str]:
     """The threads of one rank of each place that `places` tells."""
     told = [(ranks, found[ranks[0]]) for ranks in _by_place(found)[:MOST_PLACES]]
     return [f"{names(ranks)}, of rank {ranks[0]}:\n{where.stacks}" for ranks, where in told if where is not None]
@@ -36,7 +36,7 @@ def names(ranks: Iterable[int]) -> str:
     return f"rank{'s' * (len(runs) > 1 or len(runs[0]) > 1)} {told}"
 
 
-def _by_place(found: Mapping[int, Standing | None]) -> list[list[int]]:
+def _by_place(found: Mapping[int, ThreadStacks | None]) -> list[list[int]]:
     """Ranks that stand at the same place, the fewest first."""
     ranks: dict[object, list[int]] = {}
     for rank, where in sorted(found.items()):
@@ -45,7 +45,7 @@ def _by_place(found: Mapping[int, Standing | None]) -> list[list[int]]:
     return sorted(ranks.values(), key=len)
 
 
-def _where(found: list[Standing | None]) -> str:
+def _where(found: list[ThreadStacks | None]) -> str:
     first = found[0]
     if first is None:
         return "not saying where: not placed, gone, stopped, or held by native code"

@@ -17,7 +17,7 @@ EVALUATED = "evaluated"
 """Name of the history of steps after which an evaluation was made."""
 
 
-class Course:
+class StageProgress:
     """The steps of a stage so far. Without a state, it is the beginning of a run's first stage."""
 
     def __init__(

@@ -33,7 +33,7 @@ from deepcoder_trainer.evaluation.commit import Evaluated
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.results import EvaluationResults
 from deepcoder_trainer.evaluation.run import evaluate_given, run_evaluate_stage
-from deepcoder_trainer.evaluation.stored import read_evaluation
+from deepcoder_trainer.evaluation.stored_results import read_evaluation
 from deepcoder_trainer.judge.connect import open_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.modelconfig import read_model_config

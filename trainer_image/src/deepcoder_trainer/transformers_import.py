@@ -24,7 +24,7 @@ _READS = "transformers.utils.import_utils"
 
 
 @contextmanager
-def lean_transformers() -> Iterator[None]:
+def fast_transformers_import() -> Iterator[None]:
     """Around what may load transformers."""
     finder = _Finder()
     sys.meta_path.insert(0, finder)

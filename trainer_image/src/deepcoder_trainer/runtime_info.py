@@ -23,7 +23,7 @@ _PLACES = ("sampler", "learner")
 
 
 @dataclass
-class Surroundings:
+class RuntimeInfo:
     """Filled in as it becomes known."""
 
     image_id: str | None = None

@@ -17,9 +17,9 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.storage import ObjectStore
-from deepcoder_trainer.ports import Observer
+from deepcoder_trainer.protocols import Observer
+from deepcoder_trainer.runtime_info import RuntimeInfo
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
-from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.telemetry.metrics import JsonLines
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.progress import Progress
@@ -29,7 +29,7 @@ from deepcoder_trainer.telemetry.samples import SampleSink
 log = logging.getLogger(__name__)
 
 
-class Telling:
+class Sinks:
     """An attempt's sinks, as long as it runs."""
 
     def __init__(
@@ -38,11 +38,11 @@ class Telling:
         stop: Stop,
         store: ObjectStore,
         workdir: Path,
-        surroundings: Surroundings,
+        runtime_info: RuntimeInfo,
         observers: Iterable[Observer] = (),
     ) -> None:
         self._config, self._stop, self._store, self._workdir = config, stop, store, workdir
-        self.progress = Progress(config, stop, surroundings)
+        self.progress = Progress(config, stop, runtime_info)
         self.prometheus = Prometheus(config)
         self._metrics = JsonLines(workdir / METRICS, config.stage.name)
         self._samples: SampleSink | None = None

@@ -12,16 +12,16 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deepcoder_trainer.lean import lean_transformers
+from deepcoder_trainer.transformers_import import fast_transformers_import
 
 
 @contextmanager
-def loading() -> Iterator[None]:
+def heavy_imports() -> Iterator[None]:
     """Around the imports of what is large, in the process that goes on to use it."""
     collects = gc.isenabled()
     gc.disable()
     try:
-        with lean_transformers():
+        with fast_transformers_import():
             yield
     finally:
         gc.freeze()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class UnderWay:
+class InFlight:
     """Counts work of one kind in flight: samples being sampled or judged, or a step being trained."""
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ _calls: dict[int, tuple[str, float]] = {}
 
 
 @dataclass(frozen=True)
-class Place:
+class ActiveCall:
     """What a thread is at that answers a call."""
 
     call: str
@@ -46,17 +46,17 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ThreadStacks:
     """What a process is at."""
 
-    places: tuple[Place, ...]
+    places: tuple[ActiveCall, ...]
     """Of the threads that answer a call; none where it waits to be called."""
     stacks: str
     """Of these and of its other threads, each from its innermost frame outwards."""
 
 
-def noted(cls: type[T]) -> type[T]:
-    """An actor's class, of whose public methods `standing` tells which are at work."""
+def records_calls(cls: type[T]) -> type[T]:
+    """An actor's class, of whose public methods `thread_stacks` tells which are at work."""
     for name, method in list(vars(cls).items()):
         if isfunction(method) and not name.startswith("_"):
             setattr(cls, name, _noted(method))
@@ -78,7 +78,7 @@ def _noted(method: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-def standing() -> Standing:
+def thread_stacks() -> ThreadStacks:
     """Where this process's other threads are."""
     calls, now = dict(_calls), time.monotonic()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -88,12 +88,12 @@ def standing() -> Standing:
         title = f"thread {names.get(ident, ident)}"
         if ident in calls:
             call, since = calls[ident]
-            places.append(Place(call, now - since, _innermost_of_ours(frames[ident])))
+            places.append(ActiveCall(call, now - since, _innermost_of_ours(frames[ident])))
             title += f", which answers {call}"
         walked = [(frame.f_code, line) for frame, line in traceback.walk_stack(frames[ident])]
         lines = [f"  {_line(code, line)}" for code, line in walked if not code.co_filename.startswith(_IMPORTING)]
         stacks += [f"{title}:", *lines[:MOST_FRAMES]]
-    return Standing(tuple(places), "\n".join(stacks))
+    return ThreadStacks(tuple(places), "\n".join(stacks))
 
 
 def _innermost_of_ours(frame: FrameType) -> str:

@@ -21,7 +21,7 @@ from deepcoder_contracts.stage import JudgeEndpoint, StageConfig
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.curation.journal import Journal
-from deepcoder_trainer.curation.logs import FileLog, Log, StoredLog
+from deepcoder_trainer.curation.journal_storage import FileLog, Log, StoredLog
 from deepcoder_trainer.curation.output import SUMS
 from deepcoder_trainer.curation.prepare import Candidate
 from deepcoder_trainer.curation.progress import Display
