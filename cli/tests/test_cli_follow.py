@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from deepcoder_cli import follow as following
-from deepcoder_cli.said import JUDGES_SECONDS, Told
+from deepcoder_cli.condition_messages import JUDGES_SECONDS, NewMessages
 from deepcoder_cli.snapshot import Snapshot
 
 REFUSES = "no judge is ready; 1 of 1 pods: CrashLoopBackOff: exit code 64: the root is read-only"
@@ -34,7 +34,7 @@ def ready(status: str, reason: str, message: str) -> dict[str, str]:
 
 
 def test_what_keeps_judges_away_is_told_once_it_has_lasted_and_once() -> None:
-    told = Told()
+    told = NewMessages()
     refused = ready("False", "CrashLoopBackOff", REFUSES)
     assert told.news(snapshot("Running", pool=ready("False", "NoJudgeReady", "no judge is ready yet")), 0) == []
     assert told.news(snapshot("Running", pool=refused), JUDGES_SECONDS - 1) == []
@@ -50,7 +50,7 @@ def test_what_keeps_judges_away_is_told_once_it_has_lasted_and_once() -> None:
 
 
 def test_judges_that_were_ready_in_between_are_given_time_again_and_told_of_again() -> None:
-    told = Told()
+    told = NewMessages()
     refused = snapshot("Running", pool=ready("False", "CrashLoopBackOff", REFUSES))
     told.news(refused, 0)
     assert told.news(refused, JUDGES_SECONDS)
@@ -60,7 +60,7 @@ def test_judges_that_were_ready_in_between_are_given_time_again_and_told_of_agai
 
 
 def test_each_trouble_is_told_once_for_as_long_as_it_lasts() -> None:
-    told = Told()
+    told = NewMessages()
 
     def stalled(seconds: int) -> Snapshot:
         return snapshot("Running", condition("Stalled", "True", "NoProgress", f"no step for {seconds} s"))
@@ -73,7 +73,7 @@ def test_each_trouble_is_told_once_for_as_long_as_it_lasts() -> None:
 
 @pytest.mark.parametrize("phase", ["Pending", "Backoff", "Held", "Failed"])
 def test_phase_that_asks_why_is_followed_by_the_operators_words(phase: str) -> None:
-    told = Told()
+    told = NewMessages()
     assert told.news(snapshot("Running", progressing("Running", "attempt 1 runs")), 0) == []
     waits = progressing("SandboxUnavailable", f"attempt 1 failed: {REFUSES}; next attempt in 10 s")
     assert told.news(snapshot(phase, waits), 1) == [f"attempt 1 failed: {REFUSES}; next attempt in 10 s"]
@@ -83,14 +83,14 @@ def test_phase_that_asks_why_is_followed_by_the_operators_words(phase: str) -> N
 
 
 def test_a_run_that_waits_for_nothing_yet_has_nothing_to_say() -> None:
-    assert Told().news(snapshot("Pending"), 0) == []
-    assert Told().news(snapshot("Pending", condition("Progressing", "Unknown", "NotYetObserved", "")), 0) == []
+    assert NewMessages().news(snapshot("Pending"), 0) == []
+    assert NewMessages().news(snapshot("Pending", condition("Progressing", "Unknown", "NotYetObserved", "")), 0) == []
 
 
 def test_why_a_run_waits_is_not_told_twice_where_a_trouble_says_just_that() -> None:
     words = "checkpoint.s3.credentialsSecretRef: Secret s3 does not exist"
     refused = condition("Accepted", "False", "SecretNotFound", words)
-    told = Told().news(snapshot("Pending", refused, progressing("SecretNotFound", words)), 0)
+    told = NewMessages().news(snapshot("Pending", refused, progressing("SecretNotFound", words)), 0)
     assert told == [f"Accepted=False SecretNotFound: {words}"]
 
 

@@ -15,11 +15,11 @@ from kubernetes import client as kubernetes
 
 from deepcoder_cli import proxy as proxies
 from deepcoder_cli.commands.dashboard import following
-from deepcoder_cli.gate import Gate, Reply
 from deepcoder_cli.proxy import HEAD_SECONDS, Proxy
+from deepcoder_cli.request_filter import Reply, RequestFilter
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import Forbidden, NoToken, Unreachable
-from deepcoder_client.forward import Bearer, Stream, port_forward
+from deepcoder_client.port_forward import Bearer, Stream, port_forward
 
 PORT, KEY, TOKEN = 8123, "the-key", "the-token"
 COOKIE = f"deepcoder-{PORT}={KEY}"
@@ -30,7 +30,7 @@ def head(target: str = "/api/runs", *lines: str, method: str = "GET", host: str 
 
 
 def judged(data: bytes) -> bytes | Reply:
-    return Gate(PORT, KEY).judge(data, TOKEN)
+    return RequestFilter(PORT, KEY).judge(data, TOKEN)
 
 
 def test_the_first_address_becomes_a_cookie_that_no_other_site_can_send() -> None:

@@ -12,7 +12,7 @@ import yaml
 from aiohttp import web
 
 from deepcoder_cli.__main__ import main
-from deepcoder_client.driver import NOTHING_YET
+from deepcoder_client.driver_log import NOTHING_YET
 
 UID = "0f0e0d0c-0000-4000-8000-000000000000"
 STDOUT = b"\x01"

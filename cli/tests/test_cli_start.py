@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 
 _SLOW_TO_LOAD = """
 import signal, sys, time

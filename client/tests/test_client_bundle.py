@@ -12,8 +12,8 @@ import yaml
 from deepcoder_client.bundle import Bundle, gather
 from deepcoder_client.connection import Kind
 from deepcoder_client.errors import Forbidden, NotFound, StorageError
-from deepcoder_client.folder import Attempt
-from deepcoder_client.rights import Right
+from deepcoder_client.permissions import Right
+from deepcoder_client.run_folder import Attempt
 from deepcoder_contracts.exit import ExitRecord
 
 PASSWORD = "correct-horse-battery"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from deepcoder_client import driver
-from deepcoder_client.driver import NOTHING_YET, driver_lines, program
+from deepcoder_client import driver_log
+from deepcoder_client.driver_log import NOTHING_YET, driver_lines, program
 from deepcoder_client.errors import Unreachable
 
 
@@ -53,8 +53,8 @@ class Stuck:
 
 
 def test_head_that_does_not_answer_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "WSClient", Stuck)
-    monkeypatch.setattr(driver, "_READ_SECONDS", 0.05)
+    monkeypatch.setattr(driver_log, "WSClient", Stuck)
+    monkeypatch.setattr(driver_log, "_READ_SECONDS", 0.05)
     connection: Any = Connection()
     with pytest.raises(Unreachable, match="pod demo-head has not said all"):
         list(driver_lines(connection, "team", "demo-head", tail=10, follow=False))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deepcoder_client.errors import StorageError
-from deepcoder_client.folder import RunFolder
+from deepcoder_client.run_folder import RunFolder
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.chain import Missing
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, RunIdentity

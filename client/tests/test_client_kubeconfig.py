@@ -14,9 +14,9 @@ import yaml
 
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Connection
-from deepcoder_client.driver import driver_lines
+from deepcoder_client.driver_log import driver_lines
 from deepcoder_client.errors import NoCluster, NoToken, Refused, StorageError, Unreachable
-from deepcoder_client.forward import Bearer, port_forward
+from deepcoder_client.port_forward import Bearer, port_forward
 from deepcoder_client.storage import Bucket, Credentials
 from deepcoder_contracts.api.run_spec import S3
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from deepcoder_client.forward import forward_rights
-from deepcoder_client.rights import READS, Right
+from deepcoder_client.permissions import READS, Right
+from deepcoder_client.port_forward import forward_rights
 
 
 @pytest.mark.parametrize("verb", ["get", "list", "watch", "create", "patch"])

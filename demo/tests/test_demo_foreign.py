@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deepcoder_demo import foreign
+from deepcoder_demo import existing_cluster
 from deepcoder_demo.settings import SettingsError
 
 OURS = Path("/cache/devcluster/main/kubeconfig")
@@ -32,7 +32,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script = (
         f'#!/bin/sh\necho "$KUBECONFIG" > {folder}/asked\nread -r code < {folder}/answer\necho refused; exit $code\n'
     )
-    for name in foreign.PROGRAMS:
+    for name in existing_cluster.PROGRAMS:
         (folder / name).write_text(script)
         (folder / name).chmod(0o755)
     (folder / "answer").write_text("0\n")
@@ -55,11 +55,11 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_kubeconfig_means_a_cluster_of_the_users_unless_it_is_devclusters_own_file(
     value: str | None, meant: str | None
 ) -> None:
-    assert foreign.named({} if value is None else {"KUBECONFIG": value}, OURS) == meant
+    assert existing_cluster.named({} if value is None else {"KUBECONFIG": value}, OURS) == meant
 
 
 def test_a_list_of_kubeconfigs_reaches_kubectl_whole(programs: Path, variables: dict[str, str]) -> None:
-    found = foreign.check("/a:/b", {**variables, "PATH": str(programs)})
+    found = existing_cluster.check("/a:/b", {**variables, "PATH": str(programs)})
     assert (programs / "asked").read_text() == "/a:/b\n"
     assert found.kubeconfig == "/a:/b"
 
@@ -69,34 +69,34 @@ def test_a_kubeconfig_that_names_no_reachable_cluster_is_an_error_with_the_mend(
 ) -> None:
     (programs / "answer").write_text("1\n")
     with pytest.raises(SettingsError, match=r"(?s)KUBECONFIG=/a .*does not answer.*refused.*unset KUBECONFIG"):
-        foreign.check("/a", {**variables, "PATH": str(programs)})
+        existing_cluster.check("/a", {**variables, "PATH": str(programs)})
 
 
 def test_missing_programs_are_named(programs: Path, variables: dict[str, str]) -> None:
     (programs / "helm").unlink()
     with pytest.raises(SettingsError, match="needs helm on PATH"):
-        foreign.check("/a", {**variables, "PATH": str(programs)})
+        existing_cluster.check("/a", {**variables, "PATH": str(programs)})
 
 
-@pytest.mark.parametrize("missing", foreign.VARIABLES)
+@pytest.mark.parametrize("missing", existing_cluster.VARIABLES)
 def test_missing_variables_are_named_and_only_they(missing: str, variables: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=f"then also needs {missing}: "):
-        foreign.cluster("/a", {**variables, missing: ""})
+        existing_cluster.cluster("/a", {**variables, missing: ""})
 
 
 def test_all_missing_variables_are_named_together() -> None:
-    with pytest.raises(SettingsError, match=f"then also needs {', '.join(foreign.VARIABLES)}: "):
-        foreign.cluster("/a", {})
+    with pytest.raises(SettingsError, match=f"then also needs {', '.join(existing_cluster.VARIABLES)}: "):
+        existing_cluster.cluster("/a", {})
 
 
 def test_the_variables_say_everything_of_the_cluster(variables: dict[str, str]) -> None:
-    found = foreign.cluster("/a", variables)
+    found = existing_cluster.cluster("/a", variables)
     assert not found.ours
     assert found.images.trainer == "r/t:1"
     assert (found.s3.endpoint, found.s3.host_endpoint) == ("http://s3.team:9000", "http://s3.team:9000")
     assert (found.s3.bucket, found.s3.region) == ("team-ml", "us-east-1")
     more = {"DEEPCODER_S3_HOST_ENDPOINT": "http://localhost:9000", "AWS_REGION": "eu-west-1"}
-    found = foreign.cluster("/a", {**variables, **more})
+    found = existing_cluster.cluster("/a", {**variables, **more})
     assert (found.s3.endpoint, found.s3.host_endpoint) == ("http://s3.team:9000", "http://localhost:9000")
     assert found.s3.region == "eu-west-1"
 
@@ -109,11 +109,11 @@ def test_a_file_of_images_that_is_none_is_named_with_the_keys_it_needs(
     if content is not None:
         file.write_text(content)
     with pytest.raises(SettingsError, match=r"DEEPCODER_IMAGES=.*other.json must be a JSON file with the keys"):
-        foreign.cluster("/a", {**variables, "DEEPCODER_IMAGES": str(file)})
+        existing_cluster.cluster("/a", {**variables, "DEEPCODER_IMAGES": str(file)})
 
 
 def test_images_that_are_no_references_are_told_by_name(variables: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "objects.json"
     file.write_text(json.dumps({"operator": "o:1", "trainer": {"reference": "t:1"}, "sandbox": "s:1"}))
     with pytest.raises(SettingsError, match=r"must hold a string for trainer"):
-        foreign.cluster("/a", {**variables, "DEEPCODER_IMAGES": str(file)})
+        existing_cluster.cluster("/a", {**variables, "DEEPCODER_IMAGES": str(file)})

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deepcoder_demo import cluster, commands, data, devcluster, foreign, patience, platform
-from deepcoder_demo.clock import Stopwatch
+from deepcoder_demo import cluster, commands, data, devcluster, existing_cluster, platform, wait_limit
 from deepcoder_demo.commands import CommandFailed, GivenUp, run
 from deepcoder_demo.settings import Cluster, Images, S3Access, SettingsError
+from deepcoder_demo.stopwatch import Stopwatch
 
 PLACES = devcluster.Places(*(Path("/nowhere") / name for name in devcluster.Places.__dataclass_fields__))
 CONSOLE = Console(quiet=True)
@@ -82,7 +82,7 @@ def making(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(data, "make", make)
     monkeypatch.setattr(devcluster, "places", lambda: PLACES)
-    monkeypatch.setattr(foreign, "named", lambda environment, ours: None)
+    monkeypatch.setattr(existing_cluster, "named", lambda environment, ours: None)
     return started
 
 
@@ -131,7 +131,7 @@ def test_run_that_nobody_mends_is_given_up_with_the_reason_and_shown(
 
     monkeypatch.setattr(platform, "get", get)
     monkeypatch.setattr(commands, "LOOK_SECONDS", 0.05)
-    monkeypatch.setitem(patience.WAIT_SECONDS, "Accepted", 0.1)
+    monkeypatch.setitem(wait_limit.WAIT_SECONDS, "Accepted", 0.1)
     with pytest.raises(GivenUp, match=r"would go on waiting: JudgesRefuseToStart: raise the limit"):
         platform.follow(SOME_CLUSTER, "run", "team", seconds=60)
     assert (tmp_path / "ended").read_text() == "ended\n", "what follows it is asked to end"
@@ -167,8 +167,8 @@ REFUSED = waiting(Accepted="JudgesRefuseToStart", SandboxReady="PoolNotReady")
 
 
 def test_run_may_wait_for_a_while_and_the_row_begins_anew_when_it_gets_on() -> None:
-    now, bound = [0.0], patience.WAIT_SECONDS["Accepted"]
-    looked = patience.Patience(lambda: now[0])
+    now, bound = [0.0], wait_limit.WAIT_SECONDS["Accepted"]
+    looked = wait_limit.WaitLimit(lambda: now[0])
 
     def at(seconds: float, run: dict[str, Any]) -> str | None:
         now[0] = seconds
@@ -195,7 +195,7 @@ def test_run_may_wait_for_a_while_and_the_row_begins_anew_when_it_gets_on() -> N
 )
 def test_only_what_somebody_has_to_mend_is_waited_for_in_vain(run: dict[str, Any], ends: bool) -> None:
     now = [0.0]
-    looked = patience.Patience(lambda: now[0])
+    looked = wait_limit.WaitLimit(lambda: now[0])
     assert looked.spent(run) is None
     now[0] = 10_000.0
     assert (looked.spent(run) is not None) is ends

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import artifacts, debian, gobuild, tools, unfinished
+from devcluster import artifacts, debian, gobuild, staging, tools
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed, run
 from devcluster.gobuild import GoProgram
@@ -55,7 +55,7 @@ def test_the_remains_of_a_killed_build_are_swept_away_and_nothing_else_of_a_shar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gobuild, "build", lambda program, cache, version: cache)
-    with unfinished.making(tmp_path, "etcd-whole") as making:
+    with staging.making(tmp_path, "etcd-whole") as making:
         making.mkdir()
         remains, file_remains = making.with_name(f"{making.name}1"), making.with_name(f"{making.name}2")
         remains.mkdir()
@@ -113,11 +113,11 @@ def test_who_has_made_the_images_helps_with_the_programs_that_are_left(
 
 
 def test_what_is_not_whole_when_its_making_ends_is_gone_and_what_was_renamed_stays(tmp_path: Path) -> None:
-    with unfinished.making(tmp_path, "thing") as making:
+    with staging.making(tmp_path, "thing") as making:
         making.mkdir()
         (making / "part").write_text("half")
     assert not making.exists()
-    with unfinished.making(tmp_path, "thing") as making:
+    with staging.making(tmp_path, "thing") as making:
         making.write_text("whole")
         making.rename(tmp_path / "thing")
     assert (tmp_path / "thing").read_text() == "whole"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import keys
+from devcluster import content_hash
 from devcluster.dockerfile import DockerfileError, copied_paths
 
 
@@ -17,32 +17,32 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_parts_are_not_confused_when_a_boundary_moves() -> None:
-    assert keys.digest("ab", "c") != keys.digest("a", "bc")
+    assert content_hash.digest("ab", "c") != content_hash.digest("a", "bc")
 
 
 def test_contents_names_and_modes_change_the_key(tree: Path) -> None:
     source = tree / "part" / "src" / "a.py"
-    found = {keys.tree_digest(tree, ["part"])}
+    found = {content_hash.tree_digest(tree, ["part"])}
     source.write_text("a = 2\n")
-    found.add(keys.tree_digest(tree, ["part"]))
+    found.add(content_hash.tree_digest(tree, ["part"]))
     source.chmod(0o755)
-    found.add(keys.tree_digest(tree, ["part"]))
+    found.add(content_hash.tree_digest(tree, ["part"]))
     source.rename(source.with_name("b.py"))
-    found.add(keys.tree_digest(tree, ["part"]))
+    found.add(content_hash.tree_digest(tree, ["part"]))
     assert len(found) == 4
 
 
 def test_what_tools_write_beside_sources_does_not_change_the_key(tree: Path) -> None:
-    before = keys.tree_digest(tree, ["part"])
+    before = content_hash.tree_digest(tree, ["part"])
     for generated in ("part/src/__pycache__/a.pyc", "part/src/part.egg-info/PKG-INFO"):
         (tree / generated).parent.mkdir()
         (tree / generated).write_text("x")
-    assert keys.tree_digest(tree, ["part"]) == before
+    assert content_hash.tree_digest(tree, ["part"]) == before
 
 
 def test_a_missing_input_is_an_error_and_not_an_empty_key(tree: Path) -> None:
     with pytest.raises(FileNotFoundError, match="other does not exist"):
-        keys.tree_digest(tree, ["part", "other"])
+        content_hash.tree_digest(tree, ["part", "other"])
 
 
 def test_copied_paths_are_the_inputs_of_an_image() -> None:
@@ -70,4 +70,4 @@ def test_every_dockerfile_of_the_project_names_inputs_that_exist() -> None:
 
     for path in DOCKERFILES.values():
         inputs = copied_paths((REPOSITORY / path).read_text())
-        assert keys.tree_digest(REPOSITORY, inputs)
+        assert content_hash.tree_digest(REPOSITORY, inputs)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import cgroups, machine, procfs, sysctls
+from devcluster import cgroups, host_settings, procfs, sysctls
 from devcluster.cgroups import Hierarchy
 
 SETTING = "vm/overcommit_memory"
@@ -34,8 +34,8 @@ def changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     monkeypatch.setattr(sysctls, "ROOT", settings)
     monkeypatch.setattr(cgroups, "hierarchies", lambda: [Hierarchy(root, 2)])
     monkeypatch.setattr(cgroups, "_switch", switch)
-    monkeypatch.setattr(machine, "NOTE", tmp_path / "note.json")
-    monkeypatch.setattr(machine, "LOCK", tmp_path / "note.lock")
+    monkeypatch.setattr(host_settings, "NOTE", tmp_path / "note.json")
+    monkeypatch.setattr(host_settings, "LOCK", tmp_path / "note.lock")
     return switched
 
 
@@ -51,12 +51,12 @@ def enabled(tmp_path: Path) -> set[str]:
 def test_the_last_cluster_and_no_other_puts_the_settings_back(
     changed: list[str], setting: Path, tmp_path: Path
 ) -> None:
-    machine.enter("devcluster-main")
+    host_settings.enter("devcluster-main")
     setting.write_text("1\n")
-    machine.enter("devcluster-trial")
-    machine.leave("devcluster-main")
+    host_settings.enter("devcluster-trial")
+    host_settings.leave("devcluster-main")
     assert setting.read_text() == "1\n"
-    machine.leave("devcluster-trial")
+    host_settings.leave("devcluster-trial")
     assert setting.read_text() == "0"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("note")] == []
 
@@ -64,31 +64,31 @@ def test_the_last_cluster_and_no_other_puts_the_settings_back(
 def test_an_up_after_a_crash_does_not_take_the_changed_settings_for_the_machines_own(
     changed: list[str], setting: Path
 ) -> None:
-    machine.enter("devcluster-main")
+    host_settings.enter("devcluster-main")
     setting.write_text("1\n")
-    machine.enter("devcluster-main")
-    machine.leave("devcluster-main")
+    host_settings.enter("devcluster-main")
+    host_settings.leave("devcluster-main")
     assert setting.read_text() == "0"
 
 
 def test_controllers_that_were_handed_down_for_clusters_are_taken_back_and_only_they(
     changed: list[str], tmp_path: Path
 ) -> None:
-    machine.enter("devcluster-main")
+    host_settings.enter("devcluster-main")
     assert enabled(tmp_path) >= {"cpu", "cpuset", "memory", "pids"}
-    machine.enter("devcluster-trial")
-    machine.leave("devcluster-main")
+    host_settings.enter("devcluster-trial")
+    host_settings.leave("devcluster-main")
     assert enabled(tmp_path) >= {"cpu", "cpuset", "memory", "pids"}
     changed.clear()
-    machine.leave("devcluster-trial")
+    host_settings.leave("devcluster-trial")
     assert changed == ["-cpu", "-cpuset", "-pids"]
     assert "memory" in enabled(tmp_path)
 
 
 def test_a_note_of_an_earlier_boot_counts_for_nothing(changed: list[str], setting: Path) -> None:
-    machine.NOTE.write_text(json.dumps({"boot_id": "earlier", "settings": {SETTING: "2"}, "controllers": ["io"]}))
-    machine.enter("devcluster-main")
-    note = json.loads(machine.NOTE.read_text())
+    host_settings.NOTE.write_text(json.dumps({"boot_id": "earlier", "settings": {SETTING: "2"}, "controllers": ["io"]}))
+    host_settings.enter("devcluster-main")
+    note = json.loads(host_settings.NOTE.read_text())
     assert note["boot_id"] == procfs.boot_id()
     assert note["settings"] == {SETTING: "0"}
     assert "io" not in note["controllers"]
@@ -100,13 +100,13 @@ def test_what_will_be_changed_is_noted_before(changed: list[str], monkeypatch: p
 
     monkeypatch.setattr(cgroups, "create", killed)
     with pytest.raises(KeyboardInterrupt):
-        machine.enter("devcluster-main")
-    assert json.loads(machine.NOTE.read_text())["controllers"] == ["cpu", "cpuset", "pids"]
+        host_settings.enter("devcluster-main")
+    assert json.loads(host_settings.NOTE.read_text())["controllers"] == ["cpu", "cpuset", "pids"]
 
 
 def test_leaving_where_nothing_is_needs_no_rights_and_leaves_nothing(changed: list[str], tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
-    machine.leave("devcluster-main")
+    host_settings.leave("devcluster-main")
     assert sorted(tmp_path.iterdir()) == before
     assert changed == []
 

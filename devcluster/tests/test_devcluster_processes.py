@@ -14,7 +14,7 @@ import pytest
 
 from devcluster import cgroups, procfs
 from devcluster.command import CommandFailed, run
-from devcluster.exclusive import LockTimeout, exclusive
+from devcluster.file_lock import LockTimeout, exclusive
 from devcluster.kubectl import wait_for
 from devcluster.procfs import ProcessId
 

@@ -28,7 +28,7 @@ from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube import access
 from deepcoder_operator.kube.client import Kube
 from devcluster.config import cache_root
-from devcluster.exclusive import exclusive
+from devcluster.file_lock import exclusive
 
 _KEPT = 4
 """Of so many checkouts, with CRDs of their own."""

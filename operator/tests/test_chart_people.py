@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from test_chart_templates import only, render
 
-from deepcoder_client.forward import forward_rights
-from deepcoder_client.rights import DASHBOARD, READS, Right
+from deepcoder_client.permissions import DASHBOARD, READS, Right
+from deepcoder_client.port_forward import forward_rights
 
 AGGREGATED = "rbac.authorization.k8s.io/aggregate-to-"
 

@@ -11,9 +11,9 @@ import pytest
 from chart_account import _RIGHTS, token, with_token
 
 from deepcoder_client.connection import Connection
-from deepcoder_client.driver import driver_lines
+from deepcoder_client.driver_log import driver_lines
 from deepcoder_client.errors import Forbidden, Unreachable
-from deepcoder_client.forward import port_forward
+from deepcoder_client.port_forward import port_forward
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import SERVICE_ACCOUNTS
 

@@ -10,9 +10,9 @@ from e2e_world import World
 from kubernetes import config
 from rich.console import Console
 
-from deepcoder_demo.clock import Stopwatch
 from deepcoder_demo.ready import make_ready
 from deepcoder_demo.settings import NAMESPACE
+from deepcoder_demo.stopwatch import Stopwatch
 
 GONE_SECONDS = 240
 

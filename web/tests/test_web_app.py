@@ -15,8 +15,8 @@ from web_fakes import World, bearer, object_of, run_of, until
 from deepcoder_client.errors import StorageError, StorageFault
 from deepcoder_web import app, runs
 from deepcoder_web.access import ALLOWED_SECONDS
-from deepcoder_web.asking import Busy, Late
-from deepcoder_web.opening import NotAllowed
+from deepcoder_web.run_folders import NotAllowed
+from deepcoder_web.storage_threads import Busy, Late
 
 RUN = "/api/v1/runs/team/demo"
 

@@ -15,9 +15,9 @@ from web_fakes import run_of
 from deepcoder_client.errors import StorageError, StorageFault
 from deepcoder_client.storage import Stored
 from deepcoder_web import curves, rollouts
-from deepcoder_web.asking import Budget
 from deepcoder_web.curves import Curves
 from deepcoder_web.rollouts import Rollouts
+from deepcoder_web.storage_threads import Budget
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

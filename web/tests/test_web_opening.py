@@ -18,9 +18,9 @@ from web_fakes import ApiServer, run_of
 
 from deepcoder_client.connection import SECRETS
 from deepcoder_client.errors import NotFound, StorageError, StorageFault
-from deepcoder_client.folder import RunFolder
+from deepcoder_client.run_folder import RunFolder
 from deepcoder_client.storage import Bucket, Credentials, Limits
-from deepcoder_web.opening import FRESH_SECONDS, Folders, NotAllowed, vet_address
+from deepcoder_web.run_folders import FRESH_SECONDS, NotAllowed, RunFolders, vet_address
 
 EMPTY = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 REFUSED = b"<Error><Code>InvalidAccessKeyId</Code><Message>internal words</Message></Error>"
@@ -82,7 +82,7 @@ class World:
         self.now = 1000.0
         self.api = ApiServer()
         self.rotate("first")
-        self.folders = Folders(self.api, allowed, lambda: self.now)
+        self.folders = RunFolders(self.api, allowed, lambda: self.now)
         self.run = run_of(endpoint=s3.url)
 
     def rotate(self, key: str) -> None:

@@ -10,7 +10,7 @@ from web_fakes import object_of, run_of
 
 from deepcoder_client.connection import Object
 from deepcoder_client.errors import Forbidden, Unreachable
-from deepcoder_client.rights import Right
+from deepcoder_client.permissions import Right
 from deepcoder_web import runs as module
 from deepcoder_web.runs import EVERYTHING, RunKey, Runs, Unreadable
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from deepcoder_client.folder import Attempt
+from deepcoder_client.run_folder import Attempt
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.steps import StepRecord

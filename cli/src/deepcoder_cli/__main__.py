@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

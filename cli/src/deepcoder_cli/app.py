@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deepcoder_cli.exits import MEANINGS
+from deepcoder_cli.exit_codes import MEANINGS
 
 COMPLETE_VARIABLE = "_KUBECTL_DEEPCODER_COMPLETE"
 """Environment variable by which a shell's completion script calls the program."""

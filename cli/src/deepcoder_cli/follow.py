@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.live import Live
 
+from deepcoder_cli.condition_messages import NewMessages
 from deepcoder_cli.output import printable
-from deepcoder_cli.said import Told
 from deepcoder_cli.snapshot import Snapshot, take
 from deepcoder_cli.view import CurvePoint, curating, curve_point, phase_of, render
 from deepcoder_client.client import PATIENCE_SECONDS, TERMINAL, Client
@@ -33,7 +33,7 @@ def follow(client: Client, name: str, *, seconds: float, console: Console) -> Ob
     deadline = time.monotonic() + seconds
     answered: float | None = None
     curve: list[CurvePoint] = []
-    said, told = "", Told()
+    said, told = "", NewMessages()
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         while time.monotonic() < deadline:
             try:

@@ -1,4 +1,4 @@
-"""The program: arguments in, an exit code out. What codes there are is in `exits`.
+"""The program: arguments in, an exit code out. What codes there are is in `exit_codes`.
 
 Every error of the client becomes a line on standard error and a code. Anything else is a defect: it keeps its
 traceback, and has a code of its own, so that no script takes it for an answer.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from deepcoder_cli.app import COMPLETE_VARIABLE, app
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.output import printable
 from deepcoder_client.errors import (
     BadFile,

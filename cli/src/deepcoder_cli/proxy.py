@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from deepcoder_cli.gate import END, MOST_HEAD_BYTES, Gate, Reply
+from deepcoder_cli.request_filter import END, MOST_HEAD_BYTES, Reply, RequestFilter
 from deepcoder_client.errors import ClientError
-from deepcoder_client.forward import Stream
+from deepcoder_client.port_forward import Stream
 
 HEAD_SECONDS = 10.0
 MOST_CONNECTIONS = 64
@@ -27,7 +27,7 @@ class Proxy:
         """`port` 0 takes a free one; raises OSError where it is taken."""
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
-        self._gate, self._token, self._dial = Gate(self.port, key), token, dial
+        self._filter, self._token, self._dial = RequestFilter(self.port, key), token, dial
         self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
     def serve(self) -> None:
@@ -68,7 +68,7 @@ class Proxy:
                 browser.sendall(Reply("431 Request Header Fields Too Large", "too large").encode())
                 return
         try:
-            judged = self._gate.judge(head.partition(END)[0] + END, self._token())
+            judged = self._filter.judge(head.partition(END)[0] + END, self._token())
             if isinstance(judged, Reply):
                 browser.sendall(judged.encode())
                 return

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from deepcoder_cli.app import COMMANDS, app
-from deepcoder_cli.exits import MEANINGS
+from deepcoder_cli.exit_codes import MEANINGS
 
 WIDTH = 100
 HEAD = """# kubectl deepcoder

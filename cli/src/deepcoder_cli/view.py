@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from deepcoder_cli.condition_messages import avoided_nodes, judges_trouble, progressing, troubles
 from deepcoder_cli.output import age, printable
-from deepcoder_cli.said import avoided_nodes, judges_trouble, progressing, troubles
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_client.connection import Object
 

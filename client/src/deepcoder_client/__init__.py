@@ -23,7 +23,7 @@ from deepcoder_client.errors import (
     Unreachable,
 )
 from deepcoder_client.manifests import RunManifest, load, load_all
-from deepcoder_client.rights import Right
+from deepcoder_client.permissions import Right
 from deepcoder_contracts.api.run import DeepCoderRun
 
 __all__ = [

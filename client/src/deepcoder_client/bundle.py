@@ -38,9 +38,9 @@ from deepcoder_client.connection import (
     Kind,
     Object,
 )
-from deepcoder_client.driver import driver_lines
+from deepcoder_client.driver_log import driver_lines
 from deepcoder_client.errors import ClientError, Forbidden, NotFound
-from deepcoder_client.rights import OPERATOR_LOG
+from deepcoder_client.permissions import OPERATOR_LOG
 from deepcoder_contracts.labels import HEAD, LABEL_ROLE, LABEL_RUN
 from deepcoder_contracts.redaction import (
     REDACTED,

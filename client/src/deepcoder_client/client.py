@@ -28,13 +28,13 @@ from deepcoder_client.connection import (
 )
 from deepcoder_client.errors import Conflict, NotFound, NotInTime, Refused, Unknown, Unreachable
 from deepcoder_client.manifests import RunManifest, load, parse
-from deepcoder_client.rights import Right
+from deepcoder_client.permissions import Right
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.labels import LABEL_POOL, LABEL_RUN, own_pool_name, pool_name
 
 if TYPE_CHECKING:
-    from deepcoder_client.folder import RunFolder
+    from deepcoder_client.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -320,7 +320,7 @@ class Client:
         Credentials are the user's own, else those of the run's Secret; `endpoint` is where this machine reaches the
         server, if elsewhere than the cluster does. Raises `StorageError`.
         """
-        from deepcoder_client.folder import open_folder
+        from deepcoder_client.run_folder import open_folder
 
         return open_folder(self.connection, self.get(run, namespace) if isinstance(run, str) else run, endpoint)
 

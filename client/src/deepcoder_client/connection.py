@@ -32,7 +32,7 @@ from deepcoder_client.errors import (
     Refused,
     Unreachable,
 )
-from deepcoder_client.rights import Right
+from deepcoder_client.permissions import Right
 from deepcoder_contracts.api.base import GROUP, VERSION
 from deepcoder_contracts.uris import names_this_machine
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from deepcoder_client.rights import Right
+from deepcoder_client.permissions import Right
 
 
 class ClientError(Exception):

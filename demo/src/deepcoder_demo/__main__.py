@@ -15,11 +15,11 @@ from types import FrameType
 from rich.console import Console
 
 from deepcoder_demo import manifest, platform, summary
-from deepcoder_demo.clock import Stopwatch
 from deepcoder_demo.commands import CommandFailed
 from deepcoder_demo.data import UploadFailed
 from deepcoder_demo.ready import make_ready
 from deepcoder_demo.settings import NAMESPACE, REPOSITORY, RUN, SettingsError
+from deepcoder_demo.stopwatch import Stopwatch
 
 RUN_SECONDS = 2400
 DELETE_SECONDS = 180

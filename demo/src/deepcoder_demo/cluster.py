@@ -10,9 +10,9 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from deepcoder_demo import commands, data, devcluster, foreign
-from deepcoder_demo.clock import Stopwatch
+from deepcoder_demo import commands, data, devcluster, existing_cluster
 from deepcoder_demo.settings import Cluster
+from deepcoder_demo.stopwatch import Stopwatch
 
 BUILD_SECONDS = 3600
 UP_SECONDS = 300
@@ -24,8 +24,8 @@ DOCTOR_SECONDS = 60
 def prepare(stopwatch: Stopwatch) -> tuple[Cluster, Path]:
     """A ready cluster and the folder of the demo's model and problems, which is made side by side."""
     at = devcluster.places()
-    named = foreign.named(os.environ, at.kubeconfig)
-    users = foreign.check(named, os.environ) if named is not None else None
+    named = existing_cluster.named(os.environ, at.kubeconfig)
+    users = existing_cluster.check(named, os.environ) if named is not None else None
     if users is None:
         devcluster.do("doctor", seconds=DOCTOR_SECONDS)
     with ThreadPoolExecutor(1) as beside:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_demo.commands import CommandFailed, GivenUp, run
-from deepcoder_demo.patience import Patience
 from deepcoder_demo.settings import CREDENTIALS_SECRET, OPERATOR_NAMESPACE, REPOSITORY, Cluster, S3Access, tool
+from deepcoder_demo.wait_limit import WaitLimit
 
 RELEASE = "deepcoder"
 CHART = REPOSITORY / "helm/deepcoder-operator"
@@ -90,7 +90,7 @@ def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> d
         "--watch",
         f"--timeout={seconds:.0f}",
     ]
-    patience = Patience(time.monotonic)
+    patience = WaitLimit(time.monotonic)
 
     def in_vain() -> str | None:
         with contextlib.suppress(CommandFailed):  # an API server that does not answer is the command's to give up

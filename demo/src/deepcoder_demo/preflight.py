@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from deepcoder_demo import devcluster, foreign
+from deepcoder_demo import devcluster, existing_cluster
 from deepcoder_demo.commands import CommandFailed
 from deepcoder_demo.settings import SettingsError
 
@@ -30,11 +30,11 @@ def main() -> int:
 
 def check(environment: Mapping[str, str]) -> None:
     """Raise SettingsError when something must be mended first."""
-    named = foreign.named(environment, devcluster.places().kubeconfig)
+    named = existing_cluster.named(environment, devcluster.places().kubeconfig)
     if named is None:
         devcluster.do("doctor", seconds=DOCTOR_SECONDS)
     else:
-        foreign.check(named, environment)
+        existing_cluster.check(named, environment)
 
 
 if __name__ == "__main__":

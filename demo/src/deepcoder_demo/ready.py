@@ -9,9 +9,9 @@ import os
 from collections.abc import MutableMapping
 
 from deepcoder_demo import data, platform
-from deepcoder_demo.clock import Stopwatch
 from deepcoder_demo.cluster import prepare
 from deepcoder_demo.settings import NAMESPACE, Cluster
+from deepcoder_demo.stopwatch import Stopwatch
 
 
 def make_ready(stopwatch: Stopwatch) -> Cluster:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import command, debian, gobuild, tools, unfinished
-from devcluster.exclusive import exclusive
+from devcluster import command, debian, gobuild, staging, tools
+from devcluster.file_lock import exclusive
 from devcluster.gobuild import GoProgram
 
 
@@ -94,7 +94,7 @@ class Artifacts:
             return
         lock = exclusive(self.cache / "locks" / "build", "build")
         with lock, concurrent.futures.ThreadPoolExecutor(2) as lanes:
-            unfinished.sweep(self.cache)
+            staging.sweep(self.cache)
             programs = iter(gobuild.PROGRAMS)  # one for both lanes: who is free takes the next
             work = [lanes.submit(self._build_go, programs), lanes.submit(self._build_rest, images, programs)]
             try:

@@ -21,7 +21,7 @@ from devcluster import doctor, forwards, gobuild, images, install, lifecycle, no
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed
 from devcluster.config import DEFAULT_NAME, DOCKERFILES, REPOSITORY, Cluster, ConfigError, cache_root
-from devcluster.exclusive import LockTimeout
+from devcluster.file_lock import LockTimeout
 from devcluster.kubectl import Kube
 
 EXIT_USAGE = 64

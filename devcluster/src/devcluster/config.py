@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import keys
+from devcluster import content_hash
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 """Root of the source tree: Dockerfiles, constraints, charts and Go modules are read from it."""
@@ -83,7 +83,7 @@ class Cluster:
 
         Cgroups are the machine's: clusters of one name in two caches must not take each other for remains.
         """
-        elsewhere = "" if self.cache == _DEFAULT_CACHE else f"-{keys.digest(str(self.cache))[:8]}"
+        elsewhere = "" if self.cache == _DEFAULT_CACHE else f"-{content_hash.digest(str(self.cache))[:8]}"
         return f"{CGROUP_PREFIX}{self.name}{elsewhere}"
 
     @property

@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from devcluster import keys, unfinished
+from devcluster import content_hash, staging
 from devcluster.command import run
 from devcluster.progress import step
 
@@ -56,12 +56,12 @@ _BASE_PATHS = (
 
 def sysroot_directory(cache: Path) -> Path:
     """Where the host programs lie, or will lie."""
-    return cache / f"sysroot-{keys.digest(SUITE, *SYSROOT_PACKAGES)}"
+    return cache / f"sysroot-{content_hash.digest(SUITE, *SYSROOT_PACKAGES)}"
 
 
 def base_archive(cache: Path) -> Path:
     """The root file system that the project's images start from, as a tar archive."""
-    return cache / f"base-{keys.digest(SUITE, *BASE_PACKAGES, *_BASE_PATHS)}.tar"
+    return cache / f"base-{content_hash.digest(SUITE, *BASE_PACKAGES, *_BASE_PATHS)}.tar"
 
 
 def search_path(sysroot: Path) -> str:
@@ -87,7 +87,7 @@ def make_sysroot(cache: Path) -> Path:
     if final.is_dir():
         return final
     said = "unpack Debian programs (runc, CNI plugins, buildah, nftables, …)"
-    with step(said), unfinished.making(cache, final.name) as making:
+    with step(said), staging.making(cache, final.name) as making:
         packages = making / "debs"
         packages.mkdir(parents=True)
         apt = private_apt(cache)
@@ -109,7 +109,7 @@ def make_base(cache: Path, sysroot: Path) -> Path:
     if final.is_file():
         return final
     said = f"make the base image's root file system (Debian {SUITE}, Python 3.11)"
-    with step(said), unfinished.making(cache, final.name) as making, unfinished.making(cache, "root") as scratch:
+    with step(said), staging.making(cache, final.name) as making, staging.making(cache, "root") as scratch:
         scratch.mkdir()
         options = [
             "--mode=root",

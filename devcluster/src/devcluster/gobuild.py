@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import keys, unfinished
+from devcluster import content_hash, staging
 from devcluster.command import run
 from devcluster.config import KUBERNETES_VERSION, REPOSITORY
 from devcluster.progress import step
@@ -90,7 +90,7 @@ OPTIONAL = (
 def key(program: GoProgram, go_version: str, modules: Path = GO_MODULES) -> str:
     """Content hash of everything that decides what a build of `program` gives."""
     flags = (program.packages, program.tags, program.ldflags, program.also_called, program.manifests)
-    return keys.tree_digest(modules, [program.module], go_version, repr(flags))
+    return content_hash.tree_digest(modules, [program.module], go_version, repr(flags))
 
 
 def directory(program: GoProgram, cache: Path, go_version: str) -> Path:
@@ -112,8 +112,8 @@ def build(program: GoProgram, cache: Path, go_version: str) -> Path:
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     source = GO_MODULES / program.module
-    scratching = unfinished.making(cache, f"scratch-{final.name}")
-    with step(f"build {program.module}"), unfinished.making(cache, final.name) as making, scratching as scratch:
+    scratching = staging.making(cache, f"scratch-{final.name}")
+    with step(f"build {program.module}"), staging.making(cache, final.name) as making, scratching as scratch:
         making.mkdir()
         scratch.mkdir()
         output = f"{making}{os.sep}" if len(program.packages) > 1 else str(making / program.module)

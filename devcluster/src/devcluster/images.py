@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devcluster import dockerfile, keys, ocilayout, systemimages, wheels
+from devcluster import content_hash, dockerfile, ocilayout, systemimages, wheels
 from devcluster.artifacts import Artifacts
 from devcluster.buildah import Buildah
 from devcluster.config import DOCKERFILES, IMAGE_PREFIX, REPOSITORY, Cluster, ConfigError
 from devcluster.containerd import ImageStore
-from devcluster.exclusive import exclusive
+from devcluster.file_lock import exclusive
 from devcluster.lifecycle import running_or_fail
 from devcluster.node import NodeError
 from devcluster.progress import step
@@ -49,7 +49,7 @@ def describe(name: str, base: str, local: Path | None, repository: Path = REPOSI
     path = repository / DOCKERFILES[name]
     inputs = dockerfile.copied_paths(path.read_text())
     offered = sorted(entry.name for entry in local.glob("*.whl")) if local else []
-    tag = keys.tree_digest(repository, inputs, path.read_text(), base, *offered)
+    tag = content_hash.tree_digest(repository, inputs, path.read_text(), base, *offered)
     return ProjectImage(name, repository, path, tuple(inputs), f"{IMAGE_PREFIX}{name}:{tag}")
 
 
@@ -177,7 +177,7 @@ def transfer(layout: Path, reference: str, store: ImageStore) -> None:
 def stage(inputs: Iterable[str], context: Path, repository: Path = REPOSITORY) -> None:
     """Copy the inputs, and nothing that lies beside them, into an empty build context."""
     for relative in inputs:
-        for source in keys.source_files(repository, relative):
+        for source in content_hash.source_files(repository, relative):
             target = context / source.relative_to(repository)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)

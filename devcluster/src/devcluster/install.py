@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import forwards, keys
+from devcluster import content_hash, forwards
 from devcluster.artifacts import Artifacts
 from devcluster.command import CommandFailed
 from devcluster.config import (
@@ -116,7 +116,7 @@ def _kuberay_definitions(kube: Kube, artifacts: Artifacts) -> None:
     """Apply KubeRay's definitions and ClusterRole, unless the cluster has these very ones: it costs seconds."""
     files = sorted((artifacts.directory("kuberay") / "manifests").glob("*.yaml"))
     text = "---\n".join(without_descriptions(path.read_text()) for path in files)
-    label = f"devcluster/manifests={keys.digest(text)}"
+    label = f"devcluster/manifests={content_hash.digest(text)}"
     definitions = _CRD_NAME.findall(text)
     if len(kube.kubectl("get", "crd", "--selector", label, "--output", "name").split()) == len(definitions):
         return

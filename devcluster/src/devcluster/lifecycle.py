@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass
 
-from devcluster import cgroups, forwards, machine, node, render, systemimages
+from devcluster import cgroups, forwards, host_settings, node, render, systemimages
 from devcluster.artifacts import Artifacts
 from devcluster.command import CommandFailed
 from devcluster.components import components, network_policy_rights, specification
@@ -25,7 +25,7 @@ from devcluster.config import (
 )
 from devcluster.containerd import ImageStore
 from devcluster.debian import library_overlay, search_path
-from devcluster.exclusive import exclusive
+from devcluster.file_lock import exclusive
 from devcluster.kubectl import Kube, wait_for
 from devcluster.procfs import ProcessId
 from devcluster.progress import say, step
@@ -102,7 +102,7 @@ def _up(cluster: Cluster, artifacts: Artifacts, api_port: int) -> None:
     with step("write certificates and configuration"):
         cluster.image_store.mkdir(parents=True, exist_ok=True)
         cluster.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        machine.enter(cluster.cgroup)
+        host_settings.enter(cluster.cgroup)
         pki.create(
             cluster.pki, cluster.node_name, NODE_IP, KUBERNETES_SERVICE_IP, f"https://127.0.0.1:{API_PORT_INSIDE}"
         )
@@ -139,7 +139,7 @@ def _down(cluster: Cluster) -> None:
         if process is not None:
             process.kill()  # the kernel ends every process of its namespaces, and with them mounts and links
         cgroups.kill(cluster.cgroup)
-        machine.leave(cluster.cgroup)
+        host_settings.leave(cluster.cgroup)
         if cluster.state.exists():
             shutil.rmtree(cluster.state)
 

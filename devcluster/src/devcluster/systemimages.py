@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from devcluster import keys, ociarchive
+from devcluster import content_hash, ociarchive
 from devcluster.artifacts import Artifacts
 
 # module under devcluster/go: (name of the image, path of the program in it)
@@ -24,7 +24,7 @@ def describe(artifacts: Artifacts) -> dict[str, ociarchive.StaticImage]:
     found: dict[str, ociarchive.StaticImage] = {}
     for module, (name, path) in _PROGRAMS.items():
         program = artifacts.programs()[module]
-        tag = keys.digest(program.parent.name, path, ociarchive.UNPRIVILEGED_USER)
+        tag = content_hash.digest(program.parent.name, path, ociarchive.UNPRIVILEGED_USER)
         reference = f"localhost/devcluster/{name}:{tag}"
         found[name] = ociarchive.StaticImage(reference, {path: program}, [path])
     return found

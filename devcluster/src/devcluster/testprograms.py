@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from devcluster import debian, keys, unfinished
+from devcluster import content_hash, debian, staging
 from devcluster.command import run
 from devcluster.progress import step
 
@@ -63,7 +63,7 @@ def _lacking(cache: Path, apt: list[str]) -> list[str]:
     as it is."""
     read = [_DPKG_STATUS, *sorted((cache / "apt" / "lists").glob("*_Packages*"))]
     states = [(path, path.stat()) for path in read if path.exists()]
-    state = keys.digest(*(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in states))
+    state = content_hash.digest(*(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in states))
     kept = cache / "apt" / f"{_CHROMIUM}-lacks"
     if kept.is_file() and (words := kept.read_text().split())[:1] == [state]:
         return words[1:]
@@ -79,11 +79,11 @@ def _unpacked(
     cache: Path, apt: list[str], name: str, packages: list[str], finish: Callable[[Path, Path], None] | None = None
 ) -> Path:
     """The folder of the unpacked packages; `finish` gets where it is made and where it will be."""
-    final = cache / f"{name}-{keys.digest(debian.SUITE, *packages)}"
+    final = cache / f"{name}-{content_hash.digest(debian.SUITE, *packages)}"
     if final.is_dir():
         return final
     log = cache / "logs" / "apt-tests.log"
-    with step(f"unpack Debian's {name} for tests"), unfinished.making(cache, final.name) as making:
+    with step(f"unpack Debian's {name} for tests"), staging.making(cache, final.name) as making:
         downloaded = making / "debs"
         downloaded.mkdir(parents=True)
         run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=log)

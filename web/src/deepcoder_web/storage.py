@@ -1,7 +1,7 @@
 """What runs have stored, read for the page.
 
-Questions are asked in threads within bounds (`asking`), of folders that are opened with the runs' own credentials
-(`opening`); steps and rollouts are kept for whoever looks next (`curves`, `rollouts`).
+Questions are asked in threads within bounds (`storage_threads`), of folders that are opened with the runs' own credentials
+(`run_folders`); steps and rollouts are kept for whoever looks next (`curves`, `rollouts`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from deepcoder_client.connection import Connection
-from deepcoder_client.folder import RunFolder
+from deepcoder_client.run_folder import RunFolder
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.chain import Damaged, Missing
 from deepcoder_web import views
-from deepcoder_web.asking import Asking, Budget
 from deepcoder_web.curves import Curves
-from deepcoder_web.opening import Folders
 from deepcoder_web.rollouts import Rollouts
+from deepcoder_web.run_folders import RunFolders
+from deepcoder_web.storage_threads import Budget, StorageThreads
 
 _AT_ONCE_BYTES = 320 << 20
 """Read and unpacked at once; with what is kept it stays below the chart's limit."""
@@ -29,7 +29,7 @@ class Storage:
     """Answers from buckets."""
 
     def __init__(self, connection: Connection, allowed_endpoints: Sequence[str]) -> None:
-        self._asking, self._folders = Asking(), Folders(connection, allowed_endpoints)
+        self._threads, self._folders = StorageThreads(), RunFolders(connection, allowed_endpoints)
         budget = Budget(_AT_ONCE_BYTES)
         self._curves, self._rollouts = Curves(budget), Rollouts(budget)
 
@@ -87,4 +87,4 @@ class Storage:
 
     async def _ask(self, run: DeepCoderRun, question: Callable[[RunFolder], T]) -> T:
         about = run.metadata
-        return await self._asking.ask(about.namespace, about.uid, lambda: self._folders.ask(run, question))
+        return await self._threads.ask(about.namespace, about.uid, lambda: self._folders.ask(run, question))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deepcoder_client.errors import StorageError, StorageFault
-from deepcoder_client.folder import Attempt, Evaluation
+from deepcoder_client.run_folder import Attempt, Evaluation
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import TROUBLE, Phase
 from deepcoder_contracts.chain import Link

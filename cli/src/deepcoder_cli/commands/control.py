@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from deepcoder_cli import suggest
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
 from deepcoder_cli.output import document
 from deepcoder_client.client import TERMINAL, Client

@@ -18,8 +18,8 @@ from deepcoder_cli.proxy import Proxy
 from deepcoder_client.client import Client
 from deepcoder_client.connection import PODS
 from deepcoder_client.errors import Forbidden, NotFound, Refused, Unreachable
-from deepcoder_client.forward import Bearer, Stream, forward_rights, port_forward
-from deepcoder_client.rights import DASHBOARD
+from deepcoder_client.permissions import DASHBOARD
+from deepcoder_client.port_forward import Bearer, Stream, forward_rights, port_forward
 
 PORT = 8090
 """Where the page listens on its pod's loopback."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import click
 
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
 from deepcoder_cli.output import document, printable, table
 from deepcoder_client.errors import NoData
-from deepcoder_client.folder import RunFolder
+from deepcoder_client.run_folder import RunFolder
 from deepcoder_contracts.chain import Damaged, Link
 
 COLUMNS = ("kind", "stage", "step", "attempt", "created", "payload", "digest", "folder")

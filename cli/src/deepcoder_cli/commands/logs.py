@@ -13,12 +13,12 @@ from threading import Thread
 
 import click
 
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
 from deepcoder_cli.output import age, document, table
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Object
-from deepcoder_client.driver import driver_lines
+from deepcoder_client.driver_log import driver_lines
 from deepcoder_client.errors import ClientError, NoData
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_ROLE, LEARNER, SAMPLER, pool_name, trainer_container

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.options import Number, Where, cluster, examples, output
 from deepcoder_cli.output import document, table
 from deepcoder_client.manifests import load_all

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
 from deepcoder_cli.output import document, printable, table
 from deepcoder_client.errors import NoData

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 from rich.console import Console
 
-from deepcoder_cli.exits import Exit
+from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.follow import follow
 from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
 from deepcoder_cli.output import age, document, table

@@ -17,7 +17,7 @@ from kubernetes.stream.ws_client import portforward_call
 
 from deepcoder_client.connection import PODS, SERVICE_ACCOUNTS, Connection
 from deepcoder_client.errors import Forbidden, NoToken, Unreachable
-from deepcoder_client.rights import DASHBOARD, Right, socket_rights
+from deepcoder_client.permissions import DASHBOARD, Right, socket_rights
 
 TOKEN_SECONDS = 3600
 _RENEW_SECONDS = 300.0

@@ -45,7 +45,7 @@ class Reply:
         return f"HTTP/1.1 {self.status}\r\n{lines}\r\n".encode() + body
 
 
-class Gate:
+class RequestFilter:
     """One port's."""
 
     def __init__(self, port: int, key: str) -> None:

@@ -18,7 +18,7 @@ from kubernetes.stream.ws_client import ERROR_CHANNEL, WSClient
 
 from deepcoder_client.connection import PODS, Connection
 from deepcoder_client.errors import Forbidden, NoData, Unreachable
-from deepcoder_client.rights import socket_rights
+from deepcoder_client.permissions import socket_rights
 from deepcoder_contracts.labels import HEAD_CONTAINER
 
 FILES = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108  in the head's container

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import Forbidden, NotFound, StorageError, StorageFault
-from deepcoder_client.folder import RunFolder, folder_key
+from deepcoder_client.run_folder import RunFolder, folder_key
 from deepcoder_client.storage import Bucket, Credentials, Limits, secret_credentials
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_spec import S3
@@ -45,7 +45,7 @@ class _Open:
     looked: float
 
 
-class Folders:
+class RunFolders:
     """Opens them, for threads."""
 
     def __init__(

@@ -40,7 +40,7 @@ class _Places:
         self.users = 0
 
 
-class Asking:
+class StorageThreads:
     """Questions in threads. Used in one event loop."""
 
     def __init__(self) -> None:

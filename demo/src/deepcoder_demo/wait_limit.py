@@ -18,7 +18,7 @@ _NOT_MADE = "PoolNotMade"
 """Reason of a run whose pool is not wanted yet."""
 
 
-class Patience:
+class WaitLimit:
     """Remembers since when a run waits."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

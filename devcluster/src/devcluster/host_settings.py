@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from devcluster import cgroups, procfs, sysctls
-from devcluster.exclusive import exclusive
+from devcluster.file_lock import exclusive
 
 NOTE = Path("/run/devcluster.json")
 LOCK = Path("/run/devcluster.lock")

@@ -2,7 +2,7 @@
 
 A log has a line for each change of state and no picture, so why a run waits has to stand in it, and once: words change
 from one look to the next (seconds, counts, names of pods) while they say the same, and a log is read after the fact.
-Pure, but for what `Told` remembers. Whatever is missing says nothing.
+Pure, but for what `NewMessages` remembers. Whatever is missing says nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WAITS = frozenset({Phase.PENDING, Phase.BACKOFF, Phase.HELD, Phase.FAILED})
 """Phases that ask why."""
 
 
-class Said(NamedTuple):
+class ConditionMessage(NamedTuple):
     """What a condition says."""
 
     type: str
@@ -40,20 +40,20 @@ class Said(NamedTuple):
         return self.type, self.reason
 
 
-_NOTHING = Said("Progressing", "Unknown", "", "")
+_NOTHING = ConditionMessage("Progressing", "Unknown", "", "")
 
 
-def troubles(status: Object) -> list[Said]:
+def troubles(status: Object) -> list[ConditionMessage]:
     """Each condition that says of itself that something is wrong with the run."""
     return [said for said in _said(status) if TROUBLE.get(said.type) == said.status and said.message]
 
 
-def progressing(status: Object) -> Said:
+def progressing(status: Object) -> ConditionMessage:
     """What the run is about, or why it waits, in the operator's words; empty where it has not said anything."""
     return next((said for said in _said(status) if said.type == "Progressing"), _NOTHING)
 
 
-def judges_trouble(pool: Object | None) -> Said | None:
+def judges_trouble(pool: Object | None) -> ConditionMessage | None:
     """What keeps judges from being there, or from being enough, in the pool's own words."""
     for said in _said((pool or {}).get("status") or {}):
         wrong = (said.type in ("Accepted", "Ready") and said.status == "False") or said.reason == "AtMaximum"
@@ -70,7 +70,7 @@ def avoided_nodes(pool: Object | None) -> list[str]:
     ]
 
 
-class Told:
+class NewMessages:
     """What a log was told: each thing once, for as long as it goes on."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Told:
         self._troubles = {said.key for said in wrong}
         return new + list(self._why(status, wrong)) + list(self._of_judges(snapshot.pool, now))
 
-    def _why(self, status: Object, wrong: Iterable[Said]) -> Iterable[str]:
+    def _why(self, status: Object, wrong: Iterable[ConditionMessage]) -> Iterable[str]:
         """Why it waits; nothing where a trouble has just that to say."""
         said, phase = progressing(status), str(status.get("phase", ""))
         waiting = (phase, said.reason) if phase in _WAITS and said.message else None
@@ -106,7 +106,8 @@ class Told:
             yield said.text
 
 
-def _said(status: Object) -> list[Said]:
+def _said(status: Object) -> list[ConditionMessage]:
     return [
-        Said(c["type"], c["status"], c.get("reason", ""), c.get("message", "")) for c in status.get("conditions") or ()
+        ConditionMessage(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
+        for c in status.get("conditions") or ()
     ]
