@@ -84,7 +84,7 @@ class API:
         return self.pool | {"status": self.known(patch["status"])}
 
 
-class Ground:
+class Harness:
     """A pool that wants many judges, and a clock that the test moves."""
 
     def __init__(self) -> None:

@@ -112,7 +112,7 @@ class Storage:
         self.documents.setdefault(key, data.decode())
 
 
-class Ground:
+class Harness:
     """A run whose first attempt has crashed."""
 
     def __init__(self) -> None:

@@ -98,7 +98,7 @@ class Jobs:
         self.seen.append(obj["metadata"]["name"])
 
 
-class Ground:
+class Harness:
     """A run whose first attempt is to be made."""
 
     def __init__(self) -> None:
@@ -129,11 +129,11 @@ class Ground:
 
 
 @pytest.fixture
-def ground() -> Ground:
-    return Ground()
+def ground() -> Harness:
+    return Harness()
 
 
-async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Ground) -> None:
+async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Harness) -> None:
     assert await ground.carry_out(ground.make) is None
     assert await ground.carry_out(ground.make) is None
     assert ground.jobs.seen == ["demo-s0-a1"]
@@ -155,7 +155,7 @@ async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Ground) -
     ],
 )
 async def test_refusal_of_the_api_server_is_a_problem(
-    ground: Ground, kind: str, error: Exception, reason: str, told: str
+    ground: Harness, kind: str, error: Exception, reason: str, told: str
 ) -> None:
     ground.api.refuses[kind] = error
     problem = await ground.problem()
@@ -163,7 +163,7 @@ async def test_refusal_of_the_api_server_is_a_problem(
     assert told in problem.message
 
 
-async def test_job_is_not_made_where_kuberays_crds_would_drop_what_we_ask_of_it(ground: Ground) -> None:
+async def test_job_is_not_made_where_kuberays_crds_would_drop_what_we_ask_of_it(ground: Harness) -> None:
     """An upgrade by Helm leaves CRDs as they are: Ray's dashboard, which runs any code, would ask for no token."""
     pods = "spec.rayClusterSpec.headGroupSpec.template.spec.tolerationz"
     ground.api.unknown = ["spec.rayClusterSpec.authOptions", pods]
@@ -173,14 +173,14 @@ async def test_job_is_not_made_where_kuberays_crds_would_drop_what_we_ask_of_it(
     assert ("RayJob", "demo-s0-a1") not in ground.api.objects
 
 
-async def test_what_kuberays_crds_drop_of_a_template_is_told_and_the_attempt_is_made(ground: Ground) -> None:
+async def test_what_kuberays_crds_drop_of_a_template_is_told_and_the_attempt_is_made(ground: Harness) -> None:
     ground.api.unknown = ["spec.rayClusterSpec.headGroupSpec.template.spec.tolerationz"]
     assert await ground.carry_out(ground.make) is None
     assert ground.jobs.seen == ["demo-s0-a1"]
     assert ground.told == ["TemplateFieldsDropped"]
 
 
-async def test_object_of_somebody_else_is_left_alone_and_named(ground: Ground) -> None:
+async def test_object_of_somebody_else_is_left_alone_and_named(ground: Harness) -> None:
     theirs = {"kind": "ServiceAccount", "metadata": {"name": "demo-trainer", "ownerReferences": []}}
     ground.api.objects["ServiceAccount", "demo-trainer"] = theirs
     problem = await ground.problem()
@@ -189,14 +189,14 @@ async def test_object_of_somebody_else_is_left_alone_and_named(ground: Ground) -
     assert ground.jobs.seen == []
 
 
-async def test_folder_is_claimed_before_anything_is_made(ground: Ground) -> None:
+async def test_folder_is_claimed_before_anything_is_made(ground: Harness) -> None:
     ground.storage.problem = StorageProblem("CredentialsRefused", "may not write")
     assert (await ground.problem()).reason == "CredentialsRefused"
     assert ground.api.objects == {}
     assert (await ground.problem(d.DeleteArtifacts())).reason == "CredentialsRefused"
 
 
-async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_no_other(ground: Ground) -> None:
+async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_no_other(ground: Harness) -> None:
     assert await ground.carry_out(ground.make) is None
     key = ("ConfigMap", config_name("demo"))
     kept = ground.api.objects.pop(key)
@@ -213,7 +213,7 @@ async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_
     assert key not in ground.api.objects, "another config under the name would hide that the old one is lost"
 
 
-async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_left_behind(ground: Ground) -> None:
+async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_left_behind(ground: Harness) -> None:
     """An operator died between the two; the next one has another authority, and the run was edited meanwhile."""
     ground.api.refuses["RayJob"] = errors.Unavailable("the operator dies here")
     with pytest.raises(errors.Unavailable):
@@ -233,7 +233,7 @@ async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_
 
 
 async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def save(*_: Any) -> tuple[str, str, bool]:
         return "PostMortemPartly", "s3://b/k lacks the log of the head", True
@@ -249,14 +249,14 @@ async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
     assert REGISTRY.get_sample_value(name, labels) == before + 1
 
 
-async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(ground: Ground) -> None:
+async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(ground: Harness) -> None:
     ground.api.refuses["DeepCoderRun"] = errors.Conflict("changed", 409)
     with pytest.raises(errors.Conflict):
         await ground.carry_out([d.AddFinalizer(), *ground.make])
     assert ground.api.objects == {}
 
 
-async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let_go_is_not(ground: Ground) -> None:
+async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let_go_is_not(ground: Harness) -> None:
     """Its next pass needs no event; what is let go may be gone, and must not be planned for as if it were there."""
     await ground.carry_out([d.AddFinalizer()])
     assert [o["metadata"]["finalizers"][-1] for o in ground.adopted] == [FINALIZER]
@@ -266,7 +266,7 @@ async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let
     assert len(ground.adopted) == 1
 
 
-async def test_pod_that_came_under_the_name_of_one_to_be_ended_is_left_alone(ground: Ground) -> None:
+async def test_pod_that_came_under_the_name_of_one_to_be_ended_is_left_alone(ground: Harness) -> None:
     for name, uid in (("head", "old"), ("worker", "new")):
         ground.api.objects["Pod", name] = {"kind": "Pod", "metadata": {"name": name, "uid": uid}}
     assert await ground.carry_out([d.EndPods((("head", "old"), ("worker", "old")))]) is None

@@ -9,7 +9,7 @@ import control_plane
 import keda_server
 import pytest
 from aiohttp import web
-from pool_ground import NAME, Field, eventually, field_in, ready_count
+from pool_harness import NAME, Field, eventually, field_in, ready_count
 from prometheus_client import generate_latest
 
 from deepcoder_operator.kube.client import Kube

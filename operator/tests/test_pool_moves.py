@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pool_ground import NAME, Field, eventually, field_in, ready_count
+from pool_harness import NAME, Field, eventually, field_in, ready_count
 
 from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_contracts.progress import ProgressReply

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pool_passes import Ground
+from pool_passes import Harness
 
 from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.domain.world import pool_view
@@ -21,17 +21,17 @@ AWAY = errors.WebhookAway('failed calling webhook "sidecars"', 500)
 
 
 @pytest.fixture
-def ground() -> Ground:
-    return Ground()
+def ground() -> Harness:
+    return Harness()
 
 
-async def test_refused_judges_are_tried_again_after_growing_pauses(ground: Ground) -> None:
+async def test_refused_judges_are_tried_again_after_growing_pauses(ground: Harness) -> None:
     await ground.passes(120)
     assert ground.api.tries < 100, "forty judges each second for two minutes would be 4800"
     assert ground.api.lists < 15
 
 
-async def test_refusal_is_said_as_long_as_judges_are_missing_for_it(ground: Ground) -> None:
+async def test_refusal_is_said_as_long_as_judges_are_missing_for_it(ground: Harness) -> None:
     for _ in range(20):
         await ground.passes(1)
         assert ground.accepted() == ("False", "PodRefused"), "between two tries, too"
@@ -41,7 +41,7 @@ async def test_refusal_is_said_as_long_as_judges_are_missing_for_it(ground: Grou
     assert ground.accepted() == ("True", "Valid")
 
 
-async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Ground) -> None:
+async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Harness) -> None:
     ground.api.quota = 3
     await ground.passes(5)
     assert ground.accepted() == ("False", "PodRefused")
@@ -50,7 +50,7 @@ async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Gr
     assert ground.accepted() == ("True", "Valid")
 
 
-async def test_pass_that_meets_a_conflict_ends_when_nothing_of_it_is_under_way_any_more(ground: Ground) -> None:
+async def test_pass_that_meets_a_conflict_ends_when_nothing_of_it_is_under_way_any_more(ground: Harness) -> None:
     """The next pass would else begin beside what is left of it, and count judges that it does not know of."""
     ground.edit(minReplicas=3, maxReplicas=3)
     ground.api.quota, ground.api.contended = 40, {"1": asyncio.Event(), "2": asyncio.Event()}
@@ -66,7 +66,7 @@ async def test_pass_that_meets_a_conflict_ends_when_nothing_of_it_is_under_way_a
     assert ("JudgesCreated", "judges created: 2, wanted: 3") in ground.events
 
 
-async def test_judges_that_a_webhook_keeps_away_are_said_and_come_when_it_is_back(ground: Ground) -> None:
+async def test_judges_that_a_webhook_keeps_away_are_said_and_come_when_it_is_back(ground: Harness) -> None:
     ground.api.forbidden, ground.api.refusal, ground.api.quota = "Pod", AWAY, 40
     await ground.passes(2)
     assert ground.accepted() == ("False", "PodRefused")
@@ -76,7 +76,9 @@ async def test_judges_that_a_webhook_keeps_away_are_said_and_come_when_it_is_bac
 
 
 @pytest.mark.parametrize("refusal", [errors.Forbidden("it may not be made", 403), AWAY], ids=lambda e: type(e).__name__)
-async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(ground: Ground, refusal: errors.KubeError) -> None:
+async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(
+    ground: Harness, refusal: errors.KubeError
+) -> None:
     ground.api.forbidden, ground.api.refusal = "Secret", refusal
     with pytest.raises(type(refusal)):
         await ground.passes(1)
@@ -87,7 +89,7 @@ async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(ground: Gro
 
 
 async def test_new_pool_of_which_no_judge_can_be_made_is_not_ready_for_having_been_scaled_to_zero(
-    ground: Ground,
+    ground: Harness,
 ) -> None:
     """Runs ask for no GPU while their pool says that somebody has to mend it; of an idle one they would."""
     ground.edit(minReplicas="many")
@@ -97,7 +99,7 @@ async def test_new_pool_of_which_no_judge_can_be_made_is_not_ready_for_having_be
 
 
 async def test_idle_pool_is_built_once_and_anew_when_its_spec_changes(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand pools at rest are looked at two hundred times a second."""
     built: list[int] = []
@@ -153,7 +155,7 @@ async def test_standby_has_no_workers_of_pools_that_came_and_went_and_those_that
         await running
 
 
-async def test_pool_that_scales_by_load_says_that_kubectl_scale_has_no_effect(ground: Ground) -> None:
+async def test_pool_that_scales_by_load_says_that_kubectl_scale_has_no_effect(ground: Harness) -> None:
     """kubectl says `scaled`, and an autoscaler finds that nothing follows."""
     ground.api.quota = 40
 

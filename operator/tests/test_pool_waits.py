@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pool_passes import Ground
+from pool_passes import Harness
 
 from deepcoder_operator.domain.pool_names import LABEL_AVOIDS
 
@@ -11,7 +11,7 @@ UNSCHEDULABLE = {"conditions": [{"type": "PodScheduled", "status": "False", "rea
 
 async def test_judges_that_waited_for_a_place_and_are_made_anew_hold_up_no_others() -> None:
     """An hour after a node was avoided there may be ten of them, and programs wait for more."""
-    ground = Ground()
+    ground = Harness()
     ground.api.quota = 100
     ground.edit(minReplicas=10, maxReplicas=50)
     await ground.passes(1)

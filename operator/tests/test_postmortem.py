@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from post_mortem_world import HEAD, Ground, event, pod
+from post_mortem_world import HEAD, Harness, event, pod
 
 from deepcoder_operator.controllers import postmortem
 from deepcoder_operator.kube import errors
@@ -15,11 +15,11 @@ from deepcoder_operator.storage.s3 import StorageProblem
 
 
 @pytest.fixture
-def crashed() -> Ground:
-    return Ground()
+def crashed() -> Harness:
+    return Harness()
 
 
-async def test_log_events_and_states_are_saved_below_the_attempt_and_told_where(crashed: Ground) -> None:
+async def test_log_events_and_states_are_saved_below_the_attempt_and_told_where(crashed: Harness) -> None:
     crashed.api.events = [
         event(HEAD, "Killing", "stopping", "2026-11-28T10:00:01Z"),
         event("demo-s0-a1", "Created", "cluster", "2026-11-28T09:00:00Z"),
@@ -38,13 +38,13 @@ async def test_log_events_and_states_are_saved_below_the_attempt_and_told_where(
     assert crashed.api.asked == [(20_000, 4 << 20)], "a log has no bound of its own"
 
 
-async def test_log_is_the_trainers_and_not_of_a_container_that_a_mesh_has_put_before_it(crashed: Ground) -> None:
+async def test_log_is_the_trainers_and_not_of_a_container_that_a_mesh_has_put_before_it(crashed: Harness) -> None:
     crashed.api.pods[0]["spec"]["containers"] = [{"name": "istio-proxy"}, {"name": "ray-head"}]
     await crashed.save()
     assert crashed.api.containers == ["ray-head"]
 
 
-async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Ground) -> None:
+async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Harness) -> None:
     for i in range(1000):
         name = f"demo-s0-a1-learner-{i}"
         crashed.api.pods.append(pod(name, "learner", "Failed" if i > 900 else "Running", 1 if i > 900 else None))
@@ -54,7 +54,7 @@ async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Ground)
     assert logs == ["head.log", *(f"demo-s0-a1-learner-{i}.log" for i in (901, 902, 903))]
 
 
-async def test_of_a_thousand_pods_what_is_equal_is_held_once_and_not_who_wrote_it(crashed: Ground) -> None:
+async def test_of_a_thousand_pods_what_is_equal_is_held_once_and_not_who_wrote_it(crashed: Harness) -> None:
     """As the API server sends them a thousand learners would take a hundred megabytes, four attempts of them four."""
     fields = [{"manager": "kubelet", "fieldsV1": {f"f:{i}": {} for i in range(200)}}]
     for i in range(3):
@@ -70,7 +70,7 @@ async def test_of_a_thousand_pods_what_is_equal_is_held_once_and_not_who_wrote_i
     assert values[0] is values[1]
 
 
-async def test_what_cannot_be_had_is_named_and_the_rest_is_saved(crashed: Ground) -> None:
+async def test_what_cannot_be_had_is_named_and_the_rest_is_saved(crashed: Harness) -> None:
     crashed.api.refuses = errors.Forbidden("pods/log is forbidden", 403)
     told = await crashed.save()
     assert told is not None
@@ -80,21 +80,21 @@ async def test_what_cannot_be_had_is_named_and_the_rest_is_saved(crashed: Ground
     assert {k.rpartition("/")[2] for k in crashed.storage.documents} == {"events.json", "pods.json"}
 
 
-async def test_head_that_is_gone_is_said(crashed: Ground) -> None:
+async def test_head_that_is_gone_is_said(crashed: Harness) -> None:
     crashed.api.pods = []
     told = await crashed.save()
     assert told is not None
     assert "its pod is gone" in told[1]
 
 
-async def test_bucket_that_refuses_is_said_once(crashed: Ground) -> None:
+async def test_bucket_that_refuses_is_said_once(crashed: Harness) -> None:
     crashed.storage.problem = StorageProblem("CredentialsRefused", "may not write")
     told = await crashed.save()
     assert told is not None
     assert told[1].count("may not write") == 1
 
 
-async def test_log_that_does_not_come_holds_up_nothing(crashed: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_log_that_does_not_come_holds_up_nothing(crashed: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postmortem, "GATHER_SECONDS", 0.05)
     crashed.api.slow = 60
     async with asyncio.timeout(5):
@@ -107,14 +107,14 @@ async def test_log_that_does_not_come_holds_up_nothing(crashed: Ground, monkeypa
     )
 
 
-async def test_it_is_done_once_for_an_attempt(crashed: Ground) -> None:
+async def test_it_is_done_once_for_an_attempt(crashed: Harness) -> None:
     saver = crashed.saver()
     assert await saver.save(crashed.run, crashed.attempt) is not None
     assert await saver.save(crashed.run, crashed.attempt) is None
     assert len(crashed.api.asked) == 1
 
 
-async def test_it_is_tried_again_until_it_is_stored(crashed: Ground) -> None:
+async def test_it_is_tried_again_until_it_is_stored(crashed: Harness) -> None:
     saver, crashed.storage.problem = crashed.saver(), StorageProblem("StorageUnreachable", "no answer")
     assert await saver.save(crashed.run, crashed.attempt) is not None
     crashed.storage.problem, crashed.api.slow = None, 60
@@ -128,7 +128,7 @@ async def test_it_is_tried_again_until_it_is_stored(crashed: Ground) -> None:
     assert crashed.document("head.log") == "Traceback"
 
 
-async def test_forty_logs_that_never_come_take_no_place_from_other_passes(crashed: Ground) -> None:
+async def test_forty_logs_that_never_come_take_no_place_from_other_passes(crashed: Harness) -> None:
     saver, limit, crashed.api.slow = crashed.saver(), crashed.storage.limit, 60
 
     async def lost(ordinal: int) -> None:
@@ -147,7 +147,7 @@ async def test_forty_logs_that_never_come_take_no_place_from_other_passes(crashe
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_who_waits_for_its_turn_in_vain_says_so(crashed: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_waits_for_its_turn_in_vain_says_so(crashed: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postmortem, "GATHER_SECONDS", 0.05)
     monkeypatch.setattr(postmortem, "PUT_SECONDS", 1.0)
     saver, crashed.storage.slow = crashed.saver(), 60
@@ -165,7 +165,7 @@ async def test_who_waits_for_its_turn_in_vain_says_so(crashed: Ground, monkeypat
         {"reason": "NodeLost"},
     ],
 )
-async def test_node_that_is_lost_is_not_asked_for_logs(crashed: Ground, status: dict[str, Any]) -> None:
+async def test_node_that_is_lost_is_not_asked_for_logs(crashed: Harness, status: dict[str, Any]) -> None:
     crashed.api.pods[0]["status"] |= status
     told = await crashed.save()
     assert told is not None

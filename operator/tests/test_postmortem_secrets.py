@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from post_mortem_world import HEAD, TOKEN, Ground, encoded, event, pod
+from post_mortem_world import HEAD, TOKEN, Harness, encoded, event, pod
 
 from deepcoder_operator.kube import errors
 
@@ -19,11 +19,11 @@ VALUES = {
 
 
 @pytest.fixture
-def crashed() -> Ground:
-    return Ground()
+def crashed() -> Harness:
+    return Harness()
 
 
-async def test_no_document_holds_a_secret(crashed: Ground) -> None:
+async def test_no_document_holds_a_secret(crashed: Harness) -> None:
     secrets = [TOKEN, "the-secret-of-s3", "AKIDEXAMPLE", "hf_AbCdEfGhIjKlMnOpQrSt", "AKIAIOSFODNN7EXAMPLE"]
     crashed.api.logs[HEAD] = "\n".join(f"env: {s}" for s in secrets)
     crashed.api.events = [event(HEAD, "Failed", f"bad key {TOKEN}", "2026-11-28T10:00:01Z")]
@@ -35,7 +35,7 @@ async def test_no_document_holds_a_secret(crashed: Ground) -> None:
         assert "[redacted]" in text
 
 
-async def test_value_of_a_variable_that_is_named_as_a_secret_is_taken_out_of_logs(crashed: Ground) -> None:
+async def test_value_of_a_variable_that_is_named_as_a_secret_is_taken_out_of_logs(crashed: Harness) -> None:
     crashed.api.pods[0]["spec"]["containers"][0]["env"] += [
         {"name": "TRACKER_API_KEY", "value": "a-literal-key"}, {"name": "STEP", "value": "warming-up"},
     ]  # fmt: skip
@@ -58,7 +58,7 @@ REFERENCES: dict[str, Any] = {
 }
 
 
-def refer(ground: Ground, how: str, value: str) -> None:
+def refer(ground: Harness, how: str, value: str) -> None:
     """Let the head have a Secret in a way."""
     spec = ground.api.pods[0]["spec"]
     given = REFERENCES[how]
@@ -69,7 +69,7 @@ def refer(ground: Ground, how: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("how", REFERENCES)
-async def test_every_way_to_a_secret_is_known(crashed: Ground, how: str) -> None:
+async def test_every_way_to_a_secret_is_known(crashed: Harness, how: str) -> None:
     refer(crashed, how, "mounted-or-not-it-is-secret")
     crashed.api.logs[HEAD] = "login with mounted-or-not-it-is-secret"
     told = await crashed.save()
@@ -79,7 +79,7 @@ async def test_every_way_to_a_secret_is_known(crashed: Ground, how: str) -> None
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-async def test_value_is_taken_out_of_every_document_before_it_is_encoded(crashed: Ground, value: str) -> None:
+async def test_value_is_taken_out_of_every_document_before_it_is_encoded(crashed: Harness, value: str) -> None:
     refer(crashed, "mounted", value)
     crashed.api.logs[HEAD] = "\n".join(f"12:00 {line}" for line in [*value.splitlines(), encoded(value)])
     crashed.api.events = [event(HEAD, "Failed", f"bad key {value}", "2026-11-28T10:00:01Z")]
@@ -100,7 +100,7 @@ async def test_value_is_taken_out_of_every_document_before_it_is_encoded(crashed
     "withheld", [errors.Forbidden("secrets is forbidden", 403), errors.Unavailable("429"), None], ids=str
 )
 async def test_where_a_secret_is_not_known_nothing_that_programs_printed_is_saved(
-    crashed: Ground, withheld: Exception | None
+    crashed: Harness, withheld: Exception | None
 ) -> None:
     crashed.api.secrets.clear()
     if withheld is not None:
@@ -117,7 +117,7 @@ async def test_where_a_secret_is_not_known_nothing_that_programs_printed_is_save
     assert not [text for text in crashed.storage.documents.values() if TOKEN in text]
 
 
-async def test_secret_that_pods_run_without_need_not_be_there(crashed: Ground) -> None:
+async def test_secret_that_pods_run_without_need_not_be_there(crashed: Harness) -> None:
     spec = crashed.api.pods[0]["spec"]
     spec["volumes"] = [{"name": "v", "secret": {"secretName": "spare", "optional": True}}]
     told = await crashed.save()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from plan_world import UID
-from run_ground import KEY, OTHER_UID, Ground, Observer, manifest, phases, progressing, standing
+from run_harness import KEY, OTHER_UID, Harness, Observer, manifest, phases, progressing, standing
 
 from deepcoder_operator.controllers import reconcile
 from deepcoder_operator.domain.draft import CreateAttempt, Plan
@@ -19,19 +19,19 @@ from deepcoder_operator.kube import errors
 
 
 @pytest.fixture
-async def ground() -> AsyncIterator[Ground]:
+async def ground() -> AsyncIterator[Harness]:
     async with standing() as made:
         yield made
 
 
-async def test_attempt_is_made_without_a_write_more_than_that_of_its_intent(ground: Ground) -> None:
+async def test_attempt_is_made_without_a_write_more_than_that_of_its_intent(ground: Harness) -> None:
     ground.controller.seen(manifest())
     await ground.until(lambda: any(isinstance(a, CreateAttempt) for a in ground.executor.done))
     assert [w["status"]["attempt"]["state"] for w in ground.api.writes] == ["Intended"]
     assert progressing(ground.api) == ("True", "Creating")
 
 
-async def test_change_during_a_pass_makes_it_plan_again_instead_of_writing_an_old_plan(ground: Ground) -> None:
+async def test_change_during_a_pass_makes_it_plan_again_instead_of_writing_an_old_plan(ground: Harness) -> None:
     """The run is suspended while the pass looks at storage: no attempt may be intended on the older view."""
 
     def suspend() -> None:
@@ -48,7 +48,7 @@ async def test_change_during_a_pass_makes_it_plan_again_instead_of_writing_an_ol
     assert ground.observer.outdated[:2] == [True, False]
 
 
-async def test_plan_is_of_the_time_at_which_its_world_was_seen(ground: Ground) -> None:
+async def test_plan_is_of_the_time_at_which_its_world_was_seen(ground: Harness) -> None:
     """Storage may be waited for longer than a deadline has left."""
     ground.observer.seen_at = datetime(2031, 2, 3, tzinfo=UTC)
     ground.controller.seen(manifest())
@@ -57,7 +57,7 @@ async def test_plan_is_of_the_time_at_which_its_world_was_seen(ground: Ground) -
     assert {c["lastTransitionTime"] for c in conditions} == {"2031-02-03T00:00:00Z"}
 
 
-async def test_status_of_a_deleted_run_is_not_written_onto_its_namesake(ground: Ground) -> None:
+async def test_status_of_a_deleted_run_is_not_written_onto_its_namesake(ground: Harness) -> None:
     """The run is deleted and made again while the pass looks, and the deletion's event is lost."""
 
     def make_again() -> None:
@@ -72,7 +72,7 @@ async def test_status_of_a_deleted_run_is_not_written_onto_its_namesake(ground: 
 
 
 async def test_run_made_again_while_the_one_before_is_looked_for_is_worked_for(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old one's write finds nothing; the new one's event comes before the answer that there was none."""
 
@@ -86,7 +86,7 @@ async def test_run_made_again_while_the_one_before_is_looked_for_is_worked_for(
     assert ground.api.writes[0]["metadata"]["uid"] == OTHER_UID
 
 
-async def test_conflict_is_planned_again_from_the_newest_object(ground: Ground) -> None:
+async def test_conflict_is_planned_again_from_the_newest_object(ground: Harness) -> None:
     """Somebody writes during the pass and no event of it has come: the run is read anew."""
 
     def label() -> None:
@@ -98,7 +98,7 @@ async def test_conflict_is_planned_again_from_the_newest_object(ground: Ground) 
     assert ground.api.writes[0]["metadata"]["labels"] == {"by": "hand"}
 
 
-async def test_what_cannot_be_carried_out_is_said_in_the_status_until_it_can_be(ground: Ground) -> None:
+async def test_what_cannot_be_carried_out_is_said_in_the_status_until_it_can_be(ground: Harness) -> None:
     ground.executor.obstacle = Problem("RayJobForbidden", "exceeded quota: rayjobs")
     ground.controller.seen(manifest())
     await ground.until(lambda: progressing(ground.api) == ("False", "RayJobForbidden"))
@@ -111,7 +111,7 @@ async def test_what_cannot_be_carried_out_is_said_in_the_status_until_it_can_be(
     await ground.until(lambda: progressing(ground.api) == ("True", "Creating"))
 
 
-async def test_obstacle_of_a_deleted_run_is_not_its_namesakes(ground: Ground) -> None:
+async def test_obstacle_of_a_deleted_run_is_not_its_namesakes(ground: Harness) -> None:
     ground.executor.obstacle = Problem("NameConflict", "RayJob demo-s0-a1 exists")
     ground.controller.seen(manifest())
     await ground.until(lambda: progressing(ground.api) == ("False", "NameConflict"))
@@ -123,7 +123,7 @@ async def test_obstacle_of_a_deleted_run_is_not_its_namesakes(ground: Ground) ->
     assert "NameConflict" not in reasons
 
 
-async def test_events_of_a_written_status_are_posted_though_an_action_fails(ground: Ground) -> None:
+async def test_events_of_a_written_status_are_posted_though_an_action_fails(ground: Harness) -> None:
     made = manifest() | {"status": {"ordinal": 0}}
     made["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     made["spec"]["cleanup"] = {"artifacts": "Delete"}
@@ -137,7 +137,7 @@ async def test_events_of_a_written_status_are_posted_though_an_action_fails(grou
     assert ground.events == ["ArtifactsLeft"]
 
 
-async def test_deleted_run_whose_spec_cannot_be_read_is_let_go(ground: Ground) -> None:
+async def test_deleted_run_whose_spec_cannot_be_read_is_let_go(ground: Harness) -> None:
     made = manifest(deletionTimestamp="2026-01-01T00:00:00Z")
     made["spec"]["newerField"] = 1
     ground.controller.seen(ground.api.change(made))
@@ -146,7 +146,7 @@ async def test_deleted_run_whose_spec_cannot_be_read_is_let_go(ground: Ground) -
     assert ground.events == ["ReleasedUnread"]
 
 
-async def test_listing_finds_runs_that_no_event_told_of_and_forgets_those_that_are_gone(ground: Ground) -> None:
+async def test_listing_finds_runs_that_no_event_told_of_and_forgets_those_that_are_gone(ground: Harness) -> None:
     assert ground.controller.listed([ground.api.change(manifest())], 1) == 1
     await ground.until(lambda: ground.api.writes)
     version = int(ground.api.writes[-1]["metadata"]["resourceVersion"])
@@ -160,7 +160,7 @@ async def test_listing_finds_runs_that_no_event_told_of_and_forgets_those_that_a
 
 
 async def test_plan_that_asks_for_a_look_at_once_and_changes_nothing_does_not_spin(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
 
@@ -175,7 +175,7 @@ async def test_plan_that_asks_for_a_look_at_once_and_changes_nothing_does_not_sp
 
 
 async def test_pool_that_changes_wakes_the_runs_that_it_judges_for_and_no_other(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pool_of(name: str, **sandbox: Any) -> dict[str, Any]:
         made = manifest(uid=f"u-{name}", name=name)
@@ -206,7 +206,7 @@ async def test_pool_that_changes_wakes_the_runs_that_it_judges_for_and_no_other(
     assert "b" not in looked
 
 
-async def test_worker_that_breaks_ends_the_process(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_worker_that_breaks_ends_the_process(ground: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that nobody works for would look as if all were well."""
 
     def broken(*_: Any) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
-from run_ground import KEY, Observer, manifest, standing
+from run_harness import KEY, Observer, manifest, standing
 
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.controllers.reconcile import Memory

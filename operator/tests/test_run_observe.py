@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import plan_world
 import pytest
-from observe_ground import Ground, head_object, job_object, make_run, training
+from observe_harness import Harness, head_object, job_object, make_run, training
 from plan_world import Cluster
 
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -18,11 +18,11 @@ PROBLEM = Problem("SecretNotFound", "create it")
 
 
 @pytest.fixture
-def ground() -> Ground:
-    return Ground()
+def ground() -> Harness:
+    return Harness()
 
 
-async def test_run_that_is_seen_for_the_first_time_asks_nothing(ground: Ground) -> None:
+async def test_run_that_is_seen_for_the_first_time_asks_nothing(ground: Harness) -> None:
     """Its first pass only sees to it that it cannot go unnoticed."""
     world = await ground.look(plan_world.make_run())
     assert world.storage is None
@@ -30,7 +30,7 @@ async def test_run_that_is_seen_for_the_first_time_asks_nothing(ground: Ground) 
 
 
 async def test_run_whose_bucket_is_not_as_it_should_be_is_looked_for_nowhere_else_but_at_its_pool(
-    ground: Ground,
+    ground: Harness,
 ) -> None:
     ground.storage.problem = PROBLEM
     world = await ground.look(make_run())
@@ -42,21 +42,21 @@ async def test_run_whose_bucket_is_not_as_it_should_be_is_looked_for_nowhere_els
     assert ground.api.asked == {"SandboxPool": 1, "ConfigMap": 1, "ServiceAccount": 1, "NetworkPolicy": 1}
 
 
-async def test_pool_that_a_waiting_run_refers_to_is_looked_for_live(ground: Ground) -> None:
+async def test_pool_that_a_waiting_run_refers_to_is_looked_for_live(ground: Harness) -> None:
     """It may have been made a moment ago, and the run would say that there is none."""
     ground.storage.problem = PROBLEM
     await ground.look(make_run(sandbox={"poolRef": {"name": "judges"}}))
     assert ground.api.asked == {"SandboxPool": 1}
 
 
-async def test_suspended_run_asks_nothing(ground: Ground) -> None:
+async def test_suspended_run_asks_nothing(ground: Harness) -> None:
     world = await ground.look(make_run(suspend=True))
     assert world.storage is None
     assert ground.api.asked == {}
 
 
 async def test_templates_are_built_once_for_each_version_of_the_spec(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[int] = []
 
@@ -75,7 +75,7 @@ async def test_templates_are_built_once_for_each_version_of_the_spec(
 
 
 async def test_templates_of_many_runs_are_remembered_within_bounds(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observe, "_REMEMBERED", 3)
     run = make_run()
@@ -85,7 +85,7 @@ async def test_templates_of_many_runs_are_remembered_within_bounds(
 
 
 @pytest.mark.parametrize("admitted", [True, False])
-async def test_job_that_is_seen_suspended_beside_its_pods_is_read_live(ground: Ground, admitted: bool) -> None:
+async def test_job_that_is_seen_suspended_beside_its_pods_is_read_live(ground: Harness, admitted: bool) -> None:
     """Its watch may lag behind that of pods: an attempt that was just admitted would pass for an evicted one."""
     cluster = training(ground, admitted=admitted)
     ground.jobs.objects = [job_object(cluster, suspend=True)]
@@ -97,7 +97,7 @@ async def test_job_that_is_seen_suspended_beside_its_pods_is_read_live(ground: G
     assert ground.api.asked["RayJob"] == 0, "what was read is kept"
 
 
-async def test_pod_that_has_the_heads_name_is_the_runs_own_or_none_of_its(ground: Ground) -> None:
+async def test_pod_that_has_the_heads_name_is_the_runs_own_or_none_of_its(ground: Harness) -> None:
     """What is left of attempts that are over is ended: another run's may have got the name since."""
     cluster = training(ground)
     head, ground.pods.objects = head_object(cluster), []
@@ -109,7 +109,7 @@ async def test_pod_that_has_the_heads_name_is_the_runs_own_or_none_of_its(ground
         assert len((await ground.look(cluster.run)).pods) == seen
 
 
-async def test_job_that_is_suspended_indeed_is_seen_so(ground: Ground) -> None:
+async def test_job_that_is_suspended_indeed_is_seen_so(ground: Harness) -> None:
     cluster = training(ground)
     ground.jobs.objects = [job_object(cluster, suspend=True)]
     ground.api.objects = {cluster.name: ground.jobs.objects[0]}
@@ -120,7 +120,7 @@ async def test_job_that_is_suspended_indeed_is_seen_so(ground: Ground) -> None:
     assert (await ground.look(cluster.run)).rayjob is None
 
 
-async def test_queued_job_without_pods_is_believed(ground: Ground) -> None:
+async def test_queued_job_without_pods_is_believed(ground: Harness) -> None:
     cluster = Cluster(make_run(scheduling={"queueName": "team"}))
     cluster.settle()
     ground.jobs.objects = [job_object(cluster, suspend=True)]
@@ -128,7 +128,7 @@ async def test_queued_job_without_pods_is_believed(ground: Ground) -> None:
     assert ground.api.asked["RayJob"] == 0
 
 
-async def test_children_are_seen_as_they_are_after_storage_has_answered(ground: Ground) -> None:
+async def test_children_are_seen_as_they_are_after_storage_has_answered(ground: Harness) -> None:
     cluster = training(ground, drains=True)
 
     def ends() -> None:
@@ -143,7 +143,7 @@ async def test_children_are_seen_as_they_are_after_storage_has_answered(ground: 
     assert world.seen_at == cluster.now + timedelta(seconds=100)
 
 
-async def test_eviction_is_seen_while_storage_does_not_answer(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_eviction_is_seen_while_storage_does_not_answer(ground: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else its queue could admit the same RayJob again, and a second head would write under the ordinal."""
     monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
     ground.storage.answers.clear()
@@ -169,7 +169,7 @@ async def test_eviction_is_seen_while_storage_does_not_answer(ground: Ground, mo
 
 
 async def test_drain_ends_at_its_deadline_while_storage_does_not_answer(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
     ground.storage.answers.clear()
@@ -188,7 +188,7 @@ async def test_drain_ends_at_its_deadline_while_storage_does_not_answer(
 
 
 async def test_run_that_was_edited_meanwhile_does_not_wait_for_storage(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
     ground.storage.answers.clear()
@@ -198,7 +198,7 @@ async def test_run_that_was_edited_meanwhile_does_not_wait_for_storage(
     assert world.storage is None
 
 
-async def test_node_that_is_not_reached_is_told_by_its_pods_condition(ground: Ground) -> None:
+async def test_node_that_is_not_reached_is_told_by_its_pods_condition(ground: Harness) -> None:
     cluster = training(ground)
     for status, unreachable in (("True", False), ("False", False), ("Unknown", True)):
         head = head_object(cluster)

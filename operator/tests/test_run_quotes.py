@@ -6,22 +6,22 @@ import base64
 from typing import Any
 
 import pytest
-from observe_ground import Ground, job_object, training
+from observe_harness import Harness, job_object, training
 from plan_world import Cluster
 
 from deepcoder_contracts.api.stage import WorkerGroup
 
 
 @pytest.fixture
-def ground() -> Ground:
-    return Ground()
+def ground() -> Harness:
+    return Harness()
 
 
 def secret(**values: str) -> dict[str, Any]:
     return {"data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}}
 
 
-def crashed(ground: Ground, said: str) -> Cluster:
+def crashed(ground: Harness, said: str) -> Cluster:
     """A run whose trainer has crashed, and what its RayJob says of that."""
     cluster = training(ground)
     ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
@@ -31,7 +31,7 @@ def crashed(ground: Ground, said: str) -> Cluster:
     return cluster
 
 
-async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_are_cut(ground: Ground) -> None:
+async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_are_cut(ground: Harness) -> None:
     template = {
         "spec": {"containers": [{"name": "ray-head", "env": [{"name": "TRACKER_TOKEN", "value": "a-literal"}]}]}
     }
@@ -56,7 +56,7 @@ async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_
         assert not [part for part in parts if part in job.message], value
 
 
-async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(ground: Ground) -> None:
+async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(ground: Harness) -> None:
     cluster = crashed(ground, "login with the-secret-of-s3")
     del ground.api.objects["s3"]
     job = (await ground.look(cluster.run)).rayjob
@@ -70,7 +70,7 @@ async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(gr
     assert job.message == "login with [redacted]", "it is known again"
 
 
-async def test_secrets_are_read_once_for_what_a_job_says(ground: Ground) -> None:
+async def test_secrets_are_read_once_for_what_a_job_says(ground: Harness) -> None:
     cluster = crashed(ground, "Traceback")
     asked = []
     for _ in range(3):
@@ -79,7 +79,7 @@ async def test_secrets_are_read_once_for_what_a_job_says(ground: Ground) -> None
     assert asked == [2, 0, 0], "the bucket's, and the judges' token"
 
 
-async def test_of_what_a_thousand_jobs_have_said_only_what_may_be_quoted_is_kept(ground: Ground) -> None:
+async def test_of_what_a_thousand_jobs_have_said_only_what_may_be_quoted_is_kept(ground: Harness) -> None:
     """Ray puts up to twenty thousand letters of a driver's log into its job's message."""
     cluster = crashed(ground, "")
     job = ground.jobs.objects[0]

@@ -36,7 +36,7 @@ def run(name: str, version: int) -> dict[str, Any]:
     return {"metadata": {"namespace": "ml", "name": name, "resourceVersion": str(version)}}
 
 
-class Ground:
+class Harness:
     """An API server that may not serve runs, and a controller that is told of them."""
 
     def __init__(self) -> None:
@@ -78,12 +78,12 @@ async def ground(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(watch, "RELIST_SECONDS", 0.02)
     monkeypatch.setattr(watch, "EVENT_SECONDS", 0.1)
-    made: Any = Ground()
+    made: Any = Harness()
     made.watch = RunWatch(made, made)
     return made
 
 
-async def running(ground: Ground) -> asyncio.Task[None]:
+async def running(ground: Harness) -> asyncio.Task[None]:
     assert ground.watch is not None
     return asyncio.create_task(ground.watch.run())
 
@@ -94,7 +94,7 @@ async def end(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def test_nothing_is_listed_until_the_kind_is_served_and_each_try_shows_life(ground: Ground) -> None:
+async def test_nothing_is_listed_until_the_kind_is_served_and_each_try_shows_life(ground: Harness) -> None:
     ground.served = False
     task = await running(ground)
     await ground.until(lambda: ground.lists > 2)
@@ -114,7 +114,7 @@ async def test_nothing_is_listed_until_the_kind_is_served_and_each_try_shows_lif
     assert Kopf.lives[0].ended.is_set(), "told to stop with the rest"
 
 
-async def test_kopf_is_begun_again_after_a_listing_when_it_has_ended(ground: Ground) -> None:
+async def test_kopf_is_begun_again_after_a_listing_when_it_has_ended(ground: Harness) -> None:
     task = await running(ground)
     await ground.until(lambda: Kopf.lives)
     before = ground.lists
@@ -125,7 +125,7 @@ async def test_kopf_is_begun_again_after_a_listing_when_it_has_ended(ground: Gro
 
 
 @pytest.mark.parametrize("change", ["a new run", "a newer version", "a deletion"])
-async def test_kopf_that_has_gone_deaf_is_begun_again(ground: Ground, change: str) -> None:
+async def test_kopf_that_has_gone_deaf_is_begun_again(ground: Harness, change: str) -> None:
     ground.runs = {"demo": 5}
     task = await running(ground)
     await ground.until(lambda: Kopf.lives)
@@ -139,7 +139,7 @@ async def test_kopf_that_has_gone_deaf_is_begun_again(ground: Ground, change: st
     await end(task)
 
 
-async def test_event_that_is_under_way_during_a_listing_is_no_deafness(ground: Ground) -> None:
+async def test_event_that_is_under_way_during_a_listing_is_no_deafness(ground: Harness) -> None:
     ground.runs = {"demo": 5}
     task = await running(ground)
     await ground.until(lambda: Kopf.lives)
@@ -161,7 +161,7 @@ async def test_event_that_is_under_way_during_a_listing_is_no_deafness(ground: G
     await end(task)
 
 
-async def test_namespace_that_is_closed_holds_up_no_other_and_is_watched_again_once_it_is_open(ground: Ground) -> None:
+async def test_namespace_that_is_closed_holds_up_no_other_and_is_watched_again_once_it_is_open(ground: Harness) -> None:
     """It was deleted, and its Role with it; or roles are being replaced."""
     ground.watch = RunWatch(ground, ground, ["ours", "theirs"])  # type: ignore[arg-type]
     ground.closed = {"theirs"}
@@ -180,7 +180,7 @@ async def test_namespace_that_is_closed_holds_up_no_other_and_is_watched_again_o
     await end(task)
 
 
-async def test_where_every_namespace_is_closed_nothing_is_watched_and_all_are_asked_for_again(ground: Ground) -> None:
+async def test_where_every_namespace_is_closed_nothing_is_watched_and_all_are_asked_for_again(ground: Harness) -> None:
     ground.watch = RunWatch(ground, ground, ["ours"])  # type: ignore[arg-type]
     ground.closed = {"ours"}
     task = await running(ground)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from plan_world import UID
-from run_ground import KEY, Ground, Observer, manifest, phases, progressing, standing
+from run_harness import KEY, Harness, Observer, manifest, phases, progressing, standing
 
 from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_operator import metrics
@@ -28,7 +28,7 @@ from deepcoder_operator.kube import errors
 
 
 @pytest.fixture
-async def ground() -> AsyncIterator[Ground]:
+async def ground() -> AsyncIterator[Harness]:
     async with standing() as made:
         yield made
 
@@ -64,7 +64,7 @@ def intended() -> dict[str, Any]:
     return made | {"status": {"ordinal": 1, "attempt": attempt, "provenance": provenance}}
 
 
-async def test_figures_alone_are_not_written_with_every_look(ground: Ground) -> None:
+async def test_figures_alone_are_not_written_with_every_look(ground: Harness) -> None:
     """Of a dozen looks at a run that reports a step each time, the statuses of the first few passes are written."""
     beats = ground.controller._reconciler.observer = Beats()
 
@@ -83,7 +83,7 @@ async def test_figures_alone_are_not_written_with_every_look(ground: Ground) -> 
     assert len(ground.api.writes) == settled
 
 
-async def test_what_was_held_back_is_written_once_it_is_due(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_held_back_is_written_once_it_is_due(ground: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     now, looks = [0.0], [0]
 
     def look(run: Any, *_: Any) -> Plan:
@@ -102,7 +102,9 @@ async def test_what_was_held_back_is_written_once_it_is_due(ground: Ground, monk
         assert len(ground.api.writes) == written, at
 
 
-async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwise_left_as_it_is(ground: Ground) -> None:
+async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwise_left_as_it_is(
+    ground: Harness,
+) -> None:
     """Another release wrote it: what this one does not know it must not lose."""
     made = manifest()
     made["status"] = {"ordinal": "many", "newerField": 7, "conditions": [
@@ -124,7 +126,7 @@ async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwis
 
 
 async def test_run_that_cannot_be_read_is_told_of_even_if_its_status_cannot_be_written(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any) -> None:
         raise errors.Invalid('spec.dataset.curate: Invalid value: "boolean": must be of type object', 422)
@@ -138,7 +140,7 @@ async def test_run_that_cannot_be_read_is_told_of_even_if_its_status_cannot_be_w
 
 
 async def test_status_that_the_api_server_refuses_is_said_in_an_event(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(_: Any) -> None:
         raise errors.Invalid("status.attempt.message: Too long: may not be more than 1024 bytes", 422)
@@ -153,7 +155,7 @@ async def test_status_that_the_api_server_refuses_is_said_in_an_event(
 
 @pytest.mark.parametrize(("waits", "wanted"), [(True, 0), (False, 1)], ids=["waits for judges", "trains"])
 async def test_run_that_becomes_unreadable_wants_a_judge_only_where_an_attempt_of_it_trains_on(
-    ground: Ground, waits: bool, wanted: int
+    ground: Harness, waits: bool, wanted: int
 ) -> None:
     """It asks for no GPU any more, so nobody would ever use the judge that it waited for."""
     if waits:

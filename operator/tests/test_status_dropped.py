@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pool_ground import NAME, eventually, field_in
-from pool_passes import Ground
+from pool_harness import NAME, eventually, field_in
+from pool_passes import Harness
 from prometheus_client import REGISTRY
 from released_crds import before_the_upgrade, current, serve
-from run_ground import API, KEY, standing
+from run_harness import API, KEY, standing
 
 from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.controllers.reconcile import SHORTEST_PAUSE_SECONDS, Memory
@@ -96,7 +96,7 @@ async def test_pool_remembers_what_the_api_server_drops_says_so_once_and_writes_
     known: Callable[[dict[str, Any]], dict[str, Any]], said: str
 ) -> None:
     """Judges that refuse would be forgotten with the last of their pods, and runs ask for GPUs to find it out again."""
-    ground = Ground()
+    ground = Harness()
     ground.api.quota, ground.api.known = 2, known
     ground.edit(minReplicas=1, maxReplicas=1, scaling={"stabilizationSeconds": 0})
     await ground.passes(2)
@@ -121,7 +121,7 @@ async def test_pool_remembers_what_the_api_server_drops_says_so_once_and_writes_
 
 
 async def test_what_was_dropped_is_kept_soon_after_the_crds_have_been_upgraded() -> None:
-    ground = Ground()
+    ground = Harness()
     ground.api.quota, ground.api.known = 1, of_the_release_before
     ground.edit(minReplicas=1, maxReplicas=1)
     await ground.passes(2)

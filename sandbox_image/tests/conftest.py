@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges_at_hand import Judging, OwnSlot, Served
-from told_slots import ToldSlot
+from judge_harness import Judging, OwnSlot, Served
+from scripted_slots import ScriptedSlot
 
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, TestCase, Tier
 from deepcoder_sandbox import admission, pool
@@ -92,11 +92,11 @@ def make() -> Callable[..., JudgeRequest]:
 
 
 @pytest.fixture
-def slots(monkeypatch: pytest.MonkeyPatch) -> list[ToldSlot]:
+def slots(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedSlot]:
     """A pool's slots are told what to do; those made so far."""
-    monkeypatch.setattr(ToldSlot, "made", [])
-    monkeypatch.setattr(pool, "Slot", ToldSlot)
-    return ToldSlot.made
+    monkeypatch.setattr(ScriptedSlot, "made", [])
+    monkeypatch.setattr(pool, "Slot", ScriptedSlot)
+    return ScriptedSlot.made
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from growth import SHORTER, outgrows
+from time_growth import SHORTER, outgrows
 
 from deepcoder_contracts import strict
 from deepcoder_contracts.judgeable import check_depth

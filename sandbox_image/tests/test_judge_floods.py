@@ -6,7 +6,7 @@ import contextlib
 import tracemalloc
 
 import pytest
-from growth import SHORTER, outgrows
+from time_growth import SHORTER, outgrows
 
 from deepcoder_contracts import strict
 from deepcoder_contracts.judge import Scoring

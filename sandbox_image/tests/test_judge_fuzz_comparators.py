@@ -16,7 +16,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 import pytest
-from fuzz_lengths import LONG, SHORT
+from fuzz_settings import LONG, SHORT
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ import json
 import signal
 
 import pytest
-from fuzz_lengths import LONG, SHORT
+from fuzz_settings import LONG, SHORT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from judges_at_hand import OwnSlot, Served, in_every_slot
+from judge_harness import OwnSlot, Served, in_every_slot
 
 from deepcoder_contracts.judge import Verdict
 from deepcoder_sandbox.slot import Slot

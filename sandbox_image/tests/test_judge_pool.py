@@ -5,7 +5,7 @@ import time
 import weakref
 
 import pytest
-from told_slots import wait_until
+from scripted_slots import wait_until
 
 from deepcoder_contracts.judge import Verdict
 from deepcoder_sandbox import pool as pools

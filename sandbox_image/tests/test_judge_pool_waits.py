@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from told_slots import ToldSlot, wait_until
+from scripted_slots import ScriptedSlot, wait_until
 
 from deepcoder_sandbox import pool as pools
 from deepcoder_sandbox.fair_queue import FairQueue
@@ -159,7 +159,7 @@ def test_what_took_no_slot_is_charged_to_nobody(slots, asked, monkeypatch):
 
 
 def test_what_is_handed_on_has_waited_since_it_came(slots, asked, monkeypatch):
-    handed, put_back, error_answer = [], FairQueue.put_back, ToldSlot.error_answer
+    handed, put_back, error_answer = [], FairQueue.put_back, ScriptedSlot.error_answer
 
     def note(queue, run, work):
         handed.append(work.queued_at)
@@ -170,7 +170,7 @@ def test_what_is_handed_on_has_waited_since_it_came(slots, asked, monkeypatch):
         return error_answer(slot, *rest)
 
     monkeypatch.setattr(FairQueue, "put_back", note)
-    monkeypatch.setattr(ToldSlot, "error_answer", late)
+    monkeypatch.setattr(ScriptedSlot, "error_answer", late)
     pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
     wait_until(lambda: len(slots) == 2 and all(slot.ensured for slot in slots))
     answer = pool.submit(asked("broken", "defect"))

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from judges_at_hand import OwnSlot
+from judge_harness import OwnSlot
 
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.worker import syscalls, thread_gate

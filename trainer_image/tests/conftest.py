@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 import s3_server as versitygw
 from in_process_learner import InProcessLearner
-from later import LOADED
+from lazy_modules import LOADED
 from together_api import KEY, TogetherAPI, together_api
 
 from deepcoder_contracts.manifest import RunIdentity

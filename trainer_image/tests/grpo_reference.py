@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.learner.group import plan_batch
 from deepcoder_trainer.types import Batch, Group, Sample
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 
 class Reference:

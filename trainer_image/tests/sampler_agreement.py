@@ -12,7 +12,7 @@ from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_trainer.pipeline.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblem
@@ -20,7 +20,7 @@ from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import CardWeights, Generation, GenerationRequest, Problem, WeightRefs
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 PROBLEMS = [
     EncodedProblem(Problem(f"p{i}", "test", "", ()), np.array([5, 9, 20 + i, 7 + i], np.int32)) for i in range(8)

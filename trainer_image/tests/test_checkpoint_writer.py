@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from checkpoint_saving import save
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig, Storage
@@ -22,7 +22,7 @@ from deepcoder_trainer.checkpoint.storage import StoredObject
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.runtime_info import RuntimeInfo
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 MANIFEST = "short/step-000003.a001/MANIFEST.json"
 STATE = PipelineState(3, 3, 3, 12)

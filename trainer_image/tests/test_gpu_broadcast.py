@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_trainer.types import BroadcastWeights
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("two_gpus")]
 

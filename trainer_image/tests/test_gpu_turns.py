@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 if TYPE_CHECKING:
     from deepcoder_trainer.learner.rank import LearnerRank
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 

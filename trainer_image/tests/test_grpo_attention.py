@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int]) -> torch.Tensor:

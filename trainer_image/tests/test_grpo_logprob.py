@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 
 def naive(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple:

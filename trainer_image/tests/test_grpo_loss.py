@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_contracts.recipe import Loss, Recipe
 from deepcoder_trainer.grpo.summary import GAP_BINS, summarize
@@ -15,7 +15,7 @@ from deepcoder_trainer.grpo.summary import GAP_BINS, summarize
 if TYPE_CHECKING:
     from deepcoder_trainer.grpo.loss import LossSettings
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 
 def token_loss(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from gloo_ranks import GlooRanks, Place
-from later import Later
+from lazy_modules import LazyModule
 
-torch = Later("torch")
-dist = Later("torch.distributed")
+torch = LazyModule("torch")
+dist = LazyModule("torch.distributed")
 
 LENGTHS = [5, 1, 9, 3]
 """Sequences of a row; the third lies on both ranks."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.errors import BadConfig
@@ -20,7 +20,7 @@ from deepcoder_trainer.sampler.start import model_files
 from deepcoder_trainer.sampler.translation import engine_arguments
 from deepcoder_trainer.tokenizer import load_tokenizer
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 
 class Payload:

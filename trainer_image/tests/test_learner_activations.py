@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.learner.group import plan_batch
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 MODES = {
     "recomputed": {"keep_attention": False, "offload": False},

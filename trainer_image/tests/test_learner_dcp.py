@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.learner.group import plan_batch
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 
 def state(learner: Any) -> dict[str, torch.Tensor]:

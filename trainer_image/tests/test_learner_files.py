@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_contracts.recipe import Precision
@@ -20,7 +20,7 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFai
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.learner.group import Deadlines, RayLearner
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 PREFIX = "short/step-000001.a001"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from grpo_reference import Reference, assert_same_gradients, both_gradients, exact_ranks, near_policy
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_trainer.learner.group import plan_batch
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "recipe": {},

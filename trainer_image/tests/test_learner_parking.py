@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_contracts.recipe import Recipe
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 
 def state(rank: Any) -> dict[str, torch.Tensor]:

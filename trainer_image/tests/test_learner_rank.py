@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.learner.group import plan_batch
 
-torch = Later("torch")
+torch = LazyModule("torch")
 
 
 @pytest.fixture(autouse=True)

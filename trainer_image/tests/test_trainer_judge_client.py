@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from told_judges import Handler, Server, asking, client_of, drops, errs, fails, passes, serving, verdict
+from scripted_judges import Handler, Server, asking, client_of, drops, errs, fails, passes, serving, verdict
 
 from deepcoder_contracts.judge import Scoring, TestCase
 from deepcoder_trainer.judge import bearer as bearer_module

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from told_judges import asking, client_of, serving, verdict
+from scripted_judges import asking, client_of, serving, verdict
 
 from deepcoder_contracts.judge import TestCase
 from deepcoder_trainer.judge.endpoints import (

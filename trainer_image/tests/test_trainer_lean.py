@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_trainer.transformers_import import fast_transformers_import, packages_distributions, read_once
 
-transformers = Later("transformers")
+transformers = LazyModule("transformers")
 MODELS = ("auto", "gemma", "qwen2", "qwen3", "llama", "clip", "whisper")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from later import Later
+from lazy_modules import LazyModule
 
 from deepcoder_trainer.types import BroadcastWeights
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from deepcoder_trainer.broadcast import BroadcastGroup
     from deepcoder_trainer.learner.weight_sender import WeightSender
 
-torch = Later("torch")
-c10d = Later("torch._C._distributed_c10d")
+torch = LazyModule("torch")
+c10d = LazyModule("torch._C._distributed_c10d")
 
 SHAPES = [("a", (3, 5)), ("b", (7,)), ("scalar", ()), ("c", (64, 64)), ("d", (2, 2))]
 

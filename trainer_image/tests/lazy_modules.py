@@ -1,7 +1,7 @@
 """Modules that take seconds to load, for tests that name them at their top.
 
-Each worker collects all tests and runs some of them. Who needs torch says `torch = Later("torch")`, and it is loaded
-when a test uses it first; what is wanted of such a module by name is imported within the function that uses it.
+Each worker collects all tests but runs only some of them. With `torch = LazyModule("torch")`
+a test file loads torch only at its first use. It imports names from such a module within the function that uses them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOADED = pytest.StashKey[set[str]]()
 """Packages that were there when the tests had been collected."""
 
 
-class Later(ModuleType):
+class LazyModule(ModuleType):
     """Another name of a module, which is loaded when something of it is asked for."""
 
     def __getattr__(self, name: str) -> Any:

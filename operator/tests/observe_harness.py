@@ -75,7 +75,7 @@ class Storage:
         return StorageView(problem=self.problem, stage=None if self.problem else StoredStage())
 
 
-class Ground:
+class Harness:
     def __init__(self) -> None:
         self.api, self.storage, self.now = API(), Storage(), START
         self.storage.answers.set()
@@ -119,7 +119,7 @@ def head_object(cluster: Cluster) -> dict[str, Any]:
             "status": {"phase": "Running"}}  # fmt: skip
 
 
-def training(ground: Ground, *, drains: bool = False, admitted: bool = True) -> Cluster:
+def training(ground: Harness, *, drains: bool = False, admitted: bool = True) -> Cluster:
     """A run whose attempt runs and has been admitted, as the caches show it."""
     cluster = Cluster(make_run(scheduling={"queueName": "team"}))
     cluster.settle()

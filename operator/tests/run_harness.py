@@ -106,7 +106,7 @@ class Executor:
 
 
 @dataclass
-class Ground:
+class Harness:
     api: API
     observer: Observer = field(default_factory=Observer)
     executor: Executor = field(default_factory=Executor)
@@ -124,9 +124,9 @@ class Ground:
 
 
 @asynccontextmanager
-async def standing(settle: float = 0.0) -> AsyncIterator[Ground]:
+async def standing(settle: float = 0.0) -> AsyncIterator[Harness]:
     """A controller that has begun, of a run that is not seen yet."""
-    made = Ground(API(manifest()))
+    made = Harness(API(manifest()))
     api: Any = made.api
     observer: Any = made.observer
     executor: Any = made.executor

@@ -7,10 +7,10 @@ from deepcoder_contracts.judge import JudgeResponse, TestVerdict, Verdict
 from deepcoder_sandbox.zygote_process import ZygoteFailed
 
 
-class ToldSlot:
+class ScriptedSlot:
     """One of a pool's."""
 
-    made: list["ToldSlot"] = []
+    made: list["ScriptedSlot"] = []
 
     def __init__(self, config, worker, observer, recycle_after_runs):
         self.number = len(self.made)
