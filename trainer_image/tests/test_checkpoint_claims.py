@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoint_saving import OTHER_DIGEST, run_to, save, state, store_of
 
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.manifest import Claim, RunIdentity
-from deepcoder_trainer.checkpoint.errors import ConfigMismatch
+from deepcoder_trainer.checkpoint import transfer
+from deepcoder_trainer.checkpoint.errors import ConfigMismatch, StorageUnavailable
 from deepcoder_trainer.checkpoint.reader import find_resume_point
+from deepcoder_trainer.checkpoint.storage import StoredObject
+from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.errors import BadConfig
 
 
 async def test_a_prefix_of_another_run_or_configuration_is_refused(make_config: Callable, tmp_path: Path) -> None:
@@ -64,3 +69,41 @@ async def test_how_an_attempt_ended_is_written_beside_its_claim(make_config: Cal
     record = ExitRecord(code=75, reason="Drained", step=3)
     await CheckpointWriter(config, None, workdir=tmp_path).write_exit(record)
     assert ExitRecord.from_json(store_of(config).get_bytes("short/attempts/001/exit.json")) == record
+
+
+async def test_storage_that_lets_a_conditional_put_replace_something_is_refused(
+    make_config: Callable, tmp_path: Path
+) -> None:
+    """S3 servers that do not know If-None-Match ignore it: two attempts would both commit, and nobody would be told."""
+
+    class Ignores(FileStore):
+        def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:
+            return super().put_bytes(key, data)
+
+    store = Ignores(tmp_path / "run")
+    for _attempt in range(2):
+        with pytest.raises(BadConfig, match=r"ignores If-None-Match: \*, so two attempts could both commit") as e:
+            await CheckpointWriter(make_config(), None, workdir=tmp_path, store=store).claim()
+        assert e.value.field == "storage.endpoint"
+
+
+async def test_storage_that_is_away_for_a_moment_costs_neither_the_attempt_nor_its_exit_record(
+    make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_BACKOFF_SECONDS", 0.001)
+    failed: set[str] = set()
+
+    class FailsOnce(FileStore):
+        def put_bytes(self, key: str, data: bytes, **how: Any) -> StoredObject:
+            if key not in failed:
+                failed.add(key)
+                raise StorageUnavailable(f"{key}: SlowDown")
+            return super().put_bytes(key, data, **how)
+
+    store = FailsOnce(tmp_path / "run")
+    writer = CheckpointWriter(make_config(), None, workdir=tmp_path, store=store)
+    await writer.claim()
+    await writer.write_exit(ExitRecord(code=75, reason="Drained", step=3))
+    names = ("RUN.json", "short/attempts/001/claim.json", "short/attempts/001/exit.json")
+    assert failed == {*names}
+    assert [o.key for o in store.list("")] == [*names]

@@ -1,10 +1,11 @@
 """S3 as an object store: explicit time-outs, bounded retries, and SHA-256 on every byte that is put.
 
 boto3 itself retries connection errors, time-outs, throttling and server errors, up to `_ATTEMPTS` times. Errors that
-remain are raised as our own types, by what the caller must do. Files above `_PART_BYTES` are read once and uploaded in
-parts, a few at a time, each with its own checksum, so a file takes no more memory than those few parts. A failed upload
-is aborted. An upload that was killed leaves parts, which only a life-cycle rule of the bucket removes. If an endpoint
-is given, addressing is by path, because servers other than AWS rarely have a wildcard host name.
+remain are raised as our own types, by what the caller must do. boto3 does not retry a conflict with another write of
+the same key (409), so a put does, after pauses. Files above `_PART_BYTES` are read once and uploaded in parts, a few at
+a time, each with its own checksum, so a file takes no more memory than those few parts. A failed upload is aborted. An
+upload that was killed leaves parts, which only a life-cycle rule of the bucket removes. If an endpoint is given,
+addressing is by path, because servers other than AWS rarely have a wildcard host name.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import functools
 import hashlib
 import itertools
 import logging
+import random
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _ATTEMPTS = 5
+_PAUSE_SECONDS = 0.5
+"""First pause after a conflict, or up to half of it less, since whoever it is with pauses, too. Each time doubled."""
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 _PART_BYTES = 8 << 20
@@ -64,7 +70,6 @@ _DENIED = {
 _MISSING = {"NoSuchKey", "NotFound", "404"}
 _CONFLICT = {"PreconditionFailed", "412"}
 _CHECKSUM = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
-_RETRIED_CONFLICT = {"ConditionalRequestConflict", "409"}
 
 log = logging.getLogger(__name__)
 
@@ -229,9 +234,10 @@ class S3Store:
                     )
                 break
             except _Conflict:
-                # Another conditional put of the same key is in flight: S3 asks for the request to be repeated.
+                # Another write of the same key is in flight: S3 asks for the request to be repeated.
                 if attempt == _ATTEMPTS - 1:
                     raise
+                time.sleep(_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1))
         return replace(self._must_head(key), sha256=digest.hexdigest())
 
     def _put_parts(self, key: str, path: Path) -> str:
@@ -297,14 +303,15 @@ class S3Store:
 
 
 class _Conflict(StorageUnavailable):
-    """A concurrent conditional request is being decided."""
+    """Another write is being decided: ConditionalRequestConflict, or OperationAborted, as AWS and others call it."""
 
 
 def _translate(where: str, error: ClientError) -> StorageError:
     details = error.response.get("Error", {})
     code = str(details.get("Code", "Unknown"))
     message = f"{where}: {code}: {details.get('Message', '')}"
-    if code in _DENIED or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if code in _DENIED or status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return StorageDenied(message)
     if code in _MISSING:
         return ObjectMissing(message)
@@ -312,6 +319,6 @@ def _translate(where: str, error: ClientError) -> StorageError:
         return ObjectExists(message)
     if code in _CHECKSUM:
         return ChecksumMismatch(message)
-    if code in _RETRIED_CONFLICT:
+    if status == HTTPStatus.CONFLICT:
         return _Conflict(message)
     return StorageUnavailable(message)
