@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoint_saving import save
 
@@ -21,6 +22,8 @@ from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.problems.prompt import EncodedProblem, EncodedProblems
+from deepcoder_trainer.types import Problem
 
 
 class NoLearner:
@@ -128,6 +131,31 @@ async def test_a_run_does_not_go_on_with_other_problems_or_another_tokenizer(
     with pytest.raises(ConfigMismatch, match=r"another chat_template\.jinja"):
         await go_on(digest_of("a"), READ | {"chat_template.jinja": digest_of("f")})
     assert (await go_on(digest_of("a"), READ | {"LICENSE": digest_of("f")})).manifest.step == 1
+
+
+async def test_a_run_does_not_go_on_where_other_problems_of_its_dataset_are_left_out(
+    make_config: Callable, tmp_path: Path
+) -> None:
+    """A release that refuses one row more draws other problems as all groups to come, under the same digest."""
+    config = make_config()
+
+    def digest(*names: str, prompt: str = "p") -> str:
+        kept = [EncodedProblem(Problem(name, "s", prompt, ()), np.zeros(1, np.int32)) for name in names]
+        return EncodedProblems(tuple(kept), ()).digest
+
+    async def go_on(found: str | None) -> Any:
+        inputs = Inputs(digest_of("a"), READ, problems_digest=found)
+        return await find_resume_point(config, None, workdir=tmp_path / "r", inputs=inputs)
+
+    await saved(config, tmp_path, 1, inputs=Inputs(digest_of("a"), READ, problems_digest=digest("a", "b", "c")))
+    for other in (digest("b", "c"), digest("a", "b", "c", prompt="q")):
+        with pytest.raises(
+            ConfigMismatch, match=r"on other problems of the same dataset, or with .* use the image"
+        ) as e:
+            await go_on(other)
+        assert e.value.field == "dataset"
+    for known in (digest("a", "b", "c"), None):
+        assert (await go_on(known)).manifest.step == 1
 
 
 async def test_a_run_goes_on_with_a_reward_that_was_mended_and_says_so(

@@ -128,6 +128,10 @@ class Manifest(Record):
     dataset_digest: Digest | None = None
     """Digest of the training problems."""
 
+    problems_digest: Digest | None = None
+    """Digest of the names and prompts of the problems that groups are made of, in order: the training problems that can
+    be judged and have a prompt that is short enough. None in older manifests."""
+
     reward_digest: Digest | None = None
     """Digest of the source of recipe.reward. None if the judge's verdict is the reward, and in older manifests."""
 

@@ -1,10 +1,11 @@
 """Compares an attempt's external inputs with those of earlier attempts of the run.
 
 A URI says where an input is, not what it contains. The problem of a group, and so the tests that judge its stored
-responses again, follow from the position in the dataset, and token ids depend on the tokenizer. If dataset or tokenizer
-has changed, the continued run would be another run under the same name, so it is refused (`ConfigMismatch`, exit 64). A
-changed reward function is allowed, because fixing it is how a run with a failed reward continues. The log reports the
-change, and each manifest records its own digest.
+responses again, follow from its position among the usable problems, and token ids depend on the tokenizer. If dataset
+or tokenizer has changed, or if this release leaves out other problems or makes other prompts, the continued run would
+be another run under the same name, so it is refused (`ConfigMismatch`, exit 64). A changed reward function is allowed,
+because fixing it is how a run with a failed reward continues. The log reports the change, and each manifest records its
+own digest.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class Inputs:
     reward_digest: str | None = None
     """Of the source of a reward of one's own."""
 
+    problems_digest: str | None = None
+    """Of the names and prompts of the problems that groups are made of."""
+
 
 def reward_digest(reward: str | None) -> str | None:
     """Digest of the source of `recipe.reward`, `module:function`; None without one, and where it cannot be read."""
@@ -67,6 +71,14 @@ def check_inputs(manifest: Manifest, config: StageConfig, inputs: Inputs, path: 
             f"{path} was trained with another {', '.join(changed)} of {config.model.uri} than is there now: put it "
             "back (model.revision pins a hub's), or start a new run from this checkpoint (spec.from; by hand: parent)",
             field="model.uri",
+        )
+    before, now = manifest.problems_digest, inputs.problems_digest
+    if before and now and before != now:
+        raise ConfigMismatch(
+            f"{path} was trained on other problems of the same dataset, or with other prompts, than this trainer makes "
+            f"of it: use the image that wrote it ({manifest.image or 'not known'}), or start a new run from this "
+            "checkpoint (spec.from; by hand: parent)",
+            field="dataset",
         )
     if manifest.reward_digest and inputs.reward_digest and manifest.reward_digest != inputs.reward_digest:
         log.warning(

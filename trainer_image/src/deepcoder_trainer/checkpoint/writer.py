@@ -13,12 +13,13 @@ logged, and the next save tries again. After `MAX_FAILURES` in a row, or at the 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from deepcoder_contracts.exit import ExitRecord
@@ -47,7 +48,8 @@ from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.retention import payloads_to_prune
 from deepcoder_trainer.checkpoint.state import PipelineState, save_state
 from deepcoder_trainer.checkpoint.storage import ObjectStore
-from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.checkpoint.transfer import put_new, retried, upload_files
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.runtime_info import RuntimeInfo
 from deepcoder_trainer.types import Learner
 
@@ -132,12 +134,16 @@ class CheckpointWriter:
     async def claim(self) -> None:
         """Take the run's prefix and this attempt's ordinal; before anything is read or written.
 
-        Raises `ConfigMismatch` when the prefix belongs to another run or configuration.
+        Raises `ConfigMismatch` when the prefix belongs to another run or configuration, and `BadConfig` when storage
+        lets a conditional put replace what is there: then nothing would tell two attempts apart.
         """
         run, digest = self._config.run, self._config.provenance.config_digest
         record = RunRecord(run=run, config_digest=digest, created_at=datetime.now(UTC))
         try:
-            await asyncio.to_thread(self._store.put_bytes, RUN, record.to_json(), if_absent=True)
+            # If the first one is new, the second one, of another content, must find it.
+            for later in (timedelta(), timedelta(microseconds=1)):
+                again = record.model_copy(update={"created_at": record.created_at + later})
+                await asyncio.to_thread(put_new, self._store, RUN, again.to_json())
         except ObjectExists:
             found = RunRecord.from_json(await asyncio.to_thread(self._store.get_bytes, RUN))
             if found.run != run:
@@ -153,10 +159,16 @@ class CheckpointWriter:
                     "another storage.uri, and parent with the checkpoint's uri and digest)",
                     field="provenance.configDigest",
                 ) from None
+        else:
+            raise BadConfig(
+                f"the server of {self._store.uri} ignores If-None-Match: *, so two attempts could both commit: use "
+                "storage that honours it",
+                field="storage.endpoint",
+            )
         stage, ordinal = self._config.stage.name, self._config.ordinal
         claim = Claim(run=run, stage=stage, ordinal=ordinal, claimed_at=datetime.now(UTC))
         try:
-            await asyncio.to_thread(self._store.put_bytes, claim_key(stage, ordinal), claim.to_json(), if_absent=True)
+            await asyncio.to_thread(put_new, self._store, claim_key(stage, ordinal), claim.to_json())
         except ObjectExists:
             log.info("attempt %d of stage %s was claimed before: it continues after a restart", ordinal, stage)
 
@@ -208,7 +220,8 @@ class CheckpointWriter:
     async def write_exit(self, record: ExitRecord) -> None:
         """Say how this attempt ended; the last thing it does."""
         key = exit_key(self._config.stage.name, self._config.ordinal)
-        await asyncio.to_thread(self._store.put_bytes, key, record.to_json())
+        put = functools.partial(self._store.put_bytes, key, record.to_json())
+        await asyncio.to_thread(retried, put, f"upload of {key}")
 
     async def close(self) -> None:
         """End the upload of weights that were copied aside and are not going to be committed."""
@@ -276,6 +289,7 @@ class CheckpointWriter:
             model_files=dict(self._inputs.model_files),
             config_digest=config.provenance.config_digest,
             dataset_digest=self._inputs.dataset_digest,
+            problems_digest=self._inputs.problems_digest,
             reward_digest=self._inputs.reward_digest,
             code_digest=code_digest(),
             versions=versions(),

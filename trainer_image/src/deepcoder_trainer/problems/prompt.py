@@ -8,6 +8,8 @@ nobody.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +36,15 @@ class EncodedProblems:
     """In the dataset's order."""
     too_long: tuple[str, ...]
     """Ids of problems with a prompt over the limit."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the names and prompts of `kept`, in order. A group's number says which of them it is made of, so
+        with others the same number is another problem."""
+        digest = hashlib.sha256()
+        for each in self.kept:
+            digest.update(json.dumps([each.problem.id, each.problem.prompt]).encode())
+        return f"sha256:{digest.hexdigest()}"
 
 
 def encode_prompt(prompt: str, tokenizer: Any) -> IntArray:

@@ -203,7 +203,7 @@ class Attempt:
         if config.recipe.deterministic:
             threads = ComputeThreads(learners=list(learner.threads), samplers=list(sampler.threads))
         rewarded_by = await abandonable(reward_digest, config.recipe.reward)
-        inputs = Inputs(digest, await abandonable(model_files, model_dir), rewarded_by)
+        inputs = Inputs(digest, await abandonable(model_files, model_dir), rewarded_by, problems.digest)
         point = await self._unless_stopped(
             find_resume_point(config, learner, workdir=self._workdir, store=self._store, threads=threads, inputs=inputs)
         )
