@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import tracemalloc
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from curation_world import own_row, write_jsonl
+from curation_world import own_row, synthetic_row, taco_row, write_jsonl
 
 from deepcoder_trainer.curation import filters, prepare
 from deepcoder_trainer.curation.contamination import EvaluationIndex
@@ -276,3 +277,15 @@ def test_records_with_large_tests_are_held_a_few_at_a_time(tmp_path: Path, monke
     together.clear()
     read(1000)
     assert together == [1] * 8, "a record that is larger by itself is read all the same"
+
+
+def test_a_row_keeps_its_id_whatever_becomes_of_those_before_it(tmp_path: Path) -> None:
+    """Pass rates are joined by id: one row that a release newly reads would give all that follow another's rate."""
+    broken = taco_row(input_output="{")
+    unwanted = synthetic_row(language="javascript")
+    rows = [taco_row(), broken, taco_row(), unwanted, synthetic_row(), own_row(id="mine")]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{**row, "n": n} for n, row in enumerate(rows[:-1])] + rows[-1:])
+    with closing(Spool(tmp_path)) as spool:
+        preparation = Preparation(Settings(min_tests=1), Tally(), spool, evaluations=EvaluationIndex(0.6))
+        prepared = preparation.run([Input("set", path)])
+    assert [c.id for c in prepared.candidates] == ["taco-train-0", "taco-train-2", "primeintellect-train-1", "mine"]

@@ -101,14 +101,27 @@ def test_livecodebench_rows_with_starter_code_are_functions_of_that_name() -> No
     assert record.strict().scoring is Scoring.STRICT
 
 
-def test_livecodebench_prompt_has_the_benchmarks_own_form() -> None:
-    prompt = livecodebench_prompt("What?", "")
-    assert prompt.startswith("You are an expert Python programmer.")
-    assert "\n\nWhat?\n\n### Format: Read the inputs from stdin" in prompt
-    assert prompt.endswith(
-        "```python\n# YOUR CODE HERE\n```\n\n### Answer: (use the provided format with backticks)\n\n"
+@pytest.mark.parametrize(
+    ("starter", "told", "code"),
+    [
+        ("", "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the "
+         "sample inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs, it "
+         "reads the inputs, runs the algorithm and writes output to STDOUT.", "# YOUR CODE HERE"),
+        ("class Solution:\n    ", "You will use the following starter code to write the solution to the problem and "
+         "enclose your code within delimiters.", "class Solution:\n    "),
+    ],
+)  # fmt: skip
+def test_livecodebench_is_asked_to_the_letter_as_the_released_training_and_evaluation_asked(
+    starter: str, told: str, code: str
+) -> None:
+    """rllm/data/utils.py, fetch_live_code_bench_system_prompt, at the release."""
+    prompt = livecodebench_prompt(" What?\nNo", starter)
+    assert prompt == (
+        "You are an expert Python programmer. You will be given a question (problem specification) and will generate a "
+        "correct Python program that matches the specification and passes all tests.\n\n What?\nNo"
+        f"### Format: {told}\n```python\n{code}\n```\n\n### Answer: (use the provided format with backticks)\n\n"
     )
-    assert "def f" in livecodebench_prompt("What?", "def f(): ...")
+    assert bare(prompt) == "What?\nNo"
 
 
 def test_released_sets_are_named_by_their_input() -> None:
@@ -256,7 +269,7 @@ def test_instructions_are_no_part_of_a_statement(prompt: str) -> None:
             taco_row(input_output='{"inputs": ["1"], "outputs": []}'),
             "input_output: inputs and outputs differ in length",
         ),
-        (taco_row(input_output="9" * 5000), "input_output: not JSON"),
+        (taco_row(input_output="9" * 50_001), "input_output: not JSON"),
         (
             taco_row(input_output=json.dumps({"inputs": [[1]], "outputs": [[1]], "fn_name": "os.system;x"})),
             "not a function name",

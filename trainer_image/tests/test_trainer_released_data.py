@@ -223,6 +223,7 @@ def test_of_many_released_rows_a_few_that_cannot_be_used_are_left_out_and_named(
     pq.write_table(pa.Table.from_pylist(rows), path)
     dataset = load_dataset(path)
     assert len(dataset.problems) == 199
+    assert [p.id for p in dataset.problems[2:4]] == ["taco-train-2", "taco-train-4"], "by their rows"
     assert "train-00000-of-00001.parquet:4: tests: inputs and outputs differ" in dataset.left_out[0]
     assert "1 rows cannot be used and are left out" in caplog.text
     for n in (5, 6):

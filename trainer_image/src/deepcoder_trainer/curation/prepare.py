@@ -26,7 +26,7 @@ from deepcoder_trainer.curation.tally import Dropped, Tally, excerpt
 from deepcoder_trainer.problems.files import DatasetError, FileRow, data_files, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.prompt import prompt_lengths
-from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_of_released
+from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_by, source_of_released
 from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.problems.rows import RowError, check_judgeable
 
@@ -182,10 +182,13 @@ class Preparation:
             layouts = self._prepared.layouts.setdefault(given.name, [])
             if layout not in layouts:
                 layouts.append(layout)
+            of_all = source_by(layout, source)
+            # Before it is read: a row keeps its number when one before it is newly of use, or of none.
+            number = None if of_all is None else self._number(of_all)
             record = reader(fields, source)
             source, counted = record.source, True
             self._tally.read[source] += 1
-            return self._placed(record, place)
+            return self._placed(record.at(place, self._number(source) if number is None else number, self._split))
         except (RowError, Unwanted) as error:
             self._tally.read[source] += not counted
             name = filters.UNWANTED if isinstance(error, Unwanted) else filters.UNREADABLE
@@ -194,13 +197,17 @@ class Preparation:
             self._tally.drop(Dropped("", source, place, name, str(error)))
             return None
 
-    def _placed(self, record: Record, place: str) -> Record:
-        record = record.at(place, self._ordinals[record.source], self._split)
-        self._ordinals[record.source] += 1
+    def _number(self, source: str) -> int:
+        """The next row's number among those of its source."""
+        self._ordinals[source] += 1
+        return self._ordinals[source] - 1
+
+    def _placed(self, record: Record) -> Record:
+        """The record, if it can be judged and no other has its id. Raises RowError."""
         if len(record.tests) > MAX_TESTS:
             raise RowError(f"tests: {len(record.tests)}, more than the {MAX_TESTS} that are judged: leave some out")
         check_judgeable(record.problem())
-        if (other := self._ids.setdefault(record.id, place)) != place:
+        if (other := self._ids.setdefault(record.id, record.place)) != record.place:
             raise RowError(f"id: {record.id!r} was used at {other}: give each problem an id of its own")
         return record
 

@@ -75,8 +75,9 @@ class _Reading:
         self.problems: list[Problem] = []
         self._root = root
         self._places: dict[str, str] = {}
-        self._usable: Counter[tuple[str, str]] = Counter()
-        """Released rows by source and split; counting them names them."""
+        self._rows: Counter[tuple[str, str]] = Counter()
+        """Released rows by source and split. Counting all of them, usable or not, names them: a row keeps its name
+        when another is left out."""
         self._unusable: dict[str, list[str]] = {}
         """Released rows by source: place and reason."""
 
@@ -97,11 +98,9 @@ class _Reading:
     def left_out(self) -> tuple[str, ...]:
         """Rows that were left out. Raises DatasetError where they are too many to be passed over."""
         for source, reasons in self._unusable.items():
-            usable = sum(count for (of, _), count in self._usable.items() if of == source)
-            if len(reasons) > _MOST_UNUSABLE * (usable + len(reasons)):
-                raise DatasetError(
-                    f"{reasons[0]}; so it is with {len(reasons)} of {usable + len(reasons)} problems of {source}"
-                )
+            rows = sum(count for (of, _), count in self._rows.items() if of == source)
+            if len(reasons) > _MOST_UNUSABLE * rows:
+                raise DatasetError(f"{reasons[0]}; so it is with {len(reasons)} of {rows} problems of {source}")
         return tuple(reason for reasons in self._unusable.values() for reason in reasons)
 
     def _released(self, file: Path, row: FileRow, place: str) -> Problem | None:
@@ -109,6 +108,8 @@ class _Reading:
         source = source_of_released(row.fields, file, self._root)
         source = SOURCES.get(source, source)
         split = split_of(file, self._root) or TRAINING[0]
+        number = self._rows[source, split]
+        self._rows[source, split] += 1
         try:
             record = released(row.fields, source)
             if not record.statement or not record.tests:
@@ -117,8 +118,6 @@ class _Reading:
         except RowError as error:
             self._unusable.setdefault(source, []).append(f"{place}: {error}")
             return None
-        number = self._usable[source, split]
-        self._usable[source, split] += 1
         return record.at(place, number, split).problem()
 
 

@@ -102,6 +102,22 @@ def source_of_released(row: Fields, file: Path, root: Path, name: str | None = N
     )
 
 
+def source_by(layout: Layout, name: str) -> str | None:
+    """The source of all rows of a layout, whether or not they can be read; None where each row says its own. `name` is
+    what the reader is given."""
+    if layout in (Layout.OWN, Layout.PUBLISHED):
+        return None
+    return SOURCES.get(name, name) if layout is Layout.RELEASED else _SOURCE_BY.get(layout, name)
+
+
+_SOURCE_BY = {
+    Layout.TACO: "taco",
+    Layout.SYNTHETIC1: "primeintellect",
+    Layout.LIVECODEBENCH: "livecodebench",
+    Layout.CODEFORCES: "codeforces",
+}
+
+
 def own(row: Fields, name: str) -> Record:
     """Our JSON Lines, and the published schema: as training reads them."""
     parsed = parsed_row(row)
@@ -131,7 +147,7 @@ def taco(row: Fields, name: str) -> Record:
     question = _text(row, "question")
     tests, fn_name = _tests(row["input_output"], "input_output")
     return Record(
-        source="taco",
+        source=_SOURCE_BY[Layout.TACO],
         prompt=question,
         statement=question,
         tests=tests,
@@ -156,7 +172,7 @@ def synthetic(row: Fields, name: str) -> Record:
     solution = row.get("gold_standard_solution")
     code = last_fenced_block(solution) if isinstance(solution, str) else None
     return Record(
-        source="primeintellect",
+        source=_SOURCE_BY[Layout.SYNTHETIC1],
         prompt=prompt,
         statement=bare(prompt),
         tests=tests,
@@ -175,7 +191,7 @@ def livecodebench(row: Fields, name: str) -> Record:
         [{**case, "metadata": {"func_name": function}} for case in cases], "public_test_cases, private_test_cases"
     )
     return Record(
-        source="livecodebench",
+        source=_SOURCE_BY[Layout.LIVECODEBENCH],
         prompt=livecodebench_prompt(question, starter),
         statement=question,
         tests=tests,
@@ -203,7 +219,7 @@ def codeforces(row: Fields, name: str) -> Record:
     examples = _tests(row.get("examples"), "examples")[0]
     tests = _tests(row.get("official_tests"), "official_tests")[0] or examples
     return Record(
-        source="codeforces",
+        source=_SOURCE_BY[Layout.CODEFORCES],
         prompt=codeforces_prompt(statement, given, asked, str(row.get("note") or ""), examples),
         statement=whole,
         tests=tests,

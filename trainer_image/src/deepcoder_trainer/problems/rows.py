@@ -9,7 +9,6 @@ that sources differ. Errors name the field and the mend; the caller adds file an
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from deepcoder_contracts.judge import MAX_TESTS, FunctionName, Kind, Scoring, TestCase
 from deepcoder_contracts.judgeable import misfit, no_text
-from deepcoder_trainer.problems.json_text import TooManyValues, value_of
+from deepcoder_trainer.problems.json_text import TooManyValues, text_of, value_of
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
 
@@ -186,7 +185,7 @@ def json_value(text: str, field: str) -> Any:
         return value_of(text)
     except TooManyValues as error:
         raise RowError(f"{field}: {error}") from None
-    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits is one, too
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of more than 50,000 digits is one, too
         raise RowError(f"{field}: not JSON ({error}): give it as a JSON string") from None
 
 
@@ -231,13 +230,16 @@ def released_tests(truth: Any, field: str) -> tuple[list[dict[str, str]], str | 
     arguments = _decoded(inputs)
     # Where arguments are given as values, a text is a return value as it stands.
     returned = _unwrapped(_decoded(outputs) if any(isinstance(i, str) for i in inputs) else outputs)
-    return [
-        {
-            "input": "\n".join(json.dumps(a) for a in (given if isinstance(given, list) else [given])),
-            "output": json.dumps(r),
-        }
-        for given, r in zip(arguments, returned, strict=True)
-    ], fn_name
+    try:
+        return [
+            {
+                "input": "\n".join(text_of(a) for a in (given if isinstance(given, list) else [given])),
+                "output": text_of(r),
+            }
+            for given, r in zip(arguments, returned, strict=True)
+        ], fn_name
+    except RecursionError:
+        raise RowError(f"{field}: nested too deep: flatten it, or leave the test out") from None
 
 
 def _function_of(test: Mapping[str, Any], field: str) -> str | None:
@@ -264,7 +266,7 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, list):
         return "\n".join(_text(v) for v in value)
-    return str(value)
+    return text_of(value) if type(value) is int else str(value)
 
 
 def _decoded(values: list[Any]) -> list[Any]:

@@ -52,12 +52,13 @@ def bare(prompt: str) -> str:
 
 
 def livecodebench_prompt(question: str, starter_code: str) -> str:
-    """A question as the published training and evaluation asked it, in one user message."""
+    """A question as the published training and evaluation asked it, in one user message: to the letter, so nothing
+    stands between the question and what follows it."""
     if starter_code.strip():
         wish, code = _WITH_STARTER, starter_code
     else:
         wish, code = _WITHOUT_STARTER, "# YOUR CODE HERE"
-    return f"{_ROLE}\n\n{question.strip()}\n\n### Format: {wish}\n```python\n{code}\n```\n\n{_ANSWER}\n\n"
+    return f"{_ROLE}\n\n{question}### Format: {wish}\n```python\n{code}\n```\n\n{_ANSWER}\n\n"
 
 
 def codeforces_prompt(statement: str, given: str, asked: str, note: str, examples: Sequence[tuple[str, str]]) -> str:
