@@ -20,7 +20,7 @@ from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 from deepcoder_trainer.problems.draw_order import epoch_permutation, problem_index
 from deepcoder_trainer.problems.extract import last_fenced_block
 from deepcoder_trainer.problems.prompt import encode_problems, encode_prompt
-from deepcoder_trainer.problems.rows import RowError, problem_from_row
+from deepcoder_trainer.problems.rows import RowError, check_judgeable, problem_from_row
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 
 
@@ -59,6 +59,14 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
         ("```python\na\n```python\ncut off", "a\n"),
         ("```python\na\n```text\n1\n```\n```python\nb\n```", "b\n"),
         ("```python\na\n```</answer>\n", "a\n"),
+        ('```python title="a.py"\na\n```\nThat prints\n```\n1\n```', "1\n"),
+        ("```{.python .numbered}\na\n```\nDone.\n```", "a\n"),
+        ("  ```python {1}\n  a\n  ```\n", "a\n"),
+        ("Write ```python like this\n```python\na\n```", "a\n"),
+        ("```python\na\n```That is all.\n\nNo ``` more.", "a\n"),
+        ("````markdown\n```python\na\n```\n````\n", "a\n"),
+        ("````python\na\n````\n", "a\n"),
+        ("~~~python\na\n~~~\n", None),
         ("1. So:\n\n   ```python\n   if 1:\n\n       a\n   ```\n", "if 1:\n\n    a\n"),
         ("- So:\n  ```python\n  if 1:\n      a\n b\nc\n  ```\n", "if 1:\n    a\nb\nc\n"),
         ("\t```python\n\tif 1:\n\t\ta\n\t```", "if 1:\n\ta\n"),
@@ -120,6 +128,48 @@ def test_functional_problem_keeps_its_name_when_tests_are_left_out() -> None:
     assert problem.fn_name == "solve"
     assert len(problem.tests) == 15
     assert problem.tests[0] == TestCase(input=f"{json.dumps([17] * 17)}\n17", output="17")
+
+
+LONG = "-" + "7" * 5000
+"""An integer that Python neither reads nor prints."""
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        f'{{"inputs": [[{LONG}, {{"a": [{LONG}]}}], [1, 2]], "outputs": [[{LONG}], [2]], "fn_name": "f"}}',
+        json.dumps({"inputs": [f'[{LONG}, {{"a": [{LONG}]}}]', "[1, 2]"], "outputs": [LONG, "2"], "fn_name": "f"}),
+    ],
+    ids=["values", "texts"],
+)
+def test_an_integer_longer_than_python_prints_is_a_number_like_others(truth: str) -> None:
+    row = released_row("taco", None)
+    row["reward_model"]["ground_truth"] = truth
+    problem = problem_from_row(row)
+    assert problem.tests[0] == TestCase(input=f'{LONG}\n{{"a": [{LONG}]}}', output=LONG)
+    check_judgeable(problem)
+
+
+def test_an_integer_longer_than_python_prints_is_read_from_standard_input() -> None:
+    row = released_row("taco", None)
+    row["reward_model"]["ground_truth"] = f'{{"inputs": [{LONG}, 2], "outputs": ["1", true]}}'
+    assert problem_from_row(row).tests[0] == TestCase(input=LONG, output="1")
+
+
+def test_a_long_integer_below_many_brackets_is_refused() -> None:
+    row = released_row("taco", None)
+    row["reward_model"]["ground_truth"] = (
+        f'{{"inputs": [[{"[" * 900}{LONG}{"]" * 900}]], "outputs": [1], "fn_name": "f"}}'
+    )
+    with pytest.raises(RowError, match="nested too deep"):
+        problem_from_row(row)
+
+
+def test_an_integer_of_more_digits_than_a_judge_reads_is_refused() -> None:
+    row = released_row("taco", None)
+    row["reward_model"]["ground_truth"] = f'{{"inputs": [[{"7" * 50_001}]], "outputs": [1], "fn_name": "f"}}'
+    with pytest.raises(RowError, match="an integer of more than 50000 digits"):
+        problem_from_row(row)
 
 
 @pytest.mark.parametrize(

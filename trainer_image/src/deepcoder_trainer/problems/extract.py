@@ -12,21 +12,25 @@ import re
 
 from deepcoder_contracts.stage import Extraction
 
-_OPENING = re.compile(r"```[ \t]*+[^\s`]*+[ \t]*+\r?\n")  # none gives back: a model may write nothing but spaces
+_OPENING = re.compile(  # none gives back: a model may write nothing but spaces
+    r"```(?:[ \t]*+[^\s`]*+[ \t]*+\r?\n|(?P<attributes>[A-Za-z{][^`\n]*+\n))"
+)
 _CLOSING = re.compile(r"^[ \t]*```([A-Za-z][^\s`]*+[ \t]*+\r?\n)?", re.MULTILINE)
 
 
 def last_fenced_block(text: str) -> str | None:
     """Content of the last closed ``` block of a response, None without one.
 
-    The opening fence may carry a language word and may stand behind other text on its line; the closing fence
-    stands at the start of a line, so that a program may print or quote backticks within one. A closing fence with a
-    language word opens the next block. Where the opening fence is indented, as below an item of a list, each line of
-    the block loses as much indentation as the fence has, unless the program stands at the start of its lines already.
+    The opening fence may carry a language word and may stand behind other text on its line. Where it begins its line,
+    it may carry attributes behind the word (```python title="a.py"). The closing fence begins its line, so that a
+    program may print or quote backticks within one. A closing fence with a language word opens the next block. Fences
+    are of backticks; a longer one may be closed by three. Where the opening fence is indented, as below an item of a
+    list, each line of the block loses as much indentation as the fence has, unless the program stands at the start of
+    its lines already.
     """
     block: tuple[int, int, int] | None = None
     position = 0
-    while (opening := _OPENING.search(text, position)) is not None:
+    while (opening := _opening(text, position)) is not None:
         closing = _CLOSING.search(text, opening.end())
         if closing is None:
             break
@@ -35,7 +39,19 @@ def last_fenced_block(text: str) -> str | None:
     if block is None:
         return None
     fence, begin, end = block
-    return _outdented(text[begin:end], text[text.rfind("\n", 0, fence) + 1 : fence])
+    return _outdented(text[begin:end], _before(text, fence))
+
+
+def _opening(text: str, position: int) -> re.Match[str] | None:
+    for found in _OPENING.finditer(text, position):
+        if found["attributes"] is None or not _before(text, found.start()).strip(" \t"):
+            return found
+    return None
+
+
+def _before(text: str, position: int) -> str:
+    """What stands before a position on its line."""
+    return text[text.rfind("\n", 0, position) + 1 : position]
 
 
 def _outdented(block: str, before: str) -> str:
