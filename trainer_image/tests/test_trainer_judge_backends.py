@@ -48,6 +48,7 @@ ADD = replace(
     fn_name="add",
     tests=(TestCase(input="1\n2", output="3"), TestCase(input="[1]\n[2]", output="[1, 2]")),
 )
+LONG = replace(ADD, id="long", tests=(TestCase(input="7" * 5000 + "\n0", output="7" * 5000),))
 PAIR = replace(DOUBLE, id="pair", kind=Kind.FUNCTION, fn_name="pair", tests=(TestCase(input="1", output="[1, true]"),))
 SCRIPT = replace(DOUBLE, id="script", kind=Kind.SCRIPT, tests=(TestCase(input="assert add(1, 2) == 3", output=""),))
 QUICK = replace(DOUBLE, id="quick", time_limit_s=0.5, tests=DOUBLE.tests[:1])
@@ -126,6 +127,8 @@ async def judge(
         (ADD, "print(3)", "runtime_error skipped"),
         (ADD, "class Odd:\n def __eq__(self, other): return True\ndef add(a, b): return Odd()", "wrong_answer skipped"),
         (ADD, "raise SystemExit(0)\ndef add(a, b): return a + b", "runtime_error skipped"),
+        (LONG, "def add(a, b): return a + b", "passed"),
+        (LONG, "def add(a, b): return int(str(a)) + b", "runtime_error"),
         (PAIR, "def pair(x): return (x, True)", "passed"),
         (PAIR, "def pair(x): return (x, 1)", "wrong_answer"),
         (SCRIPT, "def add(a, b): return a + b", "passed"),

@@ -85,14 +85,15 @@ def _run(code: types.CodeType, settings: dict[str, Any]) -> int:
 
 
 def _call(module: types.ModuleType, name: str, given: str, report: int, most: int) -> None:
-    digits = getattr(sys, "set_int_max_str_digits", lambda _: None)
-    digits(0)
+    usual = _limit_digits(0)
     arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
+    _limit_digits(usual)  # the program meets the interpreter as it is, as in our own judge
     owner, _, attribute = name.rpartition(".")
     if not owner and hasattr(getattr(module, "Solution", None), attribute):
         owner = "Solution"
     holder = module if not owner else getattr(module, owner)()
     value = getattr(holder, attribute)(*arguments)
+    _limit_digits(0)
     try:
         answer = json.dumps(value)
     except (TypeError, ValueError, RecursionError):
@@ -102,6 +103,13 @@ def _call(module: types.ModuleType, name: str, given: str, report: int, most: in
         _claim(report, failure="output", detail="returned more than %d bytes" % most)
     else:
         _claim(report, value=answer)
+
+
+def _limit_digits(most: int) -> int:
+    """From now on an integer that is read or printed has so many digits at most, with 0 any number; what it was."""
+    usual: int = getattr(sys, "get_int_max_str_digits", lambda: 0)()
+    getattr(sys, "set_int_max_str_digits", lambda _: None)(most)
+    return usual
 
 
 def _exit_status(leaving: SystemExit) -> int:
