@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub.constants
 import pytest
 from curation_world import livecodebench_row, mathematics_row, taco_row
 
+from deepcoder_contracts.stage import ModelSource
+from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
 
@@ -29,6 +35,8 @@ class Hub:
     def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
         self.repositories = repositories
         self.asked: list[str] = []
+        self.faults: list[str] = []
+        """What befalls the next answers that have a body: their connection is cut in its middle, or a status."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,9 +55,18 @@ class Hub:
     def answer(self, request: BaseHTTPRequestHandler, *, body: bool) -> None:
         path = unquote(urlsplit(request.path).path).strip("/")
         self.asked.append(path)
+        fault = self.faults.pop(0) if body and self.faults else ""
+        if fault.isdecimal():
+            request.send_response(int(fault))
+            request.send_header("Retry-After", "7")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
         parts = path.split("/")
-        content, kind = None, "application/json"
-        if parts[:2] == ["api", "datasets"]:
+        content, kind, missing = None, "application/json", "RepoNotFound"
+        if parts[:4] == ["api", "models", "org", "model"]:
+            missing = "RevisionNotFound"
+        elif parts[:2] == ["api", "datasets"]:
             files = self.repositories.get("/".join(parts[2:4]))
             if files is not None and parts[4:5] == ["revision"]:
                 siblings = [{"rfilename": name} for name in files]
@@ -59,17 +76,23 @@ class Hub:
                 content = json.dumps(tree).encode()
         elif parts[0] == "datasets" and parts[3:4] == ["resolve"]:
             content = self.repositories.get("/".join(parts[1:3]), {}).get("/".join(parts[5:]))
-            kind = "application/octet-stream"
+            kind, missing = "application/octet-stream", "EntryNotFound"
         request.send_response(404 if content is None else 200)
         if content is None:
-            request.send_header("X-Error-Code", "RepoNotFound")
+            request.send_header("X-Error-Code", missing)
         content = content or b""
         request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(content)))
         request.send_header("X-Repo-Commit", COMMIT)
         request.send_header("ETag", f'"{digest(content)}"')
         request.end_headers()
-        if body:
+        if fault == "cut":
+            request.wfile.write(content[: len(content) // 2])
+            request.wfile.flush()
+            linger = struct.pack("ii", 1, 0)  # closing resets the connection, as a broken load balancer's does
+            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            request.connection.close()
+        elif body:
             request.wfile.write(content)
 
 
@@ -120,9 +143,68 @@ def test_sets_are_read_from_a_hub_and_once_fetched_without_it(tmp_path: Path, hu
     assert Path(offline.stdout.strip()).read_bytes() == lines(livecodebench_row()), offline.stderr
 
 
-def test_a_set_that_no_hub_has_is_told_by_its_name(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def sources(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Sources:
+    """From the hub, with an empty cache."""
+    template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(
+        huggingface_hub.constants.ENDPOINT, hub.url
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
-    with pytest.raises(BadConfig, match=r"hf://org/nothing: the hub has no such dataset, or it needs a token"):
-        Sources(cache=tmp_path).dataset("hf://org/nothing")
+    return Sources(cache=tmp_path)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was waited, at once."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("hf://org/nothing", "hf://org/nothing: the hub has no such dataset, or it needs a token"),
+        ("hf://org/lcb/test7.jsonl", "there is no file test7.jsonl in org/lcb"),
+        ("hf://org/--no--", "org/--no-- is no name of a repository"),
+    ],
+)
+def test_what_no_hub_has_is_a_mistake_and_told_by_its_name(uri: str, told: str, sources: Sources) -> None:
+    with pytest.raises(BadConfig, match=told) as e:
+        sources.dataset(uri)
+    assert e.value.field == "dataset.uri"
+
+
+def test_a_revision_that_a_repository_lacks_is_a_mistake(sources: Sources) -> None:
+    with pytest.raises(BadConfig, match=r"model\.revision v7: org/model has no such branch, tag or commit") as e:
+        sources.model(ModelSource(uri="hf://org/model", revision="v7"))
+    assert e.value.field == "model.revision"
+
+
+@pytest.mark.parametrize("uri", ["hf://org/lcb/test5.jsonl", "hf://org/TACO-verified"], ids=["file", "repository"])
+def test_a_download_that_breaks_off_goes_on(uri: str, hub: Hub, sources: Sources, pauses: list[float]) -> None:
+    """A reset connection is none of the failures that huggingface_hub tries again by itself."""
+    hub.faults = ["cut"] * 3
+    path = sources.dataset(uri)
+    found = path if path.is_file() else path / "data/train.jsonl"
+    assert found.read_bytes() in (lines(livecodebench_row()), lines(taco_row()))
+    assert hub.faults == []
+    assert pauses
+
+
+def test_a_hub_that_limits_requests_is_left_alone_for_as_long_as_it_says(
+    hub: Hub, sources: Sources, pauses: list[float]
+) -> None:
+    hub.faults = ["429", "429"]
+    assert (sources.dataset("hf://org/TACO-verified") / "data/train.jsonl").is_file()
+    assert pauses == [7.0, 7.0]
+
+
+def test_a_hub_that_stays_away_is_storage_that_is_away(hub: Hub, sources: Sources, pauses: list[float]) -> None:
+    hub.faults = ["503"] * 1000
+    with pytest.raises(StorageUnavailable, match=r"hf://org/lcb cannot be fetched from the hub: .*503"):
+        sources.dataset("hf://org/lcb")
+    assert len(pauses) < 100, "within bounded tries"

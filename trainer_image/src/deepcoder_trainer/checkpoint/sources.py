@@ -4,16 +4,22 @@ A download goes to a temporary name next to its place in the cache and is rename
 download is never mistaken for a model. Sources in storage are cached by their listing (sizes, times), so a changed
 source is fetched again. Our own exports have a manifest, and their files are checked against it. An export without a
 manifest was refused or is incomplete.
+
+A hub limits requests, and connections to it break. What it refuses for now is asked for again after as long as it says,
+and a download goes on where it broke off. What it will never have is a mistake in the configuration.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +39,13 @@ CACHE = Path("~/.cache/deepcoder/sources")
 
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 """Where huggingface_hub keeps a repository's commit."""
+_HUB_TRIES = 5
+_HUB_PAUSE = 60.0
+"""Seconds to wait where a hub refuses further requests (429) and does not say for how long."""
+_LONGEST_HUB_PAUSE = 300.0
 _HUB_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,8 +187,41 @@ def _copy(parent: ObjectStore, key: str, path: Path) -> None:
 
 
 def _from_hub(uri: str, kind: str, revision: str | None, cache: Path, field: str) -> Path:
+    for attempt in range(1, _HUB_TRIES):
+        try:
+            return _from_hub_once(uri, kind, revision, cache, field)
+        except _HubFailed as failed:
+            pause = failed.asked_pause if failed.asked_pause is not None else 2.0**attempt
+            log.warning("%s; trying again in %.0f s (try %d of %d)", failed, pause, attempt, _HUB_TRIES)
+            time.sleep(pause)
+    return _from_hub_once(uri, kind, revision, cache, field)
+
+
+class _HubFailed(StorageUnavailable):
+    """The hub did not send it. What has arrived stays in the cache."""
+
+    def __init__(self, uri: str, error: Exception) -> None:
+        # huggingface_hub hides an answer of its API behind an error of its own.
+        answers = (getattr(e, "response", None) for e in (error, error.__cause__))
+        answer = next((a for a in answers if a is not None), None)
+        said = "" if answer is None else f", status {answer.status_code}"
+        super().__init__(f"{uri} cannot be fetched from the hub: {type(error).__name__}{said}")
+        self.asked_pause: float | None = None
+        """Seconds that the hub wants to be left alone for."""
+        if answer is not None and answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            told = answer.headers.get("Retry-After", "")
+            self.asked_pause = min(float(told), _LONGEST_HUB_PAUSE) if told.isdecimal() else _HUB_PAUSE
+
+
+def _from_hub_once(uri: str, kind: str, revision: str | None, cache: Path, field: str) -> Path:
+    """Raises `_HubFailed` for what another try may bring."""
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     parts = uri.removeprefix("hf://").strip("/").split("/")
     if len(parts) < 2:
@@ -193,8 +238,16 @@ def _from_hub(uri: str, kind: str, revision: str | None, cache: Path, field: str
         raise BadConfig(
             f"{field} {uri}: the hub has no such {kind}, or it needs a token (HF_TOKEN)", field=field
         ) from e
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
-        raise StorageUnavailable(f"{uri} cannot be fetched from the hub: {type(e).__name__}") from e
+    except RevisionNotFoundError as e:
+        raise BadConfig(
+            f"{kind}.revision {revision}: {repo} has no such branch, tag or commit on the hub", field=f"{kind}.revision"
+        ) from e
+    except RemoteEntryNotFoundError as e:
+        raise BadConfig(f"{field} {uri}: there is no file {inner} in {repo}", field=field) from e
+    except HFValidationError as e:
+        raise BadConfig(f"{field} {uri}: {repo} is no name of a repository: {e}", field=field) from e
+    except Exception as e:  # those of whichever HTTP library it uses reach us as they are
+        raise _HubFailed(uri, e) from e
     if not path.is_dir():
         raise BadConfig(f"{field} {uri}: there is no folder {inner} in {repo}", field=field)
     return path
