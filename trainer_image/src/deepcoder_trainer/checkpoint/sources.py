@@ -39,6 +39,7 @@ CACHE = Path("~/.cache/deepcoder/sources")
 
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
 """Where huggingface_hub keeps a repository's commit."""
+_QUERY = re.compile(r"(?<=[^\s?])\?[^\s'\"?]+=\S+")
 _HUB_TRIES = 5
 _HUB_PAUSE = 60.0
 """Seconds to wait where a hub refuses further requests (429) and does not say for how long."""
@@ -213,8 +214,21 @@ class _HubFailed(StorageUnavailable):
             self.asked_pause = min(float(told), _LONGEST_HUB_PAUSE) if told.isdecimal() else _HUB_PAUSE
 
 
+def _keep_signatures_out_of_logs() -> None:
+    """A hub's files lie at signed addresses, by which whoever reads the log could fetch a private model, too."""
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request
+    for module in ("file_download", "utils._http"):
+        logging.getLogger(f"huggingface_hub.{module}").addFilter(_without_query)
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _QUERY.sub("?…", record.getMessage()), ()
+    return True
+
+
 def _from_hub_once(uri: str, kind: str, revision: str | None, cache: Path, field: str) -> Path:
     """Raises `_HubFailed` for what another try may bring."""
+    _keep_signatures_out_of_logs()
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,
