@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,14 @@ def test_a_wrong_file_or_option_is_refused_with_the_mend(
 ) -> None:
     assert main(["plan", write(tmp_path, RUN | changes), *options]) == 64
     assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_to_be_full() -> None:
+    command = [sys.executable, "-m", "deepcoder_trainer", "plan", str(EXAMPLES / "deepcoder-14b.yaml")]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "deepcoder-trainer plan: No space left on device: free space in the folder of its output, or of its temporary "
+        "files (TMPDIR)\n",
+    )

@@ -7,10 +7,12 @@ anything else a crash. Only what a command needs is imported, and nothing heavy 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +66,19 @@ def main(arguments: list[str] | None = None) -> int:
     except BadConfig as error:
         sys.stderr.write(f"deepcoder-trainer {options.command}: {error}\n")
         return ExitCode.BAD_CONFIG
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "the folder of its output, or of its temporary files (TMPDIR)"
+        sys.stderr.write(f"deepcoder-trainer {options.command}: {error.strerror}: free space in {where}\n")
+        _leave_output_unwritten()
+        return 1
+
+
+def _leave_output_unwritten() -> None:
+    """The interpreter tries once more at its end, and would tell of that instead."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(options: argparse.Namespace) -> int:
