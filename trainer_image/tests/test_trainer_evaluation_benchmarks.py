@@ -133,6 +133,13 @@ def test_official_tests_of_codeforces_are_all_used_and_need_no_caveat(tmp_path: 
     assert found.notes[2].startswith("1 of 2 problems are judged by the statement's sample tests alone")
 
 
+def test_problems_of_a_contest_that_numbers_them_are_measured_and_in_no_rating(tmp_path: Path) -> None:
+    """921/01 is one: named 92101, it would be a problem of another contest."""
+    rows = [official_codeforces_row(id="921/01", contest_id="921", index="01"), official_codeforces_row()]
+    found = load(tmp_path, rows, "cf")
+    assert [f.contest_problem for f in found.facts.values()] == [None, "1900A"]
+
+
 def test_least_memory_that_codeforces_gave_is_what_an_interpreter_needs(tmp_path: Path) -> None:
     found = load(tmp_path, [official_codeforces_row(memory_limit=4.0)], "cf")
     [submitted] = [JudgedProblem(problem).submission("print(1)", "1") for problem in found.problems]

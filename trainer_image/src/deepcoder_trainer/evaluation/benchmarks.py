@@ -178,13 +178,17 @@ def _day(value: Any) -> datetime.date | None:
 
 
 def _with_contest(facts: Facts, row: Mapping[str, Any], named: str | None) -> Facts:
+    if named is not None:
+        contest_of(named)
+        return replace(facts, contest_problem=named)
     contest, index = row.get("contest_id"), row.get("index")
-    if named is None and isinstance(contest, str | int) and isinstance(index, str):
-        named = f"{contest}{index}"
-    if named is None:
+    if not isinstance(contest, str | int) or not isinstance(index, str):
         return facts
-    contest_of(named)
-    return replace(facts, contest_problem=named)
+    try:
+        contest_of(f"{contest}{index}")
+    except ValueError:  # of a contest whose problems are numbers, or of another judge's: no standings are of it
+        return facts
+    return replace(facts, contest_problem=f"{contest}{index}")
 
 
 def _within(day: datetime.date | None, settings: EvaluationDataset, place: str) -> bool:
