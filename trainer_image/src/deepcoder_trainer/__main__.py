@@ -1,7 +1,7 @@
 """The command line: `run`, `drain`, `verify`, `curate`, `evaluate`, `export`, `fetch`, `report`, `plan`, `make-demo`.
 
-Exit status 0 done, 64 bad configuration or usage, 75 stopped on request or for want of judges (run again to go on),
-anything else a crash. Only what a command needs is imported, and nothing heavy before its input is known to be good.
+Exit status 0 means done, 64 bad configuration or usage, 75 stopped on request or for want of judges (run again to
+continue), anything else a crash. Only what a command needs is imported, and nothing heavy before its input is valid.
 """
 
 from __future__ import annotations

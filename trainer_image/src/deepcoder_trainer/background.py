@@ -1,7 +1,7 @@
-"""Work beside training: loops that never end but by failing, and what blocks a thread for minutes.
+"""Background work beside training: endless loops, and functions that block a thread for minutes.
 
-A loop that fails is told to the attempt, which ends for it: judges that cannot be kept alive are no detail. All are
-cancelled at the end, and waited for. What cannot be ended (a download, a user's own function) has a thread that nobody
+If a loop fails, the attempt ends, because it cannot go on without, for example, its judges. All loops are cancelled and
+awaited at the end. A function that cannot be cancelled (a download, a custom reward) runs in a thread that nothing
 waits for.
 """
 

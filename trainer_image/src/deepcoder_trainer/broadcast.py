@@ -1,18 +1,18 @@
 """One broadcast group: the learner's first rank and the workers of one sampler, between GPUs by NCCL.
 
-vLLM's own NCCL engine has all samplers in one group without a deadline: whoever dies in the middle of a transfer hangs
-the learner for good. Here each sampler has a group of its own, that nobody else is part of, so a dead one costs its
-group alone, and every wait is bounded. The price is that the learner's card sends the weights once a sampler.
+vLLM's own NCCL engine puts all samplers into one group without a deadline: a worker that dies during a transfer hangs
+the learner for good. Here each sampler has its own group, so a dead sampler affects only that group, and every wait is
+bounded. The price is that the learner's GPU sends the weights once per sampler.
 
-The learner sends a bucket to all before the next, so it waits for one that hangs while healthy ones wait for it. Hence
-the order of the deadlines: joining and a bucket, at the sender < a bucket, at a receiver < a sampler's whole update <
-the learner's whole sending. A receiver that gave up first would be lost by another's fault.
+The learner sends a bucket to all samplers before the next, so while it waits for one that hangs, healthy ones wait for
+it. Hence the order of the deadlines: joining and one bucket at the sender < one bucket at a receiver < a sampler's
+whole update < the learner's whole sending. If a receiver gave up first, it would be lost through another's fault.
 
-Processes meet at a store that the learner listens on. Between CPUs the same code runs on gloo; what is of NCCL alone
-was written from its documentation and has not run. NCCL connects at the first broadcast and waits there for ever: so
-all have met at the store before, and that broadcast is one of nothing (`connect`), made where the sender can leave it
-behind. A transfer that hangs goes on hanging on the card until the group is aborted. And torch's own watchdog ends the
-*process* in which a peer is lost: it is told not to for these groups, which look themselves.
+The processes meet at a store on which the learner listens. Between CPUs the same code runs on gloo; the parts that only
+NCCL needs were written from its documentation and have not run. NCCL connects at the first broadcast and waits there
+without a limit. So all processes meet at the store first, and the first broadcast is an empty one (`connect`), which
+the sender can abandon. A transfer that hangs occupies the GPU until the group is aborted. torch's watchdog would end
+the *process* in which a peer is lost, so it is disabled for these groups, which check by themselves.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Ray: the cluster we run in, or one of our own on this machine.
+"""Connects to the Ray cluster of a RayJob, or starts one on this machine.
 
-In a RayJob the driver finds its cluster by RAY_ADDRESS. By hand a small one is started, without dashboard, with an
-object store for the model's weights; it ends with the driver. A start that the machine was too busy for is tried again,
-a few times. A machine whose shared memory does not hold the weights is refused: Ray would move them by way of the disk,
-at each step.
+In a RayJob, the driver finds its cluster by RAY_ADDRESS. Otherwise it starts a small one without a dashboard, with an
+object store for the model's weights, which ends with the driver. If the machine is too busy to start it in time, the
+start is retried a few times. A machine whose shared memory is too small for the weights is refused, because Ray would
+move them over the disk at each step.
 """
 
 from __future__ import annotations

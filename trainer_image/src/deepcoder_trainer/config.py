@@ -1,7 +1,7 @@
-"""Reading the file that `run --config` names, and refusing early what cannot work.
+"""Reads the file that `run --config` names, and refuses early what cannot work.
 
-Imports nothing heavy: a wrong file is refused within a second, with the field, its value and the mend, whatever is
-wrong with it. JSON is YAML, so one reader serves both.
+It imports nothing heavy, so an invalid file is refused within a second, with the field, its value and the fix. JSON is
+YAML, so one reader serves both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many threads a process that computes has."""
+"""The number of threads of a process that computes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The errors that decide how an attempt goes on, each raised in many places.
+"""Errors that decide how an attempt continues, each raised in many places.
 
-`BadConfig` means that a person must change the configuration (exit code 64) and retrying cannot help; a lost sampler
-is replaced; a lost learner ends the attempt. They stand alone, without numpy, for those who run before anything heavy
-is loaded.
+`BadConfig` means that a person must change the configuration (exit code 64), and that a retry cannot help. A lost
+sampler is replaced; a lost learner ends the attempt. This module does not import numpy, for code that runs before
+anything heavy is loaded.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Loading torch, transformers and vLLM without looking for garbage in them, meanwhile or later.
+"""Imports torch, transformers and vLLM with garbage collection off, and excludes their objects from later collections.
 
-What their modules make stays for as long as the process does; walking over all of it again and again, whenever some
-more has been made, takes a fifth of the time that loading takes, and each time that vLLM asks for a collection while an
-engine starts, a third of a second. Nothing fails here, and what was on before is on again afterwards, whatever happens
-meanwhile.
+The objects that these modules make stay until the process ends. Scanning them again and again takes a fifth of the
+import time, and later a third of a second each time that vLLM requests a collection while an engine starts. Nothing
+here fails, and collection is re-enabled afterwards if it was enabled before, also after an exception.
 """
 
 from __future__ import annotations

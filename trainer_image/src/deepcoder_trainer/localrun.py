@@ -1,8 +1,8 @@
-"""A researcher's whole run in one file: stages one after another on one machine, without Kubernetes.
+"""A whole run in one file: stages one after another on one machine, without Kubernetes.
 
-It is expanded into the same stage configs that the operator writes, so a run by hand and a run in a cluster take the
-same path. What the operator would decide is decided here from storage alone: the next stage, the number of the attempt,
-and what a stage starts from. Running the same file again continues where it stopped. A changed recipe under the same
+The file is expanded into the same stage configs that the operator writes, so local runs and runs in a cluster take the
+same path. What the operator would decide is decided here from storage alone: the next stage, the attempt's number, and
+what a stage starts from. Running the same file again continues where it stopped. A changed recipe under the same
 storage is refused, as in a cluster.
 """
 

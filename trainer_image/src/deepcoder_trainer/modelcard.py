@@ -1,9 +1,9 @@
-"""The model card, README.md of a model that leaves a run: what all cards say, and the card of a stage's own export.
+"""The model card (README.md) of an exported model: the content of all cards, and the card of a stage's own export.
 
-A card is made of a manifest and asks nobody; what a manifest does not say is left out. So writing one cannot fail. How
-far the logits of a stage's export are from its checkpoint's is said by whoever has compared them; or why nobody has,
-with the command that does it. To walk the chain, which reads whole models while GPUs are held, is left to commands:
-`deepcoder-trainer verify`, and `export` for one made by hand (see `export.card`).
+A card is made from a manifest alone, and what the manifest does not say is left out, so writing a card cannot fail. The
+comparison of a stage's export with its checkpoint is passed in, or the reason why there is none, with the command that
+makes it. Walking the chain reads whole models while GPUs are held, so it is left to commands: `deepcoder-trainer
+verify`, and `export` for its own exports (see `export.card`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reading a model's config.json, for sampler and learner alike; raises `BadConfig` for a model that cannot be used.
+"""Reads a model's config.json, for sampler and learner alike. Raises `BadConfig` for a model that cannot be used.
 
-What a stage changes in it, rotary positions scaled past the trained length, is one set of entries for both too.
+A stage may change the rotary positions in it (scaled beyond the trained length). Both use the same entries for this.
 
-Imports neither torch nor transformers: the driver reads it before anything heavy is started.
+It imports neither torch nor transformers, because the driver reads the config before anything heavy is started.
 """
 
 from __future__ import annotations

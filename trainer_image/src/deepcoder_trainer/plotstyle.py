@@ -1,4 +1,4 @@
-"""How every picture of ours looks: settings for matplotlib, which is not imported here."""
+"""The style of all plots: settings for matplotlib, which is not imported here."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What an attempt learns of where it runs, for its manifests: nobody tells a pod its own image's digest or its GPUs.
+"""What an attempt learns about where it runs, for its manifests: a pod cannot see its own image digest or all GPUs.
 
-The image comes with the operator's replies, the GPUs' model from the driver's files on the nodes that samplers and
-learners are on. Neither is waited for, and what cannot be told stays out of the manifests.
+The image comes with the operator's replies. The GPU model comes from the driver's files on the nodes that run samplers
+and learners. Nothing waits for either, and whatever is unknown is left out of the manifests.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Every rollout, kept as Parquet: what was asked and answered, what the judge said, under which weights.
+"""Stores every rollout as Parquet: prompt, response, verdict, and the version of the weights.
 
-One row a sample, one file a step (`samples/step-000120.parquet`) or an evaluated target. A run's curves say that
-something went wrong; only these rows say what. Token ids and log-probabilities are not kept: they are several times
-the text's size and follow from it and a checkpoint.
+There is one row per sample, and one file per step (`samples/step-000120.parquet`) or evaluated target. A run's curves
+show that something went wrong; only these rows show what. Token ids and log-probabilities are not stored: they are
+several times the text's size and can be computed from it and a checkpoint.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The one source of randomness: a seed is a function of (run seed, purpose, ids), never of what ran before.
+"""The only source of randomness: a seed is a function of (run seed, purpose, ids), never of what ran before.
 
-A resumed, retried or rescheduled piece of work draws the same numbers as the first time, whatever else happened in
-between. No generator of ours is kept across steps, so a checkpoint needs no generator state. The one exception: unless
-the run is deterministic, training responses are drawn by each vLLM engine's own generator, seeded from here anew with
+Work that is resumed, retried or rescheduled draws the same numbers as the first time, whatever happened in between. No
+generator of ours lives across steps, so a checkpoint needs no generator state. There is one exception: unless the run
+is deterministic, training responses are drawn by each vLLM engine's own generator, which is seeded from here again in
 every attempt.
 """
 

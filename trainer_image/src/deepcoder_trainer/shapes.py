@@ -1,4 +1,4 @@
-"""The config.json that a plan or an attempt reckons with; what is wrong with it is raised as `BadConfig`."""
+"""Finds the config.json and the shape of the model of a plan or an attempt. Raises `BadConfig` for an unusable one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The request to stop, from SIGTERM, from the operator's reply or from `drain` alike, and how its time is spent.
+"""The request to stop, from SIGTERM, the operator's reply or `drain`, and how the remaining time is used.
 
     ASKED ──────────────────► SETTLED ──────────────► REPORTED ─────► SAVED ─────────────────► LEFT
     weights aside, uploaded;  the rest of the         the manifest,   exit record, metrics and

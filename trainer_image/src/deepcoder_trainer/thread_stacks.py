@@ -1,8 +1,8 @@
-"""Where the threads of a process stand, as text: for whoever waits in vain for its answer.
+"""The stacks of a process's threads as text, for a caller that waits for its answer in vain.
 
-From outside a rank that waits for another looks like one that computes, loads a model, or is gone. Only files, lines
-and functions are told: what variables hold may be a secret, and may be large. Native code that keeps the interpreter to
-itself keeps this from running, too; then nothing is told.
+From outside, a rank that waits for another looks like one that computes, loads a model, or is gone. Only files, lines
+and functions are reported, because the values of variables may be secret or large. While native code holds the
+interpreter's lock, this cannot run either, and nothing is reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model's tokenizer, for training, curation and evaluation alike; raises `BadConfig` where there is none."""
+"""Loads the model's tokenizer, for training, curation and evaluation alike. Raises `BadConfig` if there is none."""
 
 from __future__ import annotations
 

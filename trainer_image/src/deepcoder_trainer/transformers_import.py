@@ -1,9 +1,9 @@
-"""Loading transformers without reading the same files twice.
+"""Imports transformers without reading the same files twice.
 
-When it is loaded, transformers reads the list of files of every installed distribution, to know which package comes
-from which, and it reads the sources of all its models, twice. That is most of the CPU time that it takes to load. Here
-the lists are read without making an object of each path, and each source is read once; what is found is the same.
-Another version of transformers that has none of these functions is loaded as it is.
+On import, transformers reads the file list of every installed distribution, to map packages to distributions, and reads
+the sources of all its models twice. This is most of the CPU time of the import. Here, the lists are read without making
+an object for each path, and each source is read once; the result is the same. A version of transformers without these
+functions is imported as it is.
 """
 
 from __future__ import annotations

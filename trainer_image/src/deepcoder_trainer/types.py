@@ -1,10 +1,9 @@
-"""The nouns of training, and who holds them.
+"""The data types of training, and which component creates each.
 
-A `Problem` is drawn by the controller under a `group_id`; a sampler turns each (group, index) into a `Sample`; the
-judge adds its outcome; `group_size` samples make a `Group`; the groups of one step make a `Batch`, which the
-learners train on. All are immutable values: a sample that crossed a process boundary is never patched, so that what
-was stored in `samples/` is what was trained on. Token arrays are numpy, not torch: these types are held by
-processes that never load torch.
+The controller draws a `Problem` under a `group_id`. A sampler turns each (group, index) into a `Sample`, and the judge
+adds its outcome. `group_size` samples make a `Group`. The groups of one step make a `Batch`, on which the learners
+train. All are immutable values: a sample is never changed after it crossed a process boundary, so what is stored in
+`samples/` is what was trained on. Token arrays are numpy, not torch, because processes that never load torch hold them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Text that UTF-8 can hold: JSON text and a tokenizer's decoder can leave half of a surrogate pair in one.
+"""Makes text encodable as UTF-8: JSON text and a tokenizer's decoder can leave half of a surrogate pair in it.
 
-Neither files nor judges can be sent that. It becomes U+FFFD, as what is no text does elsewhere. Never fails.
+Such a half can be written neither to files nor to judges. It becomes U+FFFD, the usual replacement character. Never
+fails.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Folders on this machine's disk that an attempt's processes work in, and what killed ones have left there.
+"""Working folders on the local disk, and removal of those that killed processes left behind.
 
-Copies of checkpoints (12 bytes a parameter) and samples lie in the attempt's own, a socket in the judge's, config and
-tokenizer in a sampler's; and a process that is killed with SIGKILL removes nothing. So each folder has a file that its
-process holds locked; the lock ends with the process, however that ends. Whoever of the same user makes a folder next
-removes those whose lock nobody holds. A folder without such a file stays: it may be anybody's.
+The attempt's folder holds copies of checkpoints (12 bytes per parameter) and samples, the judge's a socket, a sampler's
+the config and tokenizer. A process that is killed with SIGKILL removes nothing. So each folder has a file that its
+process keeps locked, and the lock ends with the process. Whenever a folder is made, folders of the same user whose lock
+is free are removed. A folder without such a file is not ours and stays.
 """
 
 from __future__ import annotations

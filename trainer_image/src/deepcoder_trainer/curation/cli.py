@@ -1,6 +1,6 @@
-"""`deepcoder-trainer curate`: from published problem sets to one that can be trained on.
+"""`deepcoder-trainer curate`: curates published problem sets into one for training.
 
-It may be ended at any moment, and goes on where it stopped when it is run again: no program is judged twice.
+It may be interrupted at any moment. Run again, it continues where it stopped, and judges no program twice.
 """
 
 from __future__ import annotations

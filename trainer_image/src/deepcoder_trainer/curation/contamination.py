@@ -1,11 +1,11 @@
-"""Is a training problem in an evaluation set? By its statement, or by its tests.
+"""Checks whether a training problem is in an evaluation set, by its statement or by its tests.
 
-Evaluation sets are small, so this is counted exactly, with no hashing to chance. By statement: the share of the
-shorter one's five-word sequences that are in the other, so that a problem which is retold with a longer introduction is
-found; the overlap of two very short statements says little, and has to be nearly all of them. By tests: two tests with
-the same input and output, or the only one that the evaluation problem has. Tests of a few characters (`1` → `1`) are
-shared by chance and do not count. White space is one space, and none beside brackets, commas and colons: sets write a
-function's arguments as `[1, 2]` and as `[1,2]`.
+Evaluation sets are small, so the overlap is counted exactly, without probabilistic hashing. By statement: the share of
+the shorter statement's five-word sequences that also occur in the other, so that a problem with a longer introduction
+is found. The overlap of two very short statements says little, so nearly all of them must match. By tests: two tests
+with the same input and output, or one if the evaluation problem has only one. Tests of a few characters (`1` → `1`)
+coincide by chance and do not count. White space counts as one space, and as none next to brackets, commas and colons,
+because sets write a function's arguments as `[1, 2]` and as `[1,2]`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Clusters of problems with the same or nearly the same statement.
 
-MinHash with banding proposes pairs; the Jaccard similarity of the sets themselves decides. So a threshold means what it
-says, and chance can only hide a pair: at similarity 0.8 once in 330,000, at 0.7 once in 360. Each problem is
-compared with the first of the clusters it may belong to, in reading order, so that cost does not grow with the square
-of a cluster that has thousands of copies.
+MinHash with banding proposes pairs, and the exact Jaccard similarity decides. So a threshold means what it says, and
+chance can only hide a pair: one in 330,000 at similarity 0.8, one in 360 at 0.7. Each problem is compared with the
+first problem of each candidate cluster, in reading order, so that a cluster with thousands of copies does not make the
+cost quadratic.
 
-The signature is ours, twenty lines of numpy: the numbers that it hashes are needed anyway (the contamination check
-counts them exactly), the libraries take strings and hash them again, and datasketch takes 25 s for what takes two here.
+The signature is our own, twenty lines of numpy. The contamination check needs the hashed numbers anyway, while
+libraries take strings and hash them again; datasketch takes 25 s for what takes two here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The sampler of a curation by hand: vLLM with one model's weights, set up as for an evaluation of that model.
+"""The sampler of a curation from the command line: vLLM with one model's weights, set up as for an evaluation.
 
-Ray and torch are imported when it is opened, and not before: a curation without a model needs neither. What the model
-or the machine does not allow is BadConfig, from the same checks as a run's.
+Ray and torch are imported only when it is opened, because a curation without a model needs neither. Anything that the
+model or the machine does not allow raises `BadConfig`, from the same checks as in a run.
 """
 
 from __future__ import annotations

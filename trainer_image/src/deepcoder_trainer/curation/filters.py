@@ -1,7 +1,8 @@
-"""The filters on one problem by itself: each a name, what it is for, and a function from a Record to a reason or None.
+"""The filters on a single problem. Each has a name, a purpose, and a function from a Record to a reason or None.
 
 Filters that need more than the record (duplicates, contamination, official solutions, pass rates) are named here too,
-so that a report lists all in the order in which they are applied: a problem counts at the first that drops it.
+so that a report lists all filters in the order in which they apply. A problem counts for the first filter that drops
+it.
 """
 
 from __future__ import annotations

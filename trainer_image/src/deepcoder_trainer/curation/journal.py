@@ -1,12 +1,13 @@
-"""Verdicts on programs, kept so that none is judged twice, whatever ends the process.
+"""Stores verdicts on programs, so that none is judged twice even if the process is killed.
 
-JSON Lines; a line is a key, what it came to and the version of the judge that said so. The key is the SHA-256 of all
-else that a verdict depends on: the program, the tests in order, how it is called, its limits, the comparison. So a
-journal is good for any later curation of the same problems by the same judge, in any order and under any name, and for
-nothing else: what another judge said is kept, and asked again.
+The journal is JSON Lines. A line holds a key, the result, and the version of the judge that gave it. The key is the
+SHA-256 of everything else that a verdict depends on: the program, the tests in order, how it is called, its limits, the
+comparison. So any later curation of the same problems by the same judge can use the journal, in any order and under any
+name. Results of another judge version stay in the journal, but are not used: those programs are judged again.
 
-`put` returns when the verdict is where it stays (logs.py). One write serves all verdicts that came while the one before
-was under way, or the disk would set the pace. A journal that is not one is refused rather than overwritten.
+`put` returns when the verdict is durable (see `journal_storage`). One write covers all verdicts that came during the
+write before it; otherwise the disk would limit the speed. If the file is not a journal, it is refused and not
+overwritten.
 """
 
 from __future__ import annotations

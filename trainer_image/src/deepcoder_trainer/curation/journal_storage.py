@@ -1,10 +1,9 @@
-"""Where a journal lies: in a file of this machine, or in storage, which outlives the machine.
+"""Where a journal is stored: in a local file, or in object storage, which outlives the machine.
 
-Both promise the same: what was handed to `append` is there again after any end of the process, whole lines alone. A
-file is synced; a line that a crash cut short is cut off when it is opened again. In storage lines are put as pages,
-each a whole object that is put anew as it fills, under the name of one writer: nobody else ever writes it, and an
-object is there whole or not at all. Appending blocks; who calls does it in a thread. OSError and StorageError are the
-caller's.
+Both give the same guarantee: whatever `append` has accepted is there after any end of the process, in whole lines. A
+file is synced, and a line that a crash cut short is removed when the file is opened again. In object storage, lines are
+put as pages. Each page is a whole object that is put again as it fills, under the name of one writer, so no other
+process writes it. Appending blocks, so callers use a thread. OSError and StorageError are raised to the caller.
 """
 
 from __future__ import annotations

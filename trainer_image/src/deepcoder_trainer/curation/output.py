@@ -1,8 +1,8 @@
-"""The curated set on disk: JSON Lines in our layout, Parquet in the published schema.
+"""Writes the curated set: JSON Lines in our layout, and Parquet in the published schema.
 
-The Parquet file is what the published training scripts read, and what `deepcoder-trainer` reads too. It has no place
-for limits or a comparison of a problem's own, nor for an id that is not `<source>-<split>-<number>`: those are in the
-JSON Lines. Both are written as they are read from the spool, in one pass, beside their names, and renamed when whole.
+The published training scripts read the Parquet file, and so does `deepcoder-trainer`. It has no columns for a problem's
+own limits or comparison, nor for an id that is not `<source>-<split>-<number>`; only the JSON Lines have these. Both
+files are written in one pass over the spool, under temporary names, and renamed when complete.
 """
 
 from __future__ import annotations

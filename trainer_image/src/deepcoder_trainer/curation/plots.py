@@ -1,4 +1,4 @@
-"""The report's pictures. matplotlib is imported here only, and draws without a display."""
+"""The plots of the report. Only this module imports matplotlib, which draws without a display."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Everything before the judge: read all inputs, drop what can be dropped without running a program, find duplicates.
+"""Everything before the judge: reads all inputs, drops what needs no program run to be dropped, and finds duplicates.
 
-One pass, row by row. Of each record that is left only a Candidate stays in memory; the record itself goes to the
-spool. Evaluation sets are read first, so that contamination is known as each row goes by. Nothing here is kept between
-runs: it takes a minute for the published sets, and what took hours is in the journal of verdicts.
+It makes one pass, row by row. Of each remaining record only a Candidate stays in memory; the record goes to the spool.
+Evaluation sets are read first, so that contamination can be checked row by row. Nothing is kept between runs: this
+takes a minute for the published sets, and the journal keeps the verdicts, which take hours.
 """
 
 from __future__ import annotations

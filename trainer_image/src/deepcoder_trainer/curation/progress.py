@@ -1,4 +1,4 @@
-"""How far it is, and when it will be done: a bar on a terminal, a line now and then elsewhere, a figure in a run."""
+"""Progress and remaining time: a bar on a terminal, a line now and then elsewhere, a figure in a run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How often a model solved each problem: from the samples that an evaluation or a run stored, or from sampling.py.
+"""How often a model solved each problem: from the samples that an evaluation or a run stored, or from `sampling`.
 
-`deepcoder-trainer evaluate --n 8 …` leaves a folder for each model with a Parquet file of samples for each problem
-set, a run one for each step. Rates are those of one model: samples of several are refused, and so are two sets that
-name problems alike. A sample that no judge could judge counts for nothing.
+`deepcoder-trainer evaluate --n 8 …` writes a folder for each model with a Parquet file of samples for each problem set,
+and a run writes one for each step. Rates are those of one model: samples of several models are refused, and so are two
+sets that use the same problem names. A sample that no judge could judge does not count.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What curation did, for people and for programs: report.json, report.md, and pictures beside them.
+"""Reports what curation did: report.json for programs, report.md for people, and plots.
 
-The page says what was read, what each filter took from each source, and shows examples with the reason, so that a
-filter that takes too much is seen without reading the data. Pictures need matplotlib; without it the page says so.
+The page says what was read and what each filter removed from each source, with examples and reasons, so that a filter
+that removes too much is noticed without reading the data. Plots need matplotlib; without it, the page says so.
 """
 
 from __future__ import annotations

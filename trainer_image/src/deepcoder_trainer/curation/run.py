@@ -1,10 +1,10 @@
-"""One curation from what is asked for to its files: prepare, verify, write.
+"""One curation from request to files: prepare, verify, write.
 
-Nothing is written to the output folder before every problem is decided about, but the journal of verdicts. SHA256SUMS
-is written last: a folder with it is whole. A curation that could not ask a judge about everything raises
-SandboxUnavailable, writes nothing, and goes on where it stopped when it is run again.
+Until every problem is decided, nothing but the journal of verdicts is written to the output folder. SHA256SUMS is
+written last, so a folder that has it is complete. If some problems could not be judged, the curation raises
+SandboxUnavailable and writes nothing; run again, it continues where it stopped.
 
-It is asked for in two ways: by the command (cli.py), and by a run before it trains (stage.py).
+It is started by the command (cli.py), and by a run before it trains (stage.py).
 """
 
 from __future__ import annotations

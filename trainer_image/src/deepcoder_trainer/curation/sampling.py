@@ -1,9 +1,9 @@
-"""Pass rates of a model: responses to each problem, sampled and judged as training would, each one exactly once.
+"""Measures a model's pass rate on each problem: responses are sampled and judged as in training, each exactly once.
 
-It is asked last, about problems that all other filters leave: a response costs more than anything else here. What a
-response came to is in a journal under the SHA-256 of all that it depends on (model, prompt, length, temperature, seed,
-its number, and what it is judged by), so that a run that was killed goes on with the next response. One that no judge
-could judge is in no journal and counts for nothing; too many of them end it (SandboxUnavailable).
+This is the last filter, applied only to problems that all others leave, because a response costs more than anything
+else here. The result of a response is in a journal under the SHA-256 of everything it depends on (model, prompt,
+length, temperature, seed, its number, and the judging), so a killed run continues with the next response. A response
+that no judge could judge is in no journal and does not count; too many of them end the sampling (SandboxUnavailable).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A statement as a set of numbers: one for each sequence of five words.
+"""A statement as a set of numbers (shingles): one for each sequence of five words.
 
-Words are runs of letters and digits, and operators: `x < y` and `x > y` are not the same task. Case, punctuation and
-white space do not count, since copies of one problem differ in just these. A word's number comes from BLAKE2, so that
-the same text is the same set on every machine.
+Words are runs of letters and digits, and operators, because `x < y` and `x > y` are different tasks. Case, punctuation
+and white space do not count, because copies of a problem differ in just these. A word's number comes from BLAKE2, so
+the same text gives the same set on every machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where records lie while it is decided about them: a file without a name, gone with the process however it ends."""
+"""Holds records on disk until they are decided: an unnamed file, which disappears with the process."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""A run's own curation (`dataset.curation`): once in a run, before its first Train stage trains.
+"""A run's own curation (`dataset.curation`): once per run, before its first Train stage trains.
 
     find a manifest that answers the request ──► there is one: fetch the set, its bytes checked against the manifest
                      │ none
     fetch inputs ──► key ──► prepare, verify, write ──► curation/<key>/<attempt>/… ──► curation/<key>/MANIFEST.json
 
-Verdicts are in storage before anything is decided by them (`curation/journal/`), so that an attempt that was killed on
-a machine that is gone is followed by one that judges nothing twice. The first manifest that was put is the run's: a
-set that changes at its source changes no run that has begun. Two attempts that finish at once have files of their own
-each; one of them puts the manifest, and the other takes that one.
+Verdicts are in storage (`curation/journal/`) before any decision uses them. So if an attempt is killed and its machine
+is lost, the next attempt judges nothing twice. The first manifest that was put counts for the whole run, so a set that
+changes at its source does not change a run that has begun. If two attempts finish at once, each has its own files; one
+of them puts the manifest, and the other uses that one.
 
-Fails as a dataset does: DatasetError and BadConfig for inputs and settings, SandboxUnavailable without judges.
+It fails as reading a dataset does: DatasetError and BadConfig for inputs and settings, SandboxUnavailable without
+judges.
 """
 
 from __future__ import annotations

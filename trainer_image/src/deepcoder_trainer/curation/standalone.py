@@ -1,9 +1,9 @@
-"""The command's shell: a judge, a journal and, where a model is given, its sampler, around one curation.
+"""Runs one curation from the command line: a judge, a journal and, if a model is given, a sampler.
 
-The output is a folder of this machine, or one in storage (`s3://…`): then files are made in a folder that goes with the
-process, and put with SHA256SUMS last; the journals lie beside them, so that the command goes on where it stopped from
-any machine. Two commands with one output in storage at the same time would judge the same programs, and are not told
-apart; in a folder the second is refused.
+The output is a local folder or a place in storage (`s3://…`). For storage, the files are made in a temporary folder and
+uploaded, with SHA256SUMS last. The journals are next to the output, so the command can continue from any machine. Two
+commands with the same local output exclude each other. In storage they are not detected, and both judge the same
+programs.
 """
 
 from __future__ import annotations

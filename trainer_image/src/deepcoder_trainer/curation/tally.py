@@ -1,4 +1,4 @@
-"""What became of every problem: counts by source and filter, and a few examples of what was dropped and why."""
+"""The outcome of every problem: counts by source and filter, and a few examples of drops with their reasons."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Official solutions against the judge, right answers against the verifier: the first of each cluster that holds stays.
+"""Checks official solutions with the judge and answers with the verifier; keeps a cluster's first that passes.
 
-Programs of one cluster are judged one after the other, clusters beside each other: as many as the judges say they can
-have under way, so that no slot idles and no more than that many problems' tests are in memory. A verdict is asked for
-only if the journal has none. A judge that failed is no verdict: such problems are counted apart, nothing is written for
-them, and the command is run again.
+The programs of one cluster are judged one after the other. Clusters are judged in parallel, as many as the judges say
+they can take, so that no slot idles and no more than that many problems' tests are in memory. A verdict is requested
+only if the journal has none. A failed judge gives no verdict: such problems are counted separately, nothing is written
+for them, and the command has to be run again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A task on which reinforcement learning lifts a tiny model within minutes on two CPU cores.
+"""A task on which reinforcement learning improves a tiny model within minutes on two CPU cores.
 
-Everything a first run needs is made on the spot and from a seed: problems, a tokenizer, and a model that has been
-taught by example to write small programs, sloppily. What lifts it from there is the real training loop; nothing in
-this package knows of rewards.
+Everything that a first run needs is generated from a seed: problems, a tokenizer, and a model that has learned by
+example to write small programs carelessly. The real training loop does the rest; nothing in this package knows about
+rewards.
 """

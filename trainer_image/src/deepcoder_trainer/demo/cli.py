@@ -1,4 +1,4 @@
-"""`deepcoder-trainer make-demo`. What makes the demo brings torch, and is imported when there is something to make."""
+"""`deepcoder-trainer make-demo`. The code that makes the demo needs torch, so it is imported only when used."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The families of demo problems: what can be asked, and the one line of Python that does it.
+"""The families of demo problems: operations, and the line of Python that does each.
 
 A problem is a chain: read something, do one to six things to it, print something. Each operation has its meaning
-(`apply`, from which expected outputs are computed), the line that a right program has for it, and slips: lines that
-a careless programmer writes instead. A slip mostly runs and is mostly wrong, so that only running the program tells.
-No two operations of a family share a line, right or slip: a line always tells which phrase it answers, so that a tiny
-model learns to go through a problem phrase by phrase. `hard` operations are those the warm start gets wrong more often
-than not.
+(`apply`, from which expected outputs are computed), the line of a right program, and slips, which are lines that a
+careless programmer might write instead. A slip usually runs and is usually wrong, so only running the program shows it.
+No two operations of a family share a line, right or wrong. So a line always tells which phrase it answers, and a tiny
+model can learn to go through a problem phrase by phrase. `hard` operations are those that the warm-started model gets
+wrong more often than not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Drawing demo problems from a seed: chains of one to six operations, their right programs and their tests.
+"""Draws demo problems from a seed: chains of one to six operations, with right programs and tests.
 
-Everything is a function of (seed, number of problems): the held-back problems are drawn after the training problems
-and share no statement with them.
+Everything is a function of (seed, number of problems). The held-out problems are drawn after the training problems and
+share no statement with them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The demo's problems, tokenizer and warm-started model, into one folder.
+"""Makes the demo's problems, tokenizer and warm-started model in one folder.
 
-The folder appears whole or not at all (it is made beside its place and renamed), so that a demo that was killed
-half-way never trains on half a model. Made again with the same seed it is left as it is.
+The folder is made under a temporary name and renamed, so a demo that was killed half-way never trains on half a model.
+If the folder already exists with the same seed, it is left as it is.
 """
 
 from __future__ import annotations

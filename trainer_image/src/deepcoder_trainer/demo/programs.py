@@ -1,8 +1,9 @@
-"""What a sloppy programmer answers: the texts that the demo's model is warm-started on.
+"""Answers of a careless programmer: the texts on which the demo's model is warm-started.
 
-Short answers are careless; verbose ones, with a comment restating each step before its line, are mostly right; some
-lack the fences and so are no answer at all. A model taught on them knows the language and is right about a third of
-the time, and reinforcement can find that care pays, and length with it: what the published curves show, in small.
+Short answers are careless. Verbose ones, with a comment that restates each step before its line, are mostly right. Some
+lack the fences and so are no answer at all. A model trained on them knows the language and is right about a third of
+the time. Reinforcement learning can then discover that care pays, and length with it: the published curves in
+miniature.
 """
 
 from __future__ import annotations

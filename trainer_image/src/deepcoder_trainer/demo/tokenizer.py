@@ -1,10 +1,10 @@
-"""A tokenizer of our own for the demo: bytes, and learned pieces that reach over spaces and punctuation.
+"""The demo's own tokenizer: bytes, and learned pieces that extend over spaces and punctuation.
 
-A line of code becomes one to five tokens and an answer about twenty, which is what makes minutes on two cores
-enough; Qwen's own splitting at every space would need four times as many. The pieces are those that byte-pair
-encoding learns from the demo's texts when it may not cross newlines, digits, `; ` and fences. They are stored as
-added tokens (matched longest first, before any other rule), because loaders rebuild the splitting rules that belong
-to a Qwen2 model and would not keep others. Any other text is still written, byte by byte.
+A line of code becomes one to five tokens and an answer about twenty, so minutes on two cores are enough; Qwen's
+splitting at every space would need four times as many. The pieces are those that byte-pair encoding learns from the
+demo's texts when it may not cross newlines, digits, `; ` and fences. They are stored as added tokens (matched longest
+first, before any other rule), because loaders rebuild the splitting rules that belong to a Qwen2 model and would not
+keep others. Any other text is encoded byte by byte.
 """
 
 from __future__ import annotations

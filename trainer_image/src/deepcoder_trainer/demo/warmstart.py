@@ -1,8 +1,8 @@
-"""Teaching the demo's model by example: a small Qwen2 fitted to sloppy answers.
+"""Warm-starts the demo's model: a small Qwen2 is fitted to the careless answers.
 
-Plain supervised learning on the answers' tokens, the prompts masked out. Short problems come first: the model has to
-discover that line n answers phrase n, and on chains of two it does so in a fraction of the steps. Problems are drawn
-afresh and are never held-back ones. With one thread the result is a function of the seed, on one build of torch,
+This is supervised learning on the answers' tokens, with the prompts masked out. Short problems come first, because the
+model has to discover that line n answers phrase n, and on chains of two it does so in a fraction of the steps. Problems
+are newly drawn and never held-out ones. With one thread the result is a function of the seed, for one build of torch,
 however many cores there are.
 """
 

@@ -1,1 +1,1 @@
-"""Measuring models on problem sets at a length: the same problems and seeds for every target, so that they pair."""
+"""Measures models on problem sets at a given length. All targets get the same problems and seeds."""

@@ -1,9 +1,9 @@
-"""Where answers come from: a sampler, or a file that somebody else's sampler has filled.
+"""The responses that an evaluation judges: from a sampler, or from a file that another sampler wrote.
 
-A file has one row a response, as JSON Lines or Parquet: the problem (`problem_id`, `task_id`, `question_id` or `id`)
-and `response`, or `solution`, a program without its fence. Rows of a problem are its samples in order, unless they
-have an `index`. `finish` (`stop` or `length`) and `response_tokens` are taken over where they are there, so that an
-evaluation's own samples files are such files, and can be judged again.
+A file is JSON Lines or Parquet with one row per response. A row names its problem (`problem_id`, `task_id`,
+`question_id` or `id`) and has a `response`, or a `solution`, which is a program without its fence. The rows of a
+problem are its samples in order, unless they have an `index`. `finish` (`stop` or `length`) and `response_tokens` are
+used if present. So the samples files that an evaluation writes can be judged again.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Answer:
     text: str
     finish: str
     tokens: int | None
-    """None where nobody counted."""
+    """Tokens of the response; None if they were not counted."""
 
 
 class Answers(Protocol):
-    """Where a target's answers come from."""
+    """The source of a target's responses."""
 
     async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
         """One response to a problem."""
@@ -44,13 +44,13 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class SampledAnswers:
-    """Answers of the weights that the samplers have. The same problem, place and seed get the same request again."""
+    """Responses of the samplers' current weights. The same problem, index and seed always give the same request."""
 
     sampler: Sampler
     plan: EvaluationPlan
 
     async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
-        """Sample it; raises as the sampler does."""
+        """Sample the response. Raises what the sampler raises."""
         plan, purpose = self.plan, f"evaluation/{problem_set}"
         generation = await self.sampler.generate(
             GenerationRequest(
@@ -68,18 +68,18 @@ class SampledAnswers:
 
 @dataclass(frozen=True)
 class GivenAnswers:
-    """Answers from files."""
+    """Responses from files."""
 
     by_set: Mapping[str, Mapping[str, Sequence[Answer]]]
-    """Problem set and problem to its responses, in order."""
+    """Problem set to problem to its responses, in order."""
     digest: str
 
     async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
-        """The index-th response of its problem."""
+        """Return the problem's response at `index`."""
         return self.by_set[problem_set][problem.problem.id][index]
 
     def check_names(self, problem_sets: Collection[str]) -> None:
-        """Raise BadConfig unless each of these problem sets has responses, and no other has any."""
+        """Raise BadConfig unless exactly these problem sets have responses."""
         lacking = [name for name in problem_sets if name not in self.by_set]
         if unlike := lacking or [name for name in self.by_set if name not in problem_sets]:
             raise BadConfig(
@@ -89,7 +89,7 @@ class GivenAnswers:
             )
 
     def check(self, problem_set: str, problems: Sequence[str], samples: int) -> None:
-        """Raise BadConfig unless each of these problems has so many responses, and no other has any."""
+        """Raise BadConfig unless exactly these problems have responses, each the requested number."""
         given = self.by_set[problem_set]
         few = [p for p in problems if len(given.get(p, ())) < samples]
         if few:

@@ -1,10 +1,10 @@
-"""Problem sets to be measured on, in the layouts in which they are published, with what results are grouped by.
+"""Reads benchmark problem sets in their published layouts, with the attributes by which results are grouped.
 
-Our own layout and the published training schema are read exactly as training reads them. HumanEval and HumanEval+ have
-a reader here; LiveCodeBench, the released Codeforces set, mathematics and the other layouts are read as curation reads
-them (problems/readers.py), and judged by the rule of their source (problems/tests.py). Of a folder with files of
-several splits those for tests are read. Every row has to be readable: a benchmark that silently shrinks is another
-benchmark. Rows that outputs alone do not decide are left out, and that is said.
+Our own layout and the published training schema are read exactly as for training. HumanEval and HumanEval+ have their
+own reader. LiveCodeBench, the released Codeforces set, mathematics and the other layouts are read as for curation
+(problems/readers.py) and judged by the rule of their source (problems/tests.py). If a folder has files of several
+splits, the test split is read. Every row must be readable, because a benchmark that silently shrinks is a different
+benchmark. Rows that cannot be decided by outputs alone are left out, and this is reported.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ _DATED = re.compile(r"\d{4}-\d{2}")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a problem beside the problem."""
+    """Attributes of a problem by which results are grouped."""
 
     difficulty: str | None = None
     date: datetime.date | None = None
     contest_problem: str | None = None
-    """Codeforces: contest and index, as in 1234A."""
+    """Codeforces: contest and problem index, as in 1234A."""
     official_tests: bool = False
-    """Codeforces: it has tests that Codeforces judges by."""
+    """Codeforces: the problem has official tests."""
     part_of_tests: bool = False
-    """Codeforces: these are not all of them."""
+    """Codeforces: the set has only some of the official tests."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A problem set, in its files' order."""
+    """A problem set, in the order of its files."""
 
     name: str
     problems: tuple[Problem, ...]
     facts: Mapping[str, Facts]
-    """By problem."""
+    """Problem id to its attributes."""
     digest: str
-    """Of its files."""
+    """Digest of its files."""
     notes: tuple[str, ...] = ()
-    """What its figures must not be shown without."""
+    """Notes that must accompany its figures."""
 
 
 def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Sequence[str] | None = None) -> Benchmark:

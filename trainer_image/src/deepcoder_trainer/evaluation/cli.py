@@ -1,8 +1,8 @@
-"""`deepcoder-trainer evaluate`: measure one model on problem sets, by hand.
+"""`deepcoder-trainer evaluate`: measures one model on problem sets, outside a run.
 
-What is measured is measured as in a run's Evaluate stage, under the same key. Results are in `--output-dir`, in a
-folder `eval/<key>` that is named by all inputs: other inputs never overwrite them; the same command again goes on
-where it stopped, and where nothing is left to do it shows what is there and says from when that is.
+It measures as a run's Evaluate stage does, under the same key. Results go to `eval/<key>` in `--output-dir`. The key
+covers all inputs, so results of other inputs are never overwritten. Running the same command again continues where it
+stopped; if nothing is left to do, it shows the existing results and their date.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _OPTIONS = {
     "recipe.tensorParallel": "--tp",
     "give the stage a rope scaling": "give --rope",
 }
-"""What a refusal calls a field of a run is an option here."""
+"""Fields that errors name, and the command's options for them."""
 _SETTING = re.compile(r",(since|until|extraction|contests)=([^,]*)\Z")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.add_argument("--model", help="model: hf://org/name, s3://…, file:///… or a path")
     parser.add_argument(
         "--responses",
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Evaluate and print; the exit code."""
+    """Evaluate and print the results. Returns the exit code."""
     import asyncio
 
     from deepcoder_trainer.judge.local import LocalJudge
@@ -143,14 +143,14 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _as_options(message: str) -> str:
-    """What is said of a run's fields, of the options that stand for them here."""
+    """Replace the fields in an error message with the command's options."""
     for field, option in _OPTIONS.items():
         message = message.replace(field, option)
     return message
 
 
 def stage_config(options: argparse.Namespace) -> StageConfig:
-    """The command's options as an Evaluate stage. Raises BadConfig naming the option or field at fault."""
+    """Return the options as an Evaluate stage. Raises BadConfig, which names the invalid option or field."""
     from pydantic import ValidationError
 
     if (options.model is None) == (options.responses is None):
@@ -241,5 +241,5 @@ def _rope(text: str | None) -> RopeScaling | None:
 
 
 def _uri(text: str) -> str:
-    """A path relative to here becomes absolute; URIs stay."""
+    """Return a relative path as absolute, and a URI as it is."""
     return text if "://" in text else str(Path(text).absolute())

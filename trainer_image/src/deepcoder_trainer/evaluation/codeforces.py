@@ -1,11 +1,11 @@
-"""A Codeforces rating from what a model solved, by the published method (CodeElo's, as DeepCoder's scripts have it).
+"""Estimates a model's Codeforces rating by the published method (CodeElo's, as in DeepCoder's scripts). Pure.
 
-For each contest: the model's points as if it had taken part, its place in the real standings, and the rating r at which
-the expected place among the rated participants, 1 + Σ 1 / (1 + 10^((r - r_i) / 400)), is that place. The rating is
-the mean over contests. Quirks of the published scripts are kept, since a number is only worth what it is compared
-with: the place is counted from 0 (the model is put one place too high), ratings are bounded by the best participant's
-plus 100, a problem that is solved at the i-th sample costs 50 · i points whatever its own rules say, and contests with
-at most 200 rated participants are left out. Pure.
+For each contest, it computes the points that the model would have scored, its place in the real standings, and the
+rating r at which the expected place among the rated participants, 1 + Σ 1 / (1 + 10^((r - r_i) / 400)), equals that
+place. The rating is the mean over contests. Quirks of the published scripts are kept, so that ratings can be compared:
+places are counted from 0 (the model is placed one too high), a rating is at most the best participant's plus 100, a
+problem solved at the i-th sample costs 50 · i points whatever its own rules say, and contests with at most 200 rated
+participants are left out.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 MOST_ABOVE = 100
-"""What the published search allows above the best participant's rating."""
+"""The published search goes this far above the best participant's rating."""
 FEWEST_RATED = 200
-"""A contest needs more rated participants than this."""
+"""Contests with at most this many rated participants are left out."""
 POINTS_A_MISS = 50
 PENALTY_A_MISS = 10
 
@@ -29,31 +29,31 @@ _PROBLEM = re.compile(r"(\d+)([A-Z]\d*)\Z")
 
 @dataclass(frozen=True)
 class Contest:
-    """One contest as it was."""
+    """One contest with its real results."""
 
     problems: Mapping[str, float | None]
     """Problem (`1234A`) to its points; None in a contest that counts solved problems."""
     standings: Sequence[tuple[float, float]]
     """(points, penalty) of the rated participants, best first."""
     ratings: Sequence[int]
-    """Their ratings before it, in any order."""
+    """The participants' ratings before the contest, in any order."""
 
 
 @dataclass(frozen=True)
 class Rating:
-    """What a model's answers are worth."""
+    """The rating of a model's responses."""
 
     rating: float
     """Mean over contests."""
     by_contest: Mapping[str, int]
     left_out: Mapping[str, str]
-    """Contest to why it says nothing."""
+    """Contest that does not count, to the reason."""
     unasked: Mapping[str, int]
-    """Contest that counts to its problems that have no sample: they are worth nothing, as in the published scripts."""
+    """Contest that counts, to its number of problems without a sample: they score 0, as in the published scripts."""
 
 
 def contest_of(problem: str) -> str:
-    """The contest of a problem `1234A`. Raises ValueError."""
+    """Return the contest of a problem name such as `1234A`. Raises ValueError."""
     match = _PROBLEM.match(problem)
     if match is None:
         raise ValueError(f"{problem!r} is not a Codeforces problem: write contest and index, as in 1234A")
@@ -61,9 +61,9 @@ def contest_of(problem: str) -> str:
 
 
 def rate(contests: Mapping[str, Contest | str], solved: Mapping[str, Sequence[bool | None]]) -> Rating | None:
-    """The rating from each problem's samples, in order (None: no judge could say); None if no contest counts.
+    """Compute the rating from each problem's samples, in order (None: unjudged). Returns None if no contest counts.
 
-    `contests` has a reason in place of a contest that cannot be used.
+    `contests` maps a contest that cannot be used to the reason.
     """
     by_contest: dict[str, dict[str, Sequence[bool | None]]] = {}
     for problem, tries in solved.items():
@@ -103,13 +103,13 @@ def contest_rating(contest: Contest, solved: Mapping[str, Sequence[bool | None]]
 
 
 def expected_place(rating: float, others: Sequence[float] | np.ndarray) -> float:
-    """Where a participant of this rating is expected among the others, from 1."""
+    """Return the expected place, from 1, of a participant with this rating among the others."""
     return 1.0 + float((1.0 / (1.0 + 10.0 ** ((rating - np.asarray(others, dtype=np.float64)) / 400.0))).sum())
 
 
 def points_of(contest: Contest, solved: Mapping[str, Sequence[bool | None]]) -> tuple[float, float]:
-    """Points and penalty: samples are tries, one after the other until one is right. One that no judge could judge is
-    none, neither right nor a miss."""
+    """Return points and penalty: samples count as successive attempts until one is right. An unjudged sample does not
+    count as an attempt."""
     points = penalty = 0.0
     for problem, worth in contest.problems.items():
         tries = [t for t in solved.get(problem, ()) if t is not None]
@@ -125,7 +125,7 @@ def points_of(contest: Contest, solved: Mapping[str, Sequence[bool | None]]) -> 
 
 
 def place_in(contest: Contest, points: float, penalty: float) -> int:
-    """Participants who did at least as well: the place from 0, as the published scripts take it."""
+    """Return the number of participants who did at least as well: the place from 0, as in the published scripts."""
     for place, (theirs, their_penalty) in enumerate(contest.standings):
         if theirs < points or (theirs == points and their_penalty > penalty):
             return place
@@ -133,5 +133,5 @@ def place_in(contest: Contest, points: float, penalty: float) -> int:
 
 
 def percentile(rating: float, all_ratings: Sequence[float]) -> float:
-    """Share of all users' ratings (sorted) below it, in percent."""
+    """Return the share of all users' ratings (sorted) below `rating`, in percent."""
     return round(100.0 * bisect_left(all_ratings, rating) / len(all_ratings), 1)

@@ -1,8 +1,9 @@
-"""Asking a problem set: every sample is answered, then judged, and kept at both times.
+"""Collects the samples of a problem set: each is sampled, then judged, and written to the journal after either step.
 
-Judging is beside sampling: a response goes to the judges the moment it is complete. What the journal knows is not done
-again. Samples are asked for in the set's order, so many at once, the responses to a problem together. What judges
-failed on is judged once more in the end, when they have little else to do: results that are committed stay as they are.
+Judging overlaps with sampling: a response goes to the judges as soon as it is complete. Nothing that the journal has is
+done again. Samples are requested in the set's order, a bounded number at once, with the responses to a problem
+together. A sample on which the judges failed is judged once more at the end, when they have little else to do, because
+committed results are final.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from deepcoder_trainer.rollout.reward import Reward
 from deepcoder_trainer.types import Outcome
 
 SAMPLED_AT_ONCE = 2048
-"""Responses that samplers are asked for: enough to fill engines; an engine that is lost costs no more."""
+"""Most responses in flight at the samplers: enough to fill the engines, and a bound on what a lost engine costs."""
 UNJUDGED_RATIO = 0.01
-"""Above this share of failed judgements nothing is concluded."""
+"""Largest share of failed judgements at which results are still used."""
 
 Advance = Callable[[int], None]
-"""Told the number of samples that are done."""
+"""Called with the number of finished samples."""
 
 
 async def collect_samples(
@@ -36,9 +37,9 @@ async def collect_samples(
     journal: Journal | None,
     advance: Advance = lambda done: None,
 ) -> list[Judged]:
-    """All samples of a set. Raises SandboxUnavailable when too many could not be judged, and what a sampler raises.
+    """Return all samples of a set. Raises SandboxUnavailable if too many were not judged, and what a sampler raises.
 
-    The journal has been loaded.
+    The journal must have been loaded.
     """
     free = asyncio.Semaphore(SAMPLED_AT_ONCE)
     done = 0

@@ -1,9 +1,10 @@
-"""From all samples to committed results: files first, then the manifest, which is the commit.
+"""Turns all samples of an evaluation into committed results: files first, then the manifest, which is the commit.
 
-`eval/<key>/` has `results.json`, `results.md` (a table), `results.png` (where matplotlib is), a samples file for each
-target and problem set, and `MANIFEST.json` with the sha256 of all of them. On a file system one process at a time
-measures a key. In S3 two may, and sampling is not equal to the bit: there each puts its files into a folder of its own,
-the manifest says whose count, and who comes second takes those. A folder that has a manifest is never written to again.
+`eval/<key>/` has `results.json`, `results.md` (a table), `results.png` (if matplotlib is installed), a samples file for
+each target and problem set, and `MANIFEST.json` with the SHA-256 of all of them. On a file system, one process at a
+time measures a key. On S3 two processes may do so, and sampling is not bit-identical. So each puts its files into its
+own folder, the manifest says whose files count, and the second process uses those. A folder with a manifest is never
+written to again.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation came to."""
+    """The results of an evaluation."""
 
     key: str
     metrics: Mapping[str, float]
     found: datetime | None = None
-    """When it was measured, if that was before: nothing was measured now."""
+    """When it was measured, if these are earlier results and nothing was measured now."""
 
 
 def committed(context: EvaluationContext, key: str) -> Evaluated | None:
-    """Results of this key, if they are there. Raises BadConfig where they are no longer what was measured."""
+    """Return the committed results of this key, or None. Raises BadConfig if they were changed since."""
     folder = evaluation_dir(key)
     try:
         manifest, _ = read_manifest(context.store, folder)
@@ -78,7 +79,7 @@ def committed(context: EvaluationContext, key: str) -> Evaluated | None:
 
 
 def target_results(rows: Rows, sets: Sequence[ProblemSet]) -> dict[str, DatasetResult]:
-    """Figures of one target."""
+    """Compute the figures of one target."""
     results = {}
     for each in sets:
         found = rows[each.name]
@@ -88,7 +89,7 @@ def target_results(rows: Rows, sets: Sequence[ProblemSet]) -> dict[str, DatasetR
 
 
 def evaluation_results(plan: EvaluationPlan, sets: Sequence[ProblemSet], rows: Mapping[str, Rows]) -> EvaluationResults:
-    """Figures of all targets, and of each with each."""
+    """Compute the figures of all targets, and of all pairs of targets."""
     names = list(rows)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     compared = [
@@ -111,7 +112,7 @@ def commit(
     measured: Target,
     step: int | None = None,
 ) -> Evaluated:
-    """Put results and samples, then the manifest. `measured` is the target whose lineage it continues."""
+    """Put results and samples, then the manifest. `measured` is the target that becomes the manifest's parent."""
     prefix, config, source = evaluation_dir(plan.key), context.config, measured.manifest
     if (before := committed(context, plan.key)) is not None:
         log.info("another attempt has committed evaluation %s first", plan.key[:12])
@@ -172,7 +173,7 @@ def commit(
 
 
 def _writer(store: ObjectStore) -> str:
-    """The folder below the evaluation's that this process alone writes to; none is needed on a file system."""
+    """Return this process's own folder below the evaluation's; on a file system none is needed."""
     return "" if store.uri.startswith("file://") else uuid.uuid4().hex[:12]
 
 

@@ -1,11 +1,12 @@
-"""`deepcoder-trainer compare-evals A B`: two evaluations side by side, and whether what differs may be chance.
+"""`deepcoder-trainer compare-evals A B`: compares two evaluations, and says whether a difference may be chance.
 
-A and B are folders `eval/<key>` (paths, file:// or s3://), or output folders that have a single evaluation. Problems
-are paired by name: the difference of pass@1 has a bootstrap interval over problems, and a p-value from permuting the
-signs of the problems' differences, which is McNemar's exact test where each problem was answered once. It is exact
-where both have as many samples a problem, and said not to be where they do not: a mean of one sample and one of many
-are not spread alike. What else differs between the two (length, settings, code) is said above the figures: a difference
-of the models is one only where nothing else does.
+A and B are folders `eval/<key>` (paths, file:// or s3://), or output folders with a single evaluation. Problems are
+paired by name. The difference of pass@1 has a bootstrap interval over problems, and a p-value from permuting the signs
+of the problems' differences, which is McNemar's exact test if each problem was answered once. The p-value is exact only
+if both evaluations have the same number of samples per problem, because a mean of one sample and a mean of many do not
+have the same spread; otherwise the report says that it is not exact. Anything else that differs between the two
+(length, settings, code) is listed above the figures, because the figures compare the models only if nothing else
+differs.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class Pair(VersionedContract):
     """One problem set, measured twice."""
 
     problems: int = Field(ge=0)
-    """Problems that both were asked."""
+    """Problems in both evaluations."""
 
     alone: dict[str, int] = {}
-    """Problems that only A, or only B, was asked."""
+    """Problems in only A, or only B."""
 
     a: Estimate | None = None
     """pass@1 of A, on all of its problems."""
@@ -53,17 +54,17 @@ class Pair(VersionedContract):
     """pass@1 of B, on all of its problems."""
 
     comparison: Comparison | None = None
-    """Of the problems that both were asked; None where none was judged for both."""
+    """Paired comparison over the common problems; None if no problem was judged in both."""
 
     better: dict[str, int]
-    """Problems that A solved more often than B, and B than A."""
+    """Number of problems that A solved more often than B, and B more often than A."""
 
     samples: dict[str, int] = {}
-    """Samples a problem of A and of B."""
+    """Samples per problem of A and of B."""
 
 
 class Compared(VersionedContract):
-    """comparison.json."""
+    """The content of comparison.json."""
 
     a: str
     """Key and target of the first."""
@@ -72,10 +73,10 @@ class Compared(VersionedContract):
     """Key and target of the second."""
 
     differs: dict[str, list[Any]]
-    """Input to its two values, for those that are not the same."""
+    """Input to its two values, for inputs that differ."""
 
     sets: dict[str, Pair]
-    """Problem set to how the two came out."""
+    """Problem set to its comparison."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ class Side:
     target: str
 
     def scores(self, dataset: str) -> Scores:
-        """From its samples file."""
+        """Read the scores from the samples file."""
         return scores(read_rows(self.store, "", self.manifest, self.target, dataset))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.add_argument("a", metavar="A", help="folder eval/<key>, or a folder that contains a single evaluation")
     parser.add_argument("b", metavar="B", help="the same for the other evaluation")
     parser.add_argument(
@@ -105,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Compare and print; 0 if there was something to compare."""
+    """Compare and print. Returns 0 if there was something to compare."""
     targets: Sequence[str | None] = options.targets or (None, None)
     try:
         sides = [
@@ -126,7 +127,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def open_side(uri: str, target: str | None, endpoint: str | None = None, region: str | None = None) -> Side:
-    """A committed evaluation. Raises BadConfig where there is none, or several."""
+    """Open a committed evaluation. Raises BadConfig if there is none, or more than one."""
     place = uri.rstrip("/") if "://" in uri else f"file://{Path(uri).absolute()}"
     store = open_storage(place, endpoint, region)
     if store.head(MANIFEST) is None:
@@ -145,7 +146,7 @@ def open_side(uri: str, target: str | None, endpoint: str | None = None, region:
 
 
 def compare_sides(a: Side, b: Side) -> Compared:
-    """Every problem set that both have. Raises BadConfig if there is none."""
+    """Compare every problem set that both have. Raises BadConfig if there is none."""
     mine, theirs = a.results.targets[a.target], b.results.targets[b.target]
     common = [name for name in mine if name in theirs]
     if not common:
@@ -162,7 +163,7 @@ def compare_sides(a: Side, b: Side) -> Compared:
 
 
 def pair_of(name: str, pair: tuple[Scores, Scores], whole: tuple[Estimate | None, Estimate | None]) -> Pair:
-    """Two results on one set, paired by the problems' names."""
+    """Compare two results on one set, paired by the problems' names."""
     ids = [p for p in pair[0].problem_ids if p in set(pair[1].problem_ids)]
     first, second = (_chosen(each, ids) for each in pair)
     difference = problem_means(second.solved) - problem_means(first.solved)
@@ -178,7 +179,7 @@ def pair_of(name: str, pair: tuple[Scores, Scores], whole: tuple[Estimate | None
 
 
 def markdown(compared: Compared) -> str:
-    """The page, for a terminal too."""
+    """Return the comparison as Markdown, which is also printed on a terminal."""
     lines = [f"A: {compared.a}", f"B: {compared.b}", ""]
     lines += [f"{name}: {first} | {second}" for name, (first, second) in compared.differs.items()]
     lines += ["", *table_lines(HEAD, [_row(name, pair) for name, pair in compared.sets.items()]), ""]
@@ -234,7 +235,7 @@ def _differing(a: Side, b: Side) -> dict[str, list[Any]]:
 
 
 def _flat(side: Side) -> dict[str, Any]:
-    """Inputs by name: those of the target and of each problem set under names of their own."""
+    """Return all inputs in one flat map; names of target and problem sets are prefixed."""
     inputs: Mapping[str, Any] = side.results.inputs
     flat = {name: value for name, value in inputs.items() if name not in ("targets", "datasets", "versions")}
     flat |= {f"version of {name}": value for name, value in inputs.get("versions", {}).items()}

@@ -1,10 +1,10 @@
-"""Standings and ratings of Codeforces contests from files, as its public API gives them.
+"""Reads standings and ratings of Codeforces contests from files, in the form in which the public API returns them.
 
-A folder holds `standings/<contest>.json` and `ratingChanges/<contest>.json`, the answers of `contest.standings` (with
-`showUnofficial=false`) and `contest.ratingChanges`; `ratings.json`, the ratings of all users as a list or as counts
-by rating, for percentiles; and, where the problems do not say which they are, `problems.json`: their names (`1234A`)
-in the problem set's order. Nothing is fetched here: a rating is to be the same the day after. A file that cannot be
-read is told by name; a contest whose files are missing or do not fit is left out of the rating, and said to be.
+A folder holds `standings/<contest>.json` and `ratingChanges/<contest>.json`, the responses of `contest.standings` (with
+`showUnofficial=false`) and `contest.ratingChanges`. For percentiles it holds `ratings.json`, the ratings of all users
+as a list or as counts by rating. If the problems do not say which ones they are, it also holds `problems.json`, their
+names (`1234A`) in the problem set's order. Nothing is downloaded, so that a rating stays reproducible. If a file cannot
+be read, the error names it. A contest whose files are missing or do not match is left out of the rating and reported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deepcoder_trainer.problems.json_text import value_of
 MAX_FILE_BYTES = 512 << 20
 """Largest file: standings of the largest contests have tens of megabytes."""
 MAX_USERS = 10_000_000
-"""Most users whose ratings are given: Codeforces has less than a million."""
+"""Largest number of user ratings in a file: Codeforces has less than a million users."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Contests:
 
     folder: Path
     digest: str
-    """Of the names and contents of its JSON files."""
+    """Digest of the names and contents of its JSON files."""
     problems: tuple[str, ...] | None
-    """Names of the problem set's problems, in its order, where they are given."""
+    """Names of the problems, in the problem set's order, if problems.json exists."""
     ratings: tuple[float, ...] | None
-    """Ratings of all users, sorted."""
+    """Ratings of all users, sorted, if ratings.json exists."""
 
     def contest(self, name: str) -> Contest | str:
-        """A contest, or why there is none. Raises BadConfig for a file that is none of the API's."""
+        """Return a contest, or the reason why it cannot be used. Raises BadConfig if a file is not the API's."""
         standings, changes = (self.folder / kind / f"{name}.json" for kind in ("standings", "ratingChanges"))
         missing = [p for p in (standings, changes) if not p.is_file()]
         if missing:
@@ -55,7 +55,7 @@ class Contests:
 
 
 def read_contests(folder: Path) -> Contests:
-    """What a folder has. Raises BadConfig."""
+    """Read a folder. Raises BadConfig."""
     if not (folder / "standings").is_dir():
         raise BadConfig(
             f"contests {folder} has no folder standings: put contest.standings of each contest there as "
@@ -86,7 +86,7 @@ def _contest(standings: Mapping[str, Any], changes: list[Mapping[str, Any]]) -> 
 
 
 def _result(path: Path) -> Any:
-    """The answer itself, with or without the API's envelope."""
+    """Return the API's result, with or without its envelope."""
     document = _json(path)
     return document["result"] if isinstance(document, dict) and "result" in document else document
 

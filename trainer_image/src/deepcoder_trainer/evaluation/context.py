@@ -1,4 +1,4 @@
-"""What an evaluation is given: samplers, judges and problems as training has them, so that both measure alike."""
+"""The inputs of an evaluation: samplers, judges and problems in the same form as for training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from deepcoder_trainer.types import Sampler
 
 
 async def no_judge() -> None:
-    """Where no judge grades: a reward of the user's own."""
+    """The judge version if no judge grades, because the reward is custom: None."""
 
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """Everything but the plan."""
+    """Everything that an evaluation needs besides its plan."""
 
     config: StageConfig
     sampler: Sampler
@@ -39,15 +39,15 @@ class EvaluationContext:
     """The samplers' number format."""
     runtime_info: RuntimeInfo = field(default_factory=RuntimeInfo)
     told: Callable[[Mapping[str, float]], None] = lambda _figures: None
-    """Hears what each target of an Evaluate stage came to as soon as it is measured: `eval/<set>/<target>/<figure>`."""
+    """Called with each target's figures once it is measured (Evaluate stages): `eval/<set>/<target>/<figure>`."""
     judge_version: Callable[[], Awaitable[str | None]] = no_judge
-    """Asks a judge which code grades."""
+    """Returns the version of the judge's code."""
     again: bool = False
-    """Measure once more what was measured before, beside it."""
+    """Measure again even if there are results, and keep both."""
     journal_seconds: float = journal.SECONDS
-    """Time between two parts of the journal: what a process that is killed loses."""
+    """Seconds between two parts of the journal: a killed process loses at most this much."""
     advance: Callable[[str, int, int], None] = lambda _name, _done, _of: None
-    """Told how many of a set's samples are done, and of how many."""
+    """Called with a set's name, its finished samples and their total."""
 
     async def push(self, directory: Path, version: int) -> None:
         """Put a model in Hugging Face layout into all samplers; `version` labels its tokens."""

@@ -1,11 +1,12 @@
-"""Answers and verdicts of an evaluation under way, kept in storage so that no sample is made or judged twice.
+"""Stores responses and verdicts of a running evaluation, so that no sample is sampled or judged twice.
 
-Lines of JSON in parts `eval/<key>/parts/<target>/<set>/<writer>-<number>.jsonl`, each put once under a name of its
-own: a store has no append, and two attempts never write the same object. One part is put at a time, with all that
-came since the one before, at least `SECONDS` apart: a process that is killed loses what came since then, nothing
-else. An answer is a line, its verdict another, so that an answer whose verdict was lost is judged again and not
-sampled again. Parts go when the results are committed. What cannot be put is told in the log and tried again with the
-next part. What earlier processes left is read or the evaluation ends: to go on without it would cost GPUs all over.
+The journal is JSON Lines in parts `eval/<key>/parts/<target>/<set>/<writer>-<number>.jsonl`. Each part is put once
+under its own name, because an object store has no append and two attempts must never write the same object. One part is
+put at a time, with everything since the part before, at least `SECONDS` apart, so a killed process loses only what came
+since the last part. A response is one line and its verdict another: a response without a verdict is judged again, but
+not sampled again. Parts are deleted when the results are committed. A part that cannot be put is logged and tried again
+with the next one. If the parts of earlier processes cannot be read, the evaluation ends, because continuing without
+them would spend the GPU time again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from deepcoder_trainer.types import Outcome
 log = logging.getLogger(__name__)
 
 SECONDS = 5.0
-"""Least time between two parts; the first ones come sooner."""
+"""Minimum seconds between two parts; the first ones come sooner."""
 
 Place = tuple[int, int]
 """Group and index of a sample."""
@@ -35,43 +36,43 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a sample."""
+    """The stored state of a sample."""
 
     answer: Answer
     outcome: Outcome | None = None
 
 
 class Journal:
-    """Samples of one target on one problem set."""
+    """The journal of one target on one problem set."""
 
     def __init__(self, store: ObjectStore, prefix: str, seconds: float = SECONDS) -> None:
         self._store, self._prefix, self._seconds = store, prefix, seconds
         self._writer = uuid.uuid4().hex[:12]
         self._lines: list[bytes] = []
         self._adding = threading.Lock()
-        """Held for no longer than lines take to be added or taken: the loop adds them, a thread takes them."""
+        """Held only while lines are added (by the event loop) or taken (by a thread)."""
         self._part = 0
         self._putting = threading.Lock()
         self._writing: asyncio.Task[None] | None = None
         self.known: dict[Place, Known] = {}
 
     async def load(self) -> None:
-        """Read what earlier processes left. Raises StorageError where storage stays away."""
+        """Read the parts of earlier processes. Raises StorageError if storage stays unavailable."""
         await asyncio.to_thread(self._read)
 
     def answered(self, place: Place, answer: Answer) -> None:
-        """Keep an answer."""
+        """Record a response."""
         self.known[place] = Known(answer)
         self._keep(place, {"answer": [answer.text, answer.finish, answer.tokens]})
 
     def judged(self, place: Place, outcome: Outcome) -> None:
-        """Keep a verdict; one of a judge that failed is none."""
+        """Record a verdict; the error of a failed judge is not recorded."""
         if outcome.reward is not None:
             values = [outcome.reward, outcome.verdict, outcome.seconds, outcome.attempts]
             self._keep(place, {"of": _name(self.known[place].answer), "outcome": values})
 
     async def flush(self) -> None:
-        """Put what is not put yet."""
+        """Put all lines that are not in storage yet."""
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.gather(self._writing, return_exceptions=True)
@@ -126,5 +127,5 @@ class Journal:
 
 
 def _name(answer: Answer) -> str:
-    """Which answer a verdict is on: two attempts may have answered the same place."""
+    """Identifies the response that a verdict belongs to: two attempts may have sampled the same index."""
     return hashlib.sha256(answer.text.encode()).hexdigest()[:16]

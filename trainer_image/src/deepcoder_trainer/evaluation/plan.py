@@ -1,11 +1,11 @@
-"""What an evaluation is made of, and its key: the sha256 of all its inputs.
+"""The inputs of an evaluation, and its key: the SHA-256 of all of them.
 
-The key names the folder of the results. The same inputs find results that are there; anything else, be it one
-problem, the code of a reward, the trainer's own or a version of what it stands on, gives another folder, so that an old
-result is never taken for a new one and no result is overwritten. What a judge says of its own code, asked when the
-evaluation begins, is in there; a pool that is upgraded in its course is not seen. Which model of GPU computed is not in
-there, so that an attempt on another node goes on with the samples that are there; the manifest has it. `repeat` alone
-tells measurements of the same inputs apart.
+The key names the results folder. The same inputs find existing results. Any other input, even one problem, the code of
+a reward, the trainer's code or the version of a dependency, gives another folder. So an old result is never taken for a
+new one, and no result is overwritten. The key includes the code version that the judge reports when the evaluation
+begins; a pool that is upgraded during the evaluation goes unnoticed. The GPU model is not part of the key, so that an
+attempt on another node can continue with the stored samples; the manifest records it. `repeat` distinguishes
+measurements of otherwise equal inputs.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 FROM_FILES = "responses"
-"""In the place of a sampler: somebody else's sampled, and it is not known how."""
+"""Used as the sampler's name for responses from files: how they were sampled is unknown."""
 
 
 @dataclass(frozen=True)
 class TargetInput:
-    """A model that is measured."""
+    """A model to measure."""
 
     name: str
-    """`Base`, or the stage that made it."""
+    """`Base`, or the name of the stage that made it."""
     digest: str
-    """Of its files, of its manifest, or of what else tells its weights from all others."""
+    """Digest of its files or its manifest, or anything else that identifies its weights."""
 
 
 @dataclass(frozen=True)
 class DatasetInput:
-    """A problem set it is measured on."""
+    """A problem set to measure on."""
 
     name: str
     digest: str
-    """Of its files."""
+    """Digest of its files."""
     prompts: str = ""
-    """Digest of all that the model is sent, as text and as token ids: instructions, chat template, what is left out."""
+    """Digest of all prompts, as text and as token ids; covers instructions, chat template and left-out problems."""
     scoring: str = ""
-    """How outputs are compared, and which part of a response is taken for the program."""
+    """How outputs are compared, and how the program is extracted from a response."""
     window: str = ""
-    """Days that problems are from."""
+    """Range of the problems' dates."""
     contests: str = ""
     """Digest of standings and ratings."""
 
@@ -62,34 +62,34 @@ class EvaluationPlan:
     max_prompt_tokens: int
     precision: str
     reward: str | None
-    """A reward function of the user's own; None: the judge."""
+    """The custom reward function; None: the judge."""
     code_digest: str
-    """Of the trainer and the contracts."""
+    """Digest of the trainer's and the contracts' code."""
     sampler: str
-    """What sampled, with its version."""
+    """The sampler, with its version."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Packages that sampled or compared, and Python, to their versions."""
+    """Python and the packages that sample or compare, with their versions."""
     device: str = ""
     """`CPU` or `GPU`."""
     tensor_parallel: int = 1
-    """Devices that a sampler's model was split over: sums come in another order."""
+    """Devices over which a sampler's model is split, because this changes the order of sums."""
     reward_source: str | None = None
     """Digest of the source of `reward`."""
     judge: str | None = None
-    """What judges say of their code; None where no judge is asked."""
+    """The judge's code version; None if no judge is used."""
     rope: str | None = None
     """Scaling of the rotary positions, as JSON."""
     repeat: int = 0
-    """How often the same was measured before."""
+    """Number of earlier measurements with the same inputs."""
 
     @property
     def key(self) -> str:
-        """64 hexadecimal digits."""
+        """The key: 64 hexadecimal digits."""
         document = json.dumps({"version": 3, **self.inputs()}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(document.encode()).hexdigest()
 
     def inputs(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
+        """Return all inputs as JSON values."""
         return asdict(self) | {"versions": dict(self.versions)}
 
 
@@ -99,5 +99,5 @@ def samples_path(target: str, dataset: str) -> str:
 
 
 def parts_path(target: str | None = None, dataset: str | None = None) -> str:
-    """Where samples are kept while an evaluation is under way, below its folder: all, or a target's of a dataset."""
+    """Where journal parts are, below the evaluation's folder: all of them, or those of a target and dataset."""
     return "/".join(p for p in ("parts", target, dataset) if p)

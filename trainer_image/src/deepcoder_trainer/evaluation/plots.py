@@ -1,6 +1,6 @@
-"""An evaluation as a picture: pass@1 of each problem set, and of its parts, with intervals.
+"""Draws an evaluation: pass@1 of each problem set and of its parts, with intervals.
 
-matplotlib is imported here only and draws without a display.
+Only this module imports matplotlib, which draws without a display.
 """
 
 from __future__ import annotations

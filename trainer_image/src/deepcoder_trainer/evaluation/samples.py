@@ -1,4 +1,4 @@
-"""Samples of an evaluation as Parquet: one row a sample, with all that its figures are computed from."""
+"""Samples of an evaluation as Parquet: one row per sample, with everything that the figures are computed from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
         pa.field("contest_problem", pa.string()),  # 1234A
     ]
 )
-"""Columns. Readers take them by name; new ones are only ever added."""
+"""Columns. Readers select them by name; columns are only ever added."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def sample_rows(samples: Iterable[Judged], step: int, limit: int) -> list[dict[s
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a file; folders are made."""
+    """Write a file; its folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path, compression="zstd")
 

@@ -1,7 +1,7 @@
-"""What stands around an evaluation by hand: judges, engines or files of responses, a place to work, a bar.
+"""Runs an evaluation from the command line: judges, engines or response files, a working folder and a progress bar.
 
-Nothing of an attempt is needed here: no claim and no exit record, since results are found by their key alone. A stop
-(Ctrl-C, SIGTERM) ends it after what is known was kept.
+It needs nothing of an attempt, neither a claim nor an exit record, because results are found by their key alone. A stop
+(Ctrl-C, SIGTERM) ends the evaluation after everything known so far has been stored.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
 async def evaluate(
     config: StageConfig, judge: LocalJudge | None, responses: Mapping[str, Path], *, again: bool = False
 ) -> Evaluated:
-    """Measure the stage's model, or the responses; what it came to is in storage then."""
+    """Measure the stage's model, or the given responses. The results are then in storage."""
     async with AsyncExitStack() as stack:
         background = Background()
         stack.push_async_callback(background.close)
@@ -73,7 +73,7 @@ async def evaluate(
 
 
 def stored_results(config: StageConfig, key: str) -> EvaluationResults:
-    """Results that are committed."""
+    """Return committed results."""
     return read_evaluation(open_run_storage(config.storage), evaluation_dir(key))[1]
 
 
@@ -123,7 +123,7 @@ async def _evaluate(
 
 
 def _cancelled_by_signals(task: asyncio.Task[Any]) -> Any:
-    """SIGTERM and SIGINT cancel it, until the returned function is called."""
+    """Make SIGTERM and SIGINT cancel the task, until the returned function is called."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
@@ -136,7 +136,7 @@ def _cancelled_by_signals(task: asyncio.Task[Any]) -> Any:
 
 
 class _Bars:
-    """A bar for each target and set on a terminal; elsewhere the log has it."""
+    """A progress bar for each target and set on a terminal; elsewhere progress is logged."""
 
     def __init__(self) -> None:
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -156,14 +156,14 @@ class _Bars:
         self._bars.stop()
 
     def advance(self, name: str, done: int, total: int) -> None:
-        """So many of a set's samples are done."""
+        """Set the number of finished samples of a set."""
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total)
         self._bars.update(self._tasks[name], completed=done)
 
 
 class _NoTokenizer:
-    """Responses from files were sampled elsewhere: nobody here knows the model's tokens, or leaves a prompt out."""
+    """Used for responses from files, which were sampled elsewhere: tokens are unknown, and no prompt is left out."""
 
     chat_template = None
 
@@ -172,7 +172,7 @@ class _NoTokenizer:
 
 
 class _NoSampler:
-    """Stands where responses come from files; nothing asks it."""
+    """Placeholder for the sampler if responses come from files; never called."""
 
     async def generate(self, request: GenerationRequest) -> Generation:
         raise BadConfig("no model is there to answer")

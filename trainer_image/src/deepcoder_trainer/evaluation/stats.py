@@ -1,10 +1,11 @@
 """Estimates and intervals of an evaluation, as pure functions of its results.
 
-Problems are the independent units, samples of one problem are not: intervals are taken over problems. A formula for
-independent trials (Wilson's, over all samples) would be too narrow by the square root of the samples a problem. Where
-every problem came out alike there is nothing to draw from, and an interval of no width would be a lie: Wilson's for
-that many problems stands in, of differences what so many draws cannot have missed (`unseen`). Comparing two models on
-the same problems pairs them, which takes out the problems' own difficulty, by far the largest variance.
+Problems are independent units, but the samples of one problem are not, so intervals are taken over problems. A formula
+for independent trials (Wilson's, over all samples) would be too narrow by the square root of the number of samples per
+problem. If all problems have the same result, the bootstrap has nothing to draw from, and an interval of width zero
+would be wrong. Then Wilson's interval for that number of problems is used, and for differences an interval that is
+exact for any distribution (`unseen`). Two models are compared on the same problems in pairs, which removes the
+difficulty of the problems, by far the largest variance.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
-"""[problems] of numbers; nan where nothing could be judged."""
+"""[problems] values; nan if no sample could be judged."""
 
 Solved = npt.NDArray[np.float64]
-"""[problems, samples] of 0 or 1; nan where a sample could not be judged."""
+"""[problems, samples] 0 or 1; nan if the sample could not be judged."""
 
 
 FEWEST_CONTESTS = 5
-"""Fewer say too little of how contests differ to draw an interval from."""
+"""Smallest number of contests for which an interval is given."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Interval:
 
 
 def problem_means(solved: Solved) -> Values:
-    """[problems] mean over each problem's judged samples; nan for a problem with none."""
+    """Return the mean over each problem's judged samples: [problems], nan for a problem without one."""
     judged = ~np.isnan(solved)
     counts = judged.sum(axis=1)
     sums = np.where(judged, solved, 0.0).sum(axis=1)
@@ -57,7 +58,7 @@ def pass_at_k(successes: int, samples: int, k: int) -> float:
 
 
 def bootstrap(values: Sequence[float] | Values, seed: int = 0, resamples: int = 10_000) -> Interval:
-    """Mean with the 95 % percentile bootstrap over values (one a problem); nan values are left out.
+    """Return the mean with its 95 % percentile bootstrap interval over values (one per problem), without nan values.
 
     Raises ValueError without a value.
     """
@@ -76,7 +77,7 @@ def bootstrap(values: Sequence[float] | Values, seed: int = 0, resamples: int = 
 
 
 def interval_of(values: Sequence[float] | Values) -> Interval:
-    """Mean of shares with its 95 % interval over problems: bootstrap, Wilson's where all problems came out alike.
+    """Return the mean of shares with its 95 % interval over problems: bootstrap, or Wilson's if all values are equal.
 
     Raises ValueError without a value.
     """
@@ -88,7 +89,7 @@ def interval_of(values: Sequence[float] | Values) -> Interval:
 
 
 def wilson(share: float, trials: int) -> Interval:
-    """A share of so many trials with Wilson's 95 % score interval."""
+    """Return a share of `trials` with Wilson's 95 % score interval (Wilson 1927)."""
     z = 1.959963984540054
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
@@ -98,27 +99,27 @@ def wilson(share: float, trials: int) -> Interval:
 
 
 def unseen(value: float, count: int, lowest: float, highest: float) -> Interval:
-    """Mean of so many draws that all came out as `value`, with the 95 % interval that is exact for any distribution
-    between `lowest` and `highest`: a value that more than a share of 1 - 0.025^(1/count) has would have been seen."""
+    """Return the mean of `count` draws that all gave `value`, with a 95 % interval that is exact for any distribution
+    between `lowest` and `highest`: another value with a share above 1 - 0.025^(1/count) would have been drawn."""
     share = 1.0 - 0.025 ** (1.0 / count)
     return Interval(value, value - share * (value - lowest), value + share * (highest - value))
 
 
 def interval_over_contests(ratings: Sequence[float]) -> Interval | None:
-    """Bootstrap over contests; None where they are too few, or alike: a rating has no bounds to reason from."""
+    """Return the bootstrap interval over contests. None if they are too few or all equal: ratings have no bounds."""
     if len(ratings) < FEWEST_CONTESTS or len(set(ratings)) == 1:
         return None
     return bootstrap(ratings)
 
 
 def most_for_all(solved: Solved) -> int:
-    """The largest k for which every problem that could be judged at all has that many judged samples."""
+    """Return the largest k for which every problem with a judged sample has at least k of them."""
     counts = (~np.isnan(solved)).sum(axis=1)
     return int(counts[counts > 0].min(initial=solved.shape[1])) if (counts > 0).any() else 0
 
 
 def pass_at_k_values(solved: Solved, k: int) -> Values:
-    """[problems] `pass_at_k` of each; nan for those with fewer than k judged samples."""
+    """Return `pass_at_k` of each problem: [problems], nan for those with fewer than k judged samples."""
     values = np.full(len(solved), np.nan)
     for number, row in enumerate(solved):
         judged = row[~np.isnan(row)]
@@ -128,11 +129,12 @@ def pass_at_k_values(solved: Solved, k: int) -> Values:
 
 
 def paired_p_value(before: Values, after: Values, seed: int = 0, draws: int = 100_000) -> float:
-    """Two-sided p-value of "no difference": each problem's difference might as well have the other sign.
+    """Return the two-sided p-value of "no difference" by a sign-flip permutation test over problems.
 
-    The sum of the differences is compared with that under all assignments of signs: counted by the binomial where all
-    differences are of one size (one sample a problem: McNemar's exact test), else all of them up to 16 problems that
-    differ, else by so many draws. Problems that one of them could not judge are left out.
+    Under that hypothesis each problem's difference may have either sign. The sum of the differences is compared with
+    its distribution over all assignments of signs: by the binomial if all differences have the same size (with one
+    sample per problem, McNemar's exact test), by enumeration for up to 16 problems that differ, else by `draws` random
+    assignments. Problems that were not judged in both are left out.
     """
     if before.shape != after.shape:
         raise ValueError(f"{before.shape} and {after.shape} problems cannot be paired: evaluate the same dataset")
@@ -158,9 +160,9 @@ def paired_p_value(before: Values, after: Values, seed: int = 0, draws: int = 10
 
 
 def paired_difference(before: Values, after: Values, seed: int = 0) -> Interval:
-    """Mean difference after - before over problems, with its bootstrap interval; `unseen` where all are alike.
+    """Return the mean of after - before over problems, with its bootstrap interval, or `unseen` if all are equal.
 
-    Both are [problems] in the same order; problems that one of them could not judge are left out.
+    Both are [problems] in the same order; problems that were not judged in both are left out.
     """
     if before.shape != after.shape:
         raise ValueError(f"{before.shape} and {after.shape} problems cannot be paired: evaluate the same dataset")

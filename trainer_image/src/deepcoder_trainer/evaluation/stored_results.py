@@ -1,6 +1,6 @@
-"""Reading what an evaluation has left: nothing counts as measured that is not as its manifest says.
+"""Reads a stored evaluation. Results count only if the files are as the manifest says.
 
-A file that was edited, cut or mixed with another process's is told by size and SHA-256, and refused.
+A file that was edited, truncated or mixed with another process's is recognised by its size or SHA-256 and refused.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from deepcoder_trainer.samples import read_samples
 
 
 def read_evaluation(store: ObjectStore, folder: str) -> tuple[Manifest, EvaluationResults]:
-    """Manifest and results of the committed evaluation in a folder.
+    """Return manifest and results of the committed evaluation in a folder.
 
-    Raises ObjectMissing for none, and CheckpointDamaged for one whose results are not as the manifest says.
+    Raises ObjectMissing if there is none, and CheckpointDamaged if its results are not as the manifest says.
     """
     manifest, _ = read_manifest(store, folder)
     if manifest.kind is not ManifestKind.EVALUATION:
@@ -41,7 +41,7 @@ def read_evaluation(store: ObjectStore, folder: str) -> tuple[Manifest, Evaluati
 
 
 def read_rows(store: ObjectStore, folder: str, manifest: Manifest, target: str, dataset: str) -> list[dict[str, Any]]:
-    """A target's samples of a problem set. Raises CheckpointDamaged for others than were committed."""
+    """Return a target's samples of a problem set. Raises CheckpointDamaged if they are not the committed ones."""
     entry = _entry(store, folder, manifest, samples_path(target, dataset))
     with TemporaryDirectory(prefix="deepcoder-samples-") as scratch:
         try:
@@ -52,7 +52,7 @@ def read_rows(store: ObjectStore, folder: str, manifest: Manifest, target: str, 
 
 
 def check_stored(store: ObjectStore, folder: str, manifest: Manifest) -> None:
-    """Raise CheckpointDamaged unless the results are as committed, and samples there in their size."""
+    """Raise CheckpointDamaged unless the results are as committed and the samples files have the right size."""
     _results_bytes(store, folder, manifest)
     for entry in manifest.files:
         there = entry.model_copy(update={"path": join_key(folder, entry.path)})

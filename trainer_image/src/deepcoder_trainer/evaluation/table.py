@@ -1,4 +1,4 @@
-"""An evaluation's figures as a table: rows once, for a terminal and as markdown."""
+"""An evaluation's figures as a table: the same rows for a terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def pairs(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
 
 
 def notes(results: EvaluationResults) -> list[str]:
-    """What figures must not be shown without, and what was left out."""
+    """Return the notes that must accompany the figures, and what was left out."""
     found = []
     for target, by_set in results.in_order.items():
         for name, r in by_set.items():
@@ -83,7 +83,7 @@ def notes(results: EvaluationResults) -> list[str]:
 
 
 def render(results: EvaluationResults) -> RenderableType:
-    """All of it for a terminal."""
+    """Return the whole table for a terminal."""
     shown: list[RenderableType] = [_table(HEAD, rows(results))]
     shown += [Text(note, style="italic") for note in notes(results)]
     if found := parts(results):
@@ -96,7 +96,7 @@ def render(results: EvaluationResults) -> RenderableType:
 
 
 def markdown(results: EvaluationResults) -> str:
-    """All of it as a page."""
+    """Return the whole table as a Markdown page."""
     inputs = results.inputs
     lines = [
         f"# Evaluation {results.key[:12]}",
@@ -162,7 +162,7 @@ def _rated(found: CodeforcesRating) -> str:
 
 
 def _not_judged(r: DatasetResult) -> list[str]:
-    """What unjudged responses cost the figures."""
+    """Return a note on how unjudged responses affect the figures."""
     if r.pass_at_1 is None or not r.unjudged:
         return []
     found, each = [], r.samples // max(1, r.problems)

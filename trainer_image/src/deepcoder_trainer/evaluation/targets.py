@@ -1,7 +1,7 @@
-"""Which models an Evaluate stage measures: the starting model, and what earlier stages exported.
+"""Finds the models that an Evaluate stage measures: the starting model and the exports of earlier stages.
 
 A stage's model is its newest export that counts (`lineage.candidates`: it has a manifest, and no later attempt had
-begun by then); its files are checked against the manifest when they are fetched. The starting model has no manifest,
+begun by then). Its files are checked against the manifest when they are downloaded. The starting model has no manifest,
 so its files are hashed.
 """
 
@@ -35,25 +35,25 @@ class Target:
     digest: str
     directory: Path
     ref: ParentRef | None = None
-    """Its export; None for the starting model."""
+    """The export; None for the starting model."""
     manifest: Manifest | None = None
 
 
 def resolve_targets(config: StageConfig, store: ObjectStore, sources: Sources) -> list[Target]:
-    """The stage's targets, files fetched and checked. Raises BadConfig for one that does not exist."""
+    """Return the stage's targets, with their files downloaded and checked. Raises BadConfig if one does not exist."""
     assert config.stage.evaluate is not None, "the contract sees to it"
     names = config.stage.evaluate.targets or [_newest(config, store)]
     return [_base(config, sources) if name == BASE else _exported(name, config, store, sources) for name in names]
 
 
 def newest_export(stage: str, store: ObjectStore) -> str | None:
-    """Folder of a stage's newest export that counts, if there is one."""
+    """Return the folder of a stage's newest export that counts, or None."""
     exports = read_listing(store.list(f"{stage}/")).exports()
     return exports[0].path if exports else None
 
 
 def _newest(config: StageConfig, store: ObjectStore) -> str:
-    """The newest earlier stage that exported a model; without one, the model the run was started from."""
+    """Return the newest earlier stage that exported a model; without one, the run's starting model."""
     for stage in reversed(config.earlier_stages):
         if newest_export(stage, store) is not None:
             return stage

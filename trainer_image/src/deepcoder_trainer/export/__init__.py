@@ -1,1 +1,1 @@
-"""Models that leave a run: verified to their root, written for vLLM and llama.cpp, compared with what they were."""
+"""Exports models: verifies the lineage, writes for vLLM and llama.cpp, and compares the result with the source."""

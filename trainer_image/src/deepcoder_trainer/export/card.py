@@ -1,8 +1,8 @@
-"""The card of an export that was made by the command: what every card says (see `modelcard`), and what was looked at.
+"""The model card of an export that the command made: the content of every card (see `modelcard`), and what was checked.
 
-That is the chain, the evaluations of the source, the files that a checkpoint's export takes from the model its run
-began with, and how far the export's logits are from the source's. The lineage digest is that of the source's manifest:
-it names its parent's, so that `deepcoder-trainer verify` finds any change of anything before it.
+That is the chain, the source's evaluations, the files that a checkpoint's export takes from the run's starting model,
+and the difference between the logits of export and source. The lineage digest is the digest of the source's manifest.
+That manifest contains its parent's digest, so `deepcoder-trainer verify` detects any change anywhere before it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`deepcoder-trainer export`: a trained model for those who serve it, with a card that says where it comes from."""
+"""`deepcoder-trainer export`: exports a trained model for serving, with a card that states its origin."""
 
 from __future__ import annotations
 

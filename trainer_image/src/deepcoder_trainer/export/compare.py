@@ -1,9 +1,9 @@
-"""How far an export's logits are from its source's, in figures for the model card and the manifest.
+"""Measures how much an export's logits differ from its source's, for the model card and the manifest.
 
-The source is computed layer by layer in float32, with the config.json that it came with; the export as it was written:
-so what a number format, a conversion or scaled positions change is all in the figures. Over every position of the
-prompts: the largest difference of a logit, the mean divergence of the next token's distribution (in nats, of the
-export's from the source's), and how often both have the same likeliest token.
+The source is computed layer by layer in float32 with its own config.json, and the export as it was written. So the
+figures include everything that a number format, a conversion or scaled positions change. Over every position of the
+prompts, the figures are the largest difference of a logit, the mean KL divergence of the next token's distribution (in
+nats, of the export's from the source's), and how often both have the same most likely token.
 """
 
 from __future__ import annotations

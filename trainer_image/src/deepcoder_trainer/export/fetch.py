@@ -1,9 +1,9 @@
-"""`deepcoder-trainer fetch URI DIRECTORY`: an export's files onto this machine, each checked against its manifest.
+"""`deepcoder-trainer fetch URI DIRECTORY`: downloads an export and checks each file against its manifest.
 
-What a serving pod's init container runs. With `--digest` the manifest itself must be the one that was meant, so that
-whoever can write to the bucket cannot change what is served. The manifest is written last, and beside checked files
-alone: what lies in the folder already (of a fetch that was interrupted, or of another export) is hashed and brought
-anew if it differs, and a file that the manifest does not list is refused, since whoever loads the folder might load it.
+The init container of a serving pod runs this. With `--digest`, the manifest must have that digest, so that somebody who
+can write to the bucket cannot change what is served. The manifest is written last, when all files are checked. Files
+that are already in the folder (from an interrupted fetch, or from another export) are hashed and downloaded again if
+they differ. A file that the manifest does not list is refused, because whoever loads the folder might load it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The forms in which a model leaves a run, by the names that the command knows."""
+"""The export formats, under the names that the command uses."""
 
 from __future__ import annotations
 

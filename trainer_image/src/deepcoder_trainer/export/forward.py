@@ -1,9 +1,9 @@
-"""A model's logits without the model in memory: a layer is read, applied to all prompts, and let go.
+"""Computes a model's logits without holding the model in memory: each layer is read, applied to all prompts, and freed.
 
-The embedding's rows are read for the tokens at hand and the head in tiles, so that the largest thing held is one
-decoder layer in float32 (1.1 GB of a 14B model). Everything is computed in float32: a difference between two models
-comes from their weights alone. The layers are transformers' own, with the config's own positions. Weights that come
-from far are asked for ahead, a few tensors at once, while those before them are computed with.
+Of the embedding only the rows of the prompts' tokens are read, and the head is read in tiles, so the largest object in
+memory is one decoder layer in float32 (1.1 GB for a 14B model). Everything is computed in float32, so a difference
+between two models comes from their weights alone. The layers are those of transformers, with the config's positions.
+Weights from remote storage are prefetched, a few tensors at a time, while the ones before them are used.
 """
 
 from __future__ import annotations

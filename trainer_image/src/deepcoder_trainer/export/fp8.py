@@ -1,9 +1,9 @@
-"""FP8 weights in the layout of compressed-tensors, which vLLM loads on GPUs that multiply FP8 (Ada, Hopper and later).
+"""FP8 weights in the compressed-tensors layout, which vLLM loads on GPUs with FP8 support (Ada, Hopper and later).
 
-Each output channel of a linear layer has its own scale, its largest magnitude over FP8's (E4M3: 448); activations are
-quantized as they come, a scale for each token, which needs no calibration data. Embedding, head and norms stay as they
-are. One tensor is held at a time. How vLLM treats activations is computed here too (`linear`), so that the difference
-that the card states is that of what is served, but for the order in which a kernel adds.
+Each output channel of a linear layer has its own scale: its largest magnitude divided by the largest FP8 value (E4M3:
+448). Activations are quantized dynamically with a scale per token, which needs no calibration data. Embedding, head and
+norms are not quantized. One tensor is in memory at a time. `linear` computes what vLLM does with activations, so that
+the difference in the card is the one of the served model, except for the order in which a kernel adds.
 """
 
 from __future__ import annotations

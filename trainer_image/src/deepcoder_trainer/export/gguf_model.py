@@ -1,10 +1,10 @@
-"""A Qwen2, Qwen3 or Llama model as one GGUF file in F16, a tensor at a time.
+"""Writes a Qwen2, Qwen3 or Llama model as one GGUF file in F16, one tensor at a time.
 
-Names come from the library's own map. Of Llama the rows of queries' and keys' projections are put into the order that
-llama.cpp rotates (pairs side by side, where transformers has halves); Qwen's rotation is as it is. What has one
-dimension stays in float32, as llama.cpp wants it. Positions that were scaled (YaRN, Llama 3) are told in the terms of
-llama.cpp; other kinds are refused. Descriptions of all tensors are written before the first, so no tensor has to wait
-in memory for another.
+Names come from the library's own map. For Llama, the rows of the query and key projections are reordered for
+llama.cpp's rotation (adjacent pairs, where transformers uses halves); Qwen's need no reordering. One-dimensional
+tensors stay in float32, as llama.cpp requires. Scaled positions (YaRN, Llama 3) are written as llama.cpp's metadata;
+other kinds are refused. The descriptions of all tensors are written before the first tensor, so no tensor has to be
+kept in memory.
 """
 
 from __future__ import annotations

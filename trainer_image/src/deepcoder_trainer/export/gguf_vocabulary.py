@@ -1,8 +1,8 @@
-"""A byte-level tokenizer of Hugging Face's as a GGUF has it: tokens and their types, merges, special tokens, template.
+"""Writes a byte-level Hugging Face tokenizer into a GGUF: tokens and their types, merges, special tokens, template.
 
-llama.cpp has the rules that split text before merging built in, and knows them by names; a tokenizer with a rule that
-it does not know is refused, since it would be served with other tokens than it was trained with. That the two agree is
-tried on texts after the file was written (`run`).
+llama.cpp has the rules that split text before merging built in, and selects them by name. A tokenizer whose rule it
+does not know is refused, because the model would be served with other tokens than it was trained with. After the file
+is written, `run` checks on texts that both tokenizers agree.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The Hugging Face layout: sharded safetensors and an index, tokenizer, generation settings, and config.json.
+"""Writes the Hugging Face layout: sharded safetensors with an index, tokenizer, generation settings and config.json.
 
-Weights stream through `write_pretrained`, which the learners' own exports go through as well: a shard is in memory,
-never the model. What this adds is in config.json: scaled positions, in both spellings, since servers differ in which
-they read, and the quantization.
+Weights stream through `write_pretrained`, which the learners' exports use too, so one shard is in memory, never the
+whole model. This module adds two things to config.json: scaled positions, in both spellings, because servers differ in
+which they read, and the quantization.
 """
 
 from __future__ import annotations

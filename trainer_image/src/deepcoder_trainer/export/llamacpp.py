@@ -1,7 +1,7 @@
-"""llama.cpp through llama-cpp-python: its quantizer, its tokenizer, its logits. Only this module imports it.
+"""llama.cpp through llama-cpp-python: quantizer, tokenizer and logits. Only this module imports it.
 
-It is an optional part (`pip install 'deepcoder-trainer[gguf]'`): it comes as source and is compiled for minutes. A
-GGUF that nothing has loaded is never called done, so all GGUF formats need it.
+It is an optional dependency (`pip install 'deepcoder-trainer[gguf]'`), because it is compiled from source, which takes
+minutes. An export as GGUF is complete only once llama.cpp has loaded it, so all GGUF formats need it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The texts that an export is compared on: small problems and programs, the same for every model and every export.
+"""The texts on which an export is compared: small problems and programs, the same for every model and every export.
 
-They are drawn with a fixed seed, so that figures of two cards can be set side by side. Cut to a few dozen tokens, they
-cost seconds for a small model and minutes for one of 14 billion parameters.
+They are drawn with a fixed seed, so that the figures of two cards can be compared. They are cut to a few dozen tokens,
+which cost seconds for a small model and minutes for one with 14 billion parameters.
 """
 
 from __future__ import annotations

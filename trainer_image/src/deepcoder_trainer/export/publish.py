@@ -1,10 +1,10 @@
-"""An export's files to where they stay, with a manifest as their commit: a folder, or a place in S3.
+"""Publishes an export's files to a local folder or to S3, with a manifest as the commit.
 
-The manifest names its source as parent, so that `verify` walks from here to the root, and whoever fetches the files
-checks them against it (`fetch`). A folder appears whole, by a rename; in S3 the manifest is put last, and a claim
-first: files have the names under which they are served, so that two exports to one place would mix. What is there
-already is never overwritten, and what cannot be published whole is taken away. A process that is killed meanwhile
-leaves its claim, and the place counts as taken.
+The manifest names its source as parent, so that `verify` can walk from here to the root, and `fetch` checks the files
+against it. A local folder appears complete, by a rename. On S3 a claim is put first and the manifest last, because
+files have the names under which they are served, and two exports to one place would mix. Existing files are never
+overwritten. If an export cannot be published completely, its files are removed. A killed process leaves its claim, and
+the place then counts as taken.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One export from beginning to end: chain, files, the source's logits, the format, its logits, card, commit.
+"""One export from start to end: chain, files, the source's logits, the format, its logits, card, commit.
 
-What is written is loaded and compared before it is published; nothing is published that is not finite, that is
-further from its source than its number format explains, that llama.cpp does not load, or that it would tokenize in
-another way. Weights that bfloat16 holds badly are no reason: what is far off is looked at once more, as at a stage's
-end, and published where the source's weights, rounded, compute the same.
+The result is loaded and compared before it is published. An export is not published if its logits are not finite, if it
+differs more from its source than its number format explains, if llama.cpp does not load it, or if llama.cpp tokenizes
+differently. Weights that bfloat16 represents badly are no obstacle: an export that differs much is compared a second
+time, as at the end of a stage, and published if the source's weights, rounded, give the same result.
 """
 
 from __future__ import annotations

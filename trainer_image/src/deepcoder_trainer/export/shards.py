@@ -1,8 +1,8 @@
-"""Files of safetensors in a folder, read some rows of a tensor at a time: on this machine, or where they are stored.
+"""Reads rows of tensors from a folder of safetensors files, local or in storage.
 
-On this machine a file is opened for each tensor and closed again, since pages of a mapped file count as memory for as
-long as it is open. In storage the rows alone are asked for, by a range of bytes: nothing of a model comes to a disk,
-and more than one thread may ask at once. What cannot be read is a damaged model, by name.
+A local file is opened for each tensor and closed again, because the pages of a mapped file count as memory while it is
+open. From storage only the rows are requested, by byte range: nothing is written to disk, and several threads may read
+at once. If a file cannot be read, the error says which model is damaged.
 """
 
 from __future__ import annotations

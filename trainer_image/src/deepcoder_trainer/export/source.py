@@ -1,11 +1,11 @@
-"""What is exported: a committed checkpoint or export, its chain walked to the root before a weight is read.
+"""The source of an export: a checkpoint or export whose chain is verified to the root before a weight is read.
 
-A source is named by its folder (s3://…, file://… or a path), by its MANIFEST.json, or by its run's folder, of which
-the newest export counts, or without any the newest checkpoint. Every link of its chain must hold, and each of its files
-that is read is checked against the manifest: a model of unknown origin gets no card that says where it comes from. An
-export is read as it is, and may hold nothing that its manifest does not list. Of a checkpoint the weights alone are
-fetched; configuration and tokenizer come from the model that its run began with, and are held to the digests of what
-its attempt read. Manifests from before these were noted have none: then they are as they are there today, and the card
+A source is named by its folder (s3://…, file://… or a path), by its MANIFEST.json, or by its run's folder, which means
+the run's newest export or, if it has none, its newest checkpoint. Every link of the chain must hold, and every file
+that is read is checked against the manifest, because a card must not state an origin that is unknown. An export is read
+as it is, and must not contain files that its manifest does not list. Of a checkpoint only the weights are downloaded.
+Configuration and tokenizer come from the run's starting model, and must have the digests of what the attempt read.
+Manifests from before these digests were recorded have none: then the files are used as they are today, and the card
 says so, with their digests.
 """
 

@@ -1,14 +1,16 @@
-"""The export that a stage ends with, held to its checkpoint where both are stored.
+"""Compares the export at the end of a stage with its checkpoint, both read from storage.
 
-Done in a learner rank's process, which has torch loaded and memory for a layer; the driver, which imports this module
-for the names, does without. Nothing of the two models is on that machine's disk any more, and nothing is brought
-there: tensors are asked of storage by ranges of bytes, the next ones while a layer is computed. So what is compared is
-what others will fetch, and each model is read once: of 14.8 billion parameters 59 GB in float32 and 29.5 in bfloat16.
+This runs in the process of a learner rank, which has torch loaded and memory for a layer. The driver imports this
+module only for its names, without torch. Neither model is on that machine's disk any more, and neither is downloaded:
+tensors are read from storage by byte range, and the next ones are prefetched while a layer is computed. So the
+comparison reads what others will download, and reads each model once: for 14.8 billion parameters 59 GB in float32 and
+29.5 in bfloat16.
 
-An export that is far from what was trained is looked at once more: if the trained weights, rounded to the export's
-numbers, compute what it does, it is the model that samplers and learners computed with, however little its numbers
-hold. So weights that bfloat16 holds badly cost no run its export, and nobody has to know a bound for them. That look is
-asked for by itself, and reads both once more: who asks has to know that an export is far off before it may be cut off.
+An export that differs much from the checkpoint is compared a second time. If the trained weights, rounded to the
+export's number format, give the same result, then it is the model that samplers and learners used, however little that
+format can represent. So weights that bfloat16 represents badly do not cost a run its export, and nobody has to choose a
+bound for them. The second comparison is a separate call that reads both models again, because the caller must know that
+an export differs much before the comparison may be cut off.
 """
 
 from __future__ import annotations

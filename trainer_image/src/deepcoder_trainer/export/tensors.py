@@ -1,7 +1,7 @@
-"""A model's weights by name, one at a time: of a Hugging Face folder, or of a checkpoint's shards.
+"""A model's weights by name, one at a time: from a Hugging Face folder, or from a checkpoint's shards.
 
-Whoever goes over a model holds one tensor of it, wherever its files are (`shards`). Names are Hugging Face's; a tied
-head has none.
+A caller that iterates over a model holds one tensor at a time, wherever the files are (`shards`). Names are those of
+Hugging Face; a tied head has none.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Where an export is made: a folder that goes with the process, beside a local output, so that files are renamed there.
+"""The temporary folder of an export. It is next to a local output, so that finished files can be renamed into place.
 
-It holds gigabytes. SIGTERM and Ctrl-C end an export as an error does, and the folder is removed. A process that is
-killed leaves its own, whose lock is free from then on: the next export in the same place removes it. Where the file
-system knows no locks, none is removed.
+It holds gigabytes. SIGTERM and Ctrl-C end an export like an error, and the folder is removed. A killed process leaves
+its folder behind with a free lock, and the next export in the same place removes it. On a file system without locks no
+folder is removed.
 """
 
 from __future__ import annotations

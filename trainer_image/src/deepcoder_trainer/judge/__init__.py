@@ -1,5 +1,5 @@
-"""Having programs judged: one client for every back end, and what each of them is asked in its own words.
+"""Judging of programs: one client for all back ends, and a transport for each.
 
-`backend.Judge` is all that the rest of the trainer knows. `client` holds the one policy of what a failure means;
-`servers` (a pool's pods, or a server of the trainer's own) and `together` (a hosted interpreter) are what it asks.
+The rest of the trainer uses only `backend.Judge`. `client` is the only place that decides what a failure means. It asks
+`servers` (a pool's pods, or the trainer's own server) or `together` (a hosted interpreter).
 """

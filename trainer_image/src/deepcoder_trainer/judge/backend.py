@@ -1,7 +1,7 @@
-"""What the trainer knows of whoever judges: a submission in, a judgement or none out.
+"""The interface of a judge to the rest of the trainer: a submission in, a judgement or none out.
 
-The rule behind it: a judge that failed is never a wrong answer. Whatever the back end, such a submission is tried again
-for a bounded number of times and seconds, and then comes back unjudged, for quarantine.
+The basic rule: a failed judge is never a wrong answer. With any back end, such a submission is retried a bounded number
+of times, for a bounded time. Then it comes back unjudged, and is quarantined.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The secret that a judge is shown: in a file that a rotated Secret replaces, and nowhere else in words.
+"""The bearer token for a judge, read from a file that is replaced when the Secret is rotated.
 
-It is read again once it is a second old, so that neither a rotation needs a restart nor each request a read. A file
-that is away or empty for a moment, as while a mounted Secret is swapped, leaves the value before in use. The value is
-in no message, log line or `repr`; `redact` takes it out of what others said, since some APIs quote the key they refuse.
+The file is read again when the value is a second old, so a rotation needs no restart, and not every request reads the
+file. If the file is missing or empty for a moment, as while a mounted Secret is swapped, the last value stays in use.
+The value is in no message, log line or `repr`. `redact` removes it from the messages of others, because some APIs quote
+the key that they refuse.
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
-"""Submitting programs to judges, and telling a wrong program from a judge that failed: one policy for every back end.
+"""Submits programs to judges and distinguishes a wrong program from a failed judge: one policy for all back ends.
 
-What becomes of a submission:
+What happens to a submission:
 
-- a judgement with `passed` true or false: done;
-- a judge that failed (an `error` verdict, a 5xx, a lost connection, no answer in time, an answer that is none): another
-  judge is asked, `ERRORS` times in all; then the submission comes back unjudged, for quarantine. It is never a wrong
-  answer;
-- a judge that is full or leaving, or in whose queue the submission's deadline passed, rests as long as it says, others
-  are asked meanwhile: nothing was judged and nobody failed;
-- a judge that will never accept the submission: `JudgeRefused`, which ends the attempt with the judge's own words;
-- a judge that lets nobody in (a token that is being rotated): nothing was judged and nobody failed. It is asked again,
-  less and less often.
+- The judge answers with `passed` true or false: done.
+- The judge failed (an `error` verdict, a 5xx, a lost connection, no answer in time, an invalid answer): another judge
+  is asked, `ERRORS` times in all. Then the submission comes back unjudged, for quarantine. It is never a wrong answer.
+- The judge is full or shutting down, or the submission's deadline passed in its queue: that judge is left alone for as
+  long as it says, and others are asked meanwhile. Nothing was judged and nothing failed.
+- The judge will never accept the submission: `JudgeRefused`, which ends the attempt with the judge's message.
+- The judge rejects the credentials (a token is being rotated): nothing was judged and nothing failed. It is asked again
+  at growing intervals.
 
-A repeated submission is at worst judged twice and never counted twice: only one answer is taken. `patience` bounds the
-whole, from the moment a judge is first asked; waiting for our own other submissions does not count, unless no judge
-answers anything for that long: a pool that cannot is no pool.
+A repeated submission may be judged twice, but is never counted twice, because only one answer is used. `patience`
+bounds the whole, from the moment at which a judge is first asked. Time spent waiting for our own other submissions does
+not count, unless no judge answers anything for that long.
 """
 
 from __future__ import annotations

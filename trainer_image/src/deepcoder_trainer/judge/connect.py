@@ -1,6 +1,6 @@
-"""The judge that a stage config asks for.
+"""Connects to the judge that a stage config names.
 
-The work beside it is `Judge.run`: whoever calls that owns the coroutine and ends it, nobody else.
+`Judge.run` does the background work. Whoever calls it owns the coroutine and must end it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""Which judges there are right now, how busy we keep each, and which to ask next.
+"""Which judges exist right now, how many submissions each has, and which to ask next.
 
-A pool's headless Service resolves to one address a ready pod; it is resolved again every two seconds, so that pods
-that come with the queue are used and pods that left are not asked; a pool that the name service knows no pod of has
-none, while a name service that is away leaves what was known. A judge that is full or cannot be reached rests
-for a while. A judge is given up to `PER_SLOT` submissions for each program that it runs at once: enough that no slot
-waits for the network and that the pool sees a queue to grow by (one whose targetQueuePerSlot is above 7 grows by what
-the trainer announces alone). Where those that it has could take long it is given fewer, down to two a slot, so that
-whoever comes last is judged well within its deadline. The rest wait here, where they cost nothing and go to whichever
-judge is free first. Pure bookkeeping but for `PoolResolver`, which asks the name
-service.
+A pool's headless Service resolves to one address per ready pod. It is resolved every two seconds, so that new pods are
+used and pods that left are not asked. If the name service knows no pod of the pool, there are no judges; if the name
+service itself does not answer, the last result stays in use. A judge that is full or unreachable is left alone for a
+while. A judge gets up to `PER_SLOT` submissions for each program that it runs at once: enough that no slot waits for
+the network, and that the pool sees a queue by which it scales up (a pool whose targetQueuePerSlot is above 7 scales
+only by what the trainer announces). If its submissions could take long it gets fewer, down to two per slot, so that the
+last one is judged well within its deadline. The rest wait here, where they cost nothing and go to whichever judge is
+free first. Only `PoolResolver` does I/O: it asks the name service.
 """
 
 from __future__ import annotations

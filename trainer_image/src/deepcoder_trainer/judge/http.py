@@ -1,4 +1,4 @@
-"""What HTTP says to every client of judges alike: how long to wait, and when a silent peer is gone."""
+"""HTTP behaviour that all judge clients share: the pause before a retry, and when a silent peer counts as gone."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A judge of the trainer's own, for one machine: `deepcoder-sandbox serve` as a child process on a Unix socket.
+"""The trainer's own judge on one machine: `deepcoder-sandbox serve` as a child process on a Unix socket.
 
-It is started before torch is loaded or a secret is read, with an environment of its own: what runs untrusted
-programs must not have anything to leak. It is a fresh program, never a fork of the trainer, and it dies with the
-trainer even when that is killed. A judge that ends by itself is started again, `RESTARTS` times in `RESTART_SECONDS`:
-a run of days may lose one now and then, and one that cannot live is told soon.
+It is started before torch is loaded or a secret is read, with its own environment, because a process that runs
+untrusted programs must have nothing to leak. It is a new program, never a fork of the trainer, and it ends with the
+trainer even if the trainer is killed. A judge that exits is restarted up to `RESTARTS` times in `RESTART_SECONDS`: a
+run of days may lose one now and then, but a judge that cannot run at all should be reported soon.
 """
 
 from __future__ import annotations

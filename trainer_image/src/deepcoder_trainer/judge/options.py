@@ -1,6 +1,6 @@
-"""Where programs are judged, as commands by hand are told it: here, or by a pool's Service.
+"""Command-line options that say where programs are judged: here, or by a pool's Service.
 
-A pool is told by its host and the file of its token; what cannot be used is `BadConfig` by the option's name.
+A pool is given by its host and the file with its token. Invalid values raise `BadConfig` with the option's name.
 """
 
 from __future__ import annotations

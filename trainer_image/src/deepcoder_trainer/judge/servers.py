@@ -1,13 +1,13 @@
-"""Asking servers of `deepcoder-sandbox`, pods of a pool and one of the trainer's own alike, in the judge's protocol.
+"""Asks `deepcoder-sandbox` servers, a pool's pods or the trainer's own, in the judge's protocol.
 
-- 429 or 503: the judge is full or leaving, or the submission's deadline passed in its queue; it says for how long to
-  leave it alone;
-- 404 for a test set: it is put there and the submission is sent again;
-- 400, 409, 413, 422: the judge has read the submission and will never accept it;
-- any other status, 401 and 403 above all: while a token is rotated, kubelets refresh their copies a minute or two
-  apart; a proxy may say 408.
+- 429 or 503: the judge is full or shutting down, or the submission's deadline passed in its queue. It says how long to
+  leave it alone.
+- 404 for a test set: the set is uploaded, and the submission is sent again.
+- 400, 409, 413, 422: the judge has read the submission and will never accept it.
+- Any other status rejects the request for now, mainly 401 and 403: while a token is rotated, kubelets refresh their
+  copies a minute or two apart. A proxy may answer 408.
 
-Ids are idempotency keys, so that a submission which is sent again while a judge still has it is judged once there.
+Ids are idempotency keys: a submission that is sent again while a judge still has it is judged there only once.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A problem as the judge sees it: what every submission to it shares, worked out once.
+"""The part of a submission that all submissions of a problem share, computed once.
 
-A problem's tests may take megabytes, and thousands of programs are submitted to it: they are serialised and hashed
-once, not for each. Small test sets go with each submission; large ones are stored at a judge once and named by their
-digest. The digest of all that is judged against is part of a submission's id, so that two problem sets which share a
-name, a problem's place and a program never share an id.
+A problem's tests may take megabytes, and thousands of programs are submitted for it, so the tests are serialised and
+hashed once, not per submission. Small test sets are sent with each submission; large ones are uploaded to a judge once
+and referred to by their digest. The digest of everything that is judged against is part of a submission's id. So two
+problem sets with the same name, problem index and program never share an id.
 """
 
 from __future__ import annotations

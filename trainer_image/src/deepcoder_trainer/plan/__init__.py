@@ -1,1 +1,1 @@
-"""Whether a run fits its GPUs, from sizes alone: asked before anything starts, and by hand before it is applied."""
+"""Computes from sizes alone whether a run fits its GPUs: at the start of an attempt, and for a command."""

@@ -1,7 +1,7 @@
-"""Refusing what cannot work before anything starts: lengths, and what must divide what.
+"""Refuses settings that cannot work before anything starts: lengths, and numbers that must divide each other.
 
-`check` is asked by an attempt once it has read the model's config.json; it raises `BadConfig`, so that no GPU is asked
-for and nothing is tried again.
+An attempt calls `check` once it has read the model's config.json. It raises `BadConfig`, so no GPU is requested and
+nothing is retried.
 """
 
 from __future__ import annotations

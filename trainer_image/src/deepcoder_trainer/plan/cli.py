@@ -1,7 +1,7 @@
-"""`deepcoder-trainer plan FILE`: what a run would take on so many GPUs, before anybody asks for them.
+"""`deepcoder-trainer plan FILE`: computes what a run would need on a given number of GPUs.
 
-Exit status 0 when some split works as the file stands, else 64: the table says what to change. Nothing is started,
-fetched, or imported that is heavy.
+The exit status is 0 if some split works with the file as it is, else 64, and the table says what to change. Nothing is
+started or downloaded, and no heavy module is imported.
 """
 
 from __future__ import annotations

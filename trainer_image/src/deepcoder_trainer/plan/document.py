@@ -1,6 +1,6 @@
-"""What a plan reads of a run's file: model, recipe and lengths, of a DeepCoderRun, a LocalRun or a StageConfig alike.
+"""Reads the part of a run's file that a plan needs (DeepCoderRun, LocalRun or StageConfig): model, recipe, lengths.
 
-Everything else is passed over, so that a manifest with pods and buckets can be planned for without a cluster.
+Everything else is ignored, so a manifest with pods and buckets can be planned without a cluster.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Ways to split a number of GPUs between learners and samplers, whether each fits, and what to change where not.
+"""Ways to split GPUs between learners and samplers, whether each fits, and what to change if not.
 
-A change is searched for and not guessed: the least one that the same arithmetic finds to fit, in the order in which
-it costs speed.
+A change is searched for, not guessed: it is the smallest one that fits by the same arithmetic. Changes are tried in the
+order in which they cost speed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which part of a response is the final answer of a mathematics problem: its last box.
+"""Finds the final answer of a mathematics problem in a response: its last box (LaTeX's `boxed`).
 
-Boxes within the reasoning do not count where the response says that reasoning is over. Pure; whether two answers are
-the same number is for a verifier.
+Boxes within the reasoning do not count if the response marks where the reasoning ends. Pure; a verifier decides whether
+two answers are the same number.
 """
 
 from __future__ import annotations

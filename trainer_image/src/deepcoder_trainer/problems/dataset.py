@@ -1,12 +1,12 @@
-"""Reading training problems from local files.
+"""Reads training problems from local files.
 
-JSON Lines (`.jsonl`, `.jsonl.gz`), JSON arrays and Parquet, in our own layout, in the schema of the published training
-scripts, or in the layout in which the DeepCoder data is released, told apart by their fields. They are read strictly:
-a row that cannot be used is named with its file, its line, the field and the mend, because a dataset that silently
-shrinks is found only after the run. The released files are not their user's to mend: of a source that has hundreds of
-usable rows a few others are left out, and named.
+The files are JSON Lines (`.jsonl`, `.jsonl.gz`), JSON arrays or Parquet, in our own layout, in the schema of the
+published training scripts, or in the layout in which the DeepCoder data is released; the fields tell which. Reading is
+strict: an unusable row is an error that names the file, the line, the field and the fix, because a dataset that
+silently shrinks is noticed only after the run. Users cannot fix the released files, so in a source with hundreds of
+usable rows a few unusable ones are left out and reported.
 
-Of a folder with files of several splits those for training are read (`path_metadata`).
+If a folder has files of several splits, the training split is read (`path_metadata`).
 """
 
 from __future__ import annotations

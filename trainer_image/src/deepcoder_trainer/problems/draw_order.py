@@ -1,7 +1,7 @@
-"""Which problem is drawn as which group: a permutation of the problems for each epoch, by arithmetic alone.
+"""Which problem each group draws: a permutation of the problems for each epoch, computed from the group's number.
 
-A group's number decides its problem, with no iterator whose state would have to be saved: a run that resumes at
-group 4,711 draws the same problem there as one that was never interrupted.
+There is no iterator whose state would have to be saved: a run that resumes at group 4,711 draws the same problem there
+as one that was never interrupted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which part of a response is the program: its last fenced block, or what LiveCodeBench's own harness takes for it.
+"""Finds the program in a response: its last fenced block, or what LiveCodeBench's own harness would take.
 
-Only the *response* is looked at. A prompt often holds a fenced example, and a grader that searched prompt and
-response together could grade the example. A block that was opened and never closed is no program: the response was
-cut, and running half of it would only measure where the cut fell. One that is left open while the model thinks aloud
-does not take the program behind it along: a fence with a language word ends what was open, and begins a block.
+Only the *response* is searched. A prompt often has a fenced example, and a grader that searched prompt and response
+together could grade the example. A block that was opened and never closed is not a program: the response was cut off,
+and running half of it would only measure where. A block left open while the model thinks aloud does not swallow the
+program after it: a fence with a language word ends an open block and begins a new one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Rows of data files, one at a time: JSON Lines, JSON arrays and Parquet.
+"""Reads rows of data files one at a time: JSON Lines, JSON arrays and Parquet.
 
-What is read may be hostile or damaged, and may be far larger than memory. So nothing is held but one row (of Parquet,
-at most sixteen), a row has a largest size, and what a compressed file expands to is bounded. In Parquet a value that
-is repeated takes no room, so how many rows are expanded at once follows from what the file says of its dictionaries.
-Every failure is a DatasetError that names the file, the row and the mend.
+The files may be hostile or damaged, and far larger than memory. So only one row is in memory (of Parquet at most
+sixteen), the size of a row is limited, and so is what a compressed file expands to. In Parquet a repeated value takes
+no space, so the number of rows expanded at once depends on what the file says about its dictionaries. Every failure is
+a DatasetError that names the file, the row and the fix.
 """
 
 from __future__ import annotations

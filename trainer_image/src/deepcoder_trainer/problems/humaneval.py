@@ -1,12 +1,12 @@
-"""HumanEval and HumanEval+ as they are published: a function's head to complete, and a script that checks it.
+"""Reads HumanEval and HumanEval+ as published: a function's head to complete, and a script that checks it. Pure.
 
 - OpenAI's HumanEval, and `evalplus/humanevalplus`: task_id, prompt, entry_point, and `test`, which defines
   check(candidate);
 - EvalPlus' own releases (HumanEvalPlus-….jsonl): task_id, prompt, entry_point, canonical_solution, base_input,
-  plus_input, atol. What is right is what the canonical solution returns.
+  plus_input, atol. The canonical solution's return values are the expected ones.
 
-Both are judged as a script: the program, and the test behind it in the same process, as there. The script of the second
-form compares as EvalPlus does, with its tolerances. The question is put as the released evaluation put it. Pure.
+As in the originals, both are judged as a script: the program followed by the test in the same process. The script of
+the second form compares as EvalPlus does, with its tolerances. The prompt is that of the released evaluation.
 """
 
 from __future__ import annotations

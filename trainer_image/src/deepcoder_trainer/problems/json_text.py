@@ -1,12 +1,13 @@
-"""JSON text from files that nobody vouches for: how many values it may hold is bounded before one of them is made.
+"""Parses JSON text from untrusted files, and limits the number of values before any of them is created.
 
-A text that is nothing but empty lists takes near thirty times its size as Python values, and next to none of a
-compressed file. Values are counted by the marks between them; those within texts count, too, which no set comes near.
+A text of nothing but empty lists takes nearly thirty times its size as Python values, and almost no space in a
+compressed file. Values are counted by the marks between them. Marks within strings count too, but no set comes near the
+limit.
 
-Python refuses to read or print an integer of more than 4,300 digits, but tests of functions have some. Here, as in the
-judge, an integer may have 50,000 digits.
+Python refuses to parse or print integers of more than 4,300 digits, but some tests of functions have them. Here, as in
+the judge, an integer may have 50,000 digits.
 
-Fails with TooManyValues, and as json.loads and json.dumps do.
+Raises TooManyValues, and what json.loads and json.dumps raise.
 """
 
 from __future__ import annotations

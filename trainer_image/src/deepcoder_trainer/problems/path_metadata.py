@@ -1,10 +1,10 @@
-"""What a file's place says of the problems in it: their split, and where they are from.
+"""What a file's path says about the problems in it: their split and their source.
 
-On the hub a set is a folder for each of its configurations, with files for each split, as in
-`taco/train-00000-of-00004.parquet`, or with a folder for each, as in the Parquet files that the hub makes of any set
-(`default/train/0000.parquet`). The released DeepCoder data is such a set, and its rows say neither. So a folder that
-holds both training and test problems is never read as one: whoever trains reads the one, whoever measures the other.
-Where names say nothing, everything is read.
+On the Hugging Face hub, a dataset has a folder for each of its configurations, with files for each split, as in
+`taco/train-00000-of-00004.parquet`, or with a folder for each split, as in the Parquet files that the hub makes of any
+dataset (`default/train/0000.parquet`). The released DeepCoder data is such a dataset, and its rows contain neither. So
+a folder with both training and test problems is never read as one set: training reads the training split, evaluation
+the test split. If names say nothing, everything is read.
 
 Pure: only names are looked at.
 """

@@ -1,12 +1,12 @@
-"""Reading the pickles of published data without ever building an object from them.
+"""Reads the pickles of published data without creating objects from them.
 
-LiveCodeBench keeps hidden tests as base64 of zlib of a pickle of JSON text. `pickle.loads` would run whatever such a
-file says. Here the opcodes are walked by hand: those that make text, numbers, lists, tuples and dicts are carried out,
-any other (GLOBAL, REDUCE, BUILD, persistent ids, extensions, buffers) is refused by name before it does anything.
-What a small pickle could blow up is bounded: opcodes, depth, the text in the result; and no container may be referred
-to twice, since a few of those make a value that is endless when it is written out.
+LiveCodeBench stores hidden tests as base64 of zlib of a pickle of JSON text. `pickle.loads` would run whatever such a
+file says. This module interprets the opcodes itself: those that make text, numbers, lists, tuples and dicts are carried
+out, and any other (GLOBAL, REDUCE, BUILD, persistent ids, extensions, buffers) is refused by name before it does
+anything. What a small pickle could blow up is bounded: opcodes, depth, and the text in the result. No container may be
+referred to twice, because a few such references make a value that is endless when written out.
 
-Fails with UnsafePickle (what was there and is not allowed) and Damaged (what is no such data at all).
+Raises UnsafePickle (an opcode that is not allowed) and Damaged (no such data at all).
 """
 
 from __future__ import annotations

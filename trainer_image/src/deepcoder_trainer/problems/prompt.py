@@ -1,9 +1,9 @@
-"""From a problem's text to the token ids that a sampler is given.
+"""Encodes a problem's text into the token ids of its prompt.
 
-A tokenizer with a chat template gets the text as one user turn and the template's opening of the answer; one
-without (a base model's) gets the text as it is. Problems whose prompt is longer than `recipe.maxPromptTokens` are
-left out and counted: cutting a statement would ask another question, and failing the run for one long row helps
-nobody.
+A tokenizer with a chat template gets the text as one user turn, followed by the template's opening of the answer. A
+tokenizer without one (a base model's) gets the text as it is. Problems whose prompt is longer than
+`recipe.maxPromptTokens` are left out and counted: a truncated statement would be another question, and failing the run
+for one long row helps nobody.
 """
 
 from __future__ import annotations

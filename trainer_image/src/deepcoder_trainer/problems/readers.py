@@ -1,4 +1,4 @@
-"""A row of any known layout as a Record. Layouts are told apart by their columns.
+"""Reads a row of any known layout as a Record. The columns tell which layout it is.
 
 | layout | columns | reader |
 |---|---|---|
@@ -8,11 +8,11 @@
 | SYNTHETIC-1, verifiable-coding-problems | prompt, verification_info, gold_standard_solution | synthetic |
 | LiveCodeBench code_generation(_lite) | question_content, public_test_cases, private_test_cases | livecodebench |
 | Codeforces (open-r1/codeforces) | description, input_format, output_format, of which some may be null | codeforces |
-| the released DeepCoder set, its Codeforces problems among it | problem, tests | released |
+| the released DeepCoder set, including its Codeforces problems | problem, tests | released |
 | DeepScaleR and other mathematics | problem, answer | mathematics |
 
-Pure. A row that cannot be used is a RowError that names the field; one that is of another kind than is trained on
-(a program in another language) is Unwanted, which is counted apart.
+Pure. An unusable row is a RowError that names the field. A row of a kind that is not trained on (a program in another
+language) is Unwanted, which is counted separately.
 """
 
 from __future__ import annotations

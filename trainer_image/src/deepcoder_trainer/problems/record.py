@@ -1,7 +1,7 @@
-"""One problem on its way through curation, whatever layout it came in.
+"""One problem during curation, whatever layout it came in.
 
-A Record has more than training needs: where it was, all its official solutions, and the bare statement that duplicates
-are told by. It is written as one JSON object a line, which is how it lies in the spool.
+A Record has more than training needs: its place in the input, all its official solutions, and the bare statement by
+which duplicates are found. It is written to the spool as one JSON object per line.
 """
 
 from __future__ import annotations

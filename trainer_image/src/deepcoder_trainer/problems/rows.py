@@ -1,9 +1,9 @@
 """One row of a dataset as a Problem: our own layout, and the schema of the released DeepCoder data.
 
 Our layout is one object with the fields of `ProblemRow`. The released schema is the Parquet row that the published
-training scripts read: `data_source`, `prompt` (chat messages), `reward_model.ground_truth` (tests as a JSON string,
-in a layout of each source) and `extra_info`. Its tests become test cases here, once; nothing behind this file knows
-that sources differ. Errors name the field and the mend; the caller adds file and line.
+training scripts read: `data_source`, `prompt` (chat messages), `reward_model.ground_truth` (tests as a JSON string, in
+a layout of each source) and `extra_info`. Its tests become test cases here, once, so no other code knows that sources
+differ. Errors name the field and the fix; the caller adds file and line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a problem says, apart from how it is asked: instructions off, instructions on.
+"""Removes and adds the instructions around a problem's statement.
 
-Sets are compared by their bare statements. Whether one copy of a problem came inside LiveCodeBench's instructions and
-another inside SYNTHETIC-1's must not decide whether they are found to be the same.
+Sets are compared by their bare statements. Two copies of a problem must be recognised as the same even if one came with
+LiveCodeBench's instructions and the other with SYNTHETIC-1's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Which tests a problem is graded by, and how long each may take: a rule for each source.
+"""Which tests grade a problem, and how long each may take: one rule for each source.
 
 The published recipe grades TACO, SYNTHETIC-1 and Codeforces problems by the 15 tests with the longest inputs at 12
-seconds each, and LiveCodeBench problems by all tests at 6 seconds under its own comparison (agentica-project/rllm
-at 874daa4, rllm/rewards/code_reward.py). There, a functional problem with more than 15 tests lost its function name
-on the way and was run as a stdin program; here the name is a field of the problem and cannot be lost.
-Problems of any other source are graded as written.
+seconds each, and LiveCodeBench problems by all tests at 6 seconds under its own comparison (agentica-project/rllm at
+874daa4, rllm/rewards/code_reward.py). There, a functional problem with more than 15 tests loses its function name and
+is run as a stdin program. Here the name is a field of the problem and cannot be lost. Problems of any other source are
+graded as written.
 """
 
 from __future__ import annotations

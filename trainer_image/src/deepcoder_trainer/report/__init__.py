@@ -1,1 +1,1 @@
-"""What a run came to, from its storage alone: curves, evaluations, lineage, one answer before and after."""
+"""Reports a run from its storage alone: curves, evaluations, lineage, and one answer before and after training."""

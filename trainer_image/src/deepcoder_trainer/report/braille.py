@@ -1,4 +1,4 @@
-"""Curves in a terminal: eight dots a character, pure text, no width but what is asked for."""
+"""Draws curves as text for a terminal: Braille characters with eight dots each, at the requested width."""
 
 from __future__ import annotations
 

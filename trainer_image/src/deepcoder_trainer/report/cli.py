@@ -1,7 +1,7 @@
-"""`deepcoder-trainer report --storage URI --output DIR`: the story of a run, on the terminal and in files.
+"""`deepcoder-trainer report --storage URI --output DIR`: reports a run, on the terminal and in files.
 
-DIR gets `curves.png` and `report.json`. Everything comes from storage, so that it can be asked anywhere and at any
-time, also of a run that is under way; what is not there yet is left out.
+DIR gets `curves.png` and `report.json`. Everything comes from storage, so it works anywhere and at any time, also while
+the run is going on; whatever is not there yet is left out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A run's story as values, read from storage: steps of all attempts, evaluations, and paired answers.
+"""A run's history as values, read from storage: steps of all attempts, evaluations, and paired answers.
 
-Nothing is written here.
+This module writes nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The curves of a run as a picture: reward, truncation, response length over the steps of all stages, evaluations.
+"""Plots the curves of a run: reward, truncation and response length over the steps of all stages, and evaluations.
 
-matplotlib is imported here only and draws without a display; a trainer image without it trains all the same.
+Only this module imports matplotlib, which draws without a display; a trainer image without it can still train.
 """
 
 from __future__ import annotations

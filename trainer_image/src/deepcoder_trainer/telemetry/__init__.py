@@ -1,1 +1,1 @@
-"""What a run says about itself while it runs: metrics, samples, progress, a live view."""
+"""What a run reports while it runs: metrics, samples, progress, a live view."""

@@ -1,7 +1,7 @@
-"""A live view in the terminal, for a run by hand: stage, curves, verdicts, where the time goes, the last checkpoint.
+"""A live view in the terminal for runs outside Kubernetes: stage, curves, verdicts, time by phase, the last checkpoint.
 
-Shown only on a terminal; in a pod or a pipe the log lines say the same. The view owns the terminal while it is up, so
-log lines are printed above it.
+It is shown only on a terminal; in a pod or a pipe, log lines give the same information. While the view is active, log
+lines are printed above it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Metrics of each step as one JSON line.
 
-The file is local and is put to storage beside each checkpoint and at the end, so that curves survive the pod. A line
-that was cut when the process died is passed over by whoever reads it.
+The file is local and is uploaded with each checkpoint and at the end, so that curves survive the pod. Readers skip a
+line that was cut short when the process died.
 """
 
 from __future__ import annotations

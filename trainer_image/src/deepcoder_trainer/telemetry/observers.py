@@ -1,4 +1,4 @@
-"""Several observers as one, each kept from harming training or the others."""
+"""Combines several observers into one. An observer that fails affects neither training nor the others."""
 
 from __future__ import annotations
 

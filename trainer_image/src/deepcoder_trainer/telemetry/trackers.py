@@ -1,13 +1,14 @@
-"""TensorBoard and Weights & Biases, for those who look there: switched on by environment variables.
+"""TensorBoard and Weights & Biases, switched on by environment variables.
 
 A pod template or a shell sets `DEEPCODER_TENSORBOARD_DIR` to a folder for event files, or `WANDB_PROJECT` (with
-`WANDB_MODE=offline` where there is no network). Neither package is needed otherwise; asking for one that is not
-installed is refused before anything starts. A W&B server that does not answer holds up the start for `WANDB_SECONDS`
-at most; without that, or with a key that it refuses, the attempt goes on without it: its curves are stored anyway.
+`WANDB_MODE=offline` if there is no network). Neither package is needed otherwise; a tracker that is requested but not
+installed is refused before anything starts. A W&B server that does not answer delays the start by at most
+`WANDB_SECONDS`. If it does not answer or refuses the key, the attempt continues without it, because its curves are
+stored anyway.
 
-Steps are numbered over all stages, so that curves join up. After a crash the steps since the newest checkpoint are
-trained again, and their figures need not be the same: TensorBoard drops what it has of them. W&B, which takes no step
-of its own numbers twice, shows both, over a step that is a figure like others.
+Steps are numbered over all stages, so that curves join up. After a crash, the steps since the newest checkpoint are
+trained again, and their figures may differ. TensorBoard drops its old figures of these steps. W&B accepts each of its
+own step numbers only once, so it shows both, over a step that is logged as a metric.
 """
 
 from __future__ import annotations

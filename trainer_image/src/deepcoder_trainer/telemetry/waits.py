@@ -1,8 +1,8 @@
-"""What an attempt waits for, told when it is given up: else nothing says where one that stalled stood.
+"""Describes what the tasks of an attempt wait for, when the attempt is given up as stalled.
 
-The trainer is one loop of tasks that wait for samplers, learners, judges and storage. A task's own stack ends where it
-is written, not where it waits, so each is followed through what it awaits. A loop that is held up itself tells nothing,
-since then no reply is read either.
+The trainer is one event loop with tasks that wait for samplers, learners, judges and storage. A task's own stack ends
+in the outermost coroutine, not where it waits, so each task is followed through what it awaits. If the event loop
+itself is blocked, nothing is reported, because then no reply of the operator is read either.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The far side of judging: runs a program once a test, each time in a process of its own, and reports what came of it.
+"""The remote side of judging: runs a program once per test, each time in a separate process, and reports the results.
 
-Sent as text to an interpreter that is not ours and run in its session, so it stands alone, keeps to old Python and
-leaves its caller's state alone. It compares nothing, since it is given inputs only. Limits of CPU time, memory, output
-and wall clock are taken as the judge's own are, as far as this place lets them. The time that others kept a program
-from the processors is left out of the wall clock where the kernel tells it, up to a ceiling past which nothing can be
-said of the program. A report goes out between two marks that carry a number used once, packed, so that nothing that the
-place does to line ends or to several outputs can alter it unseen.
+It is sent as text to a hosted interpreter and runs in its session, so it stands alone, supports old Python versions and
+does not change its caller's state. It compares nothing, because it gets inputs only. Limits of CPU time, memory, output
+and wall clock are applied as in our own judge, as far as the place allows. Time in which other processes kept a program
+from the CPU does not count as wall-clock time if the kernel reports it, up to a ceiling beyond which nothing can be
+concluded about the program. The report is packed and enclosed in two marks with a number used once, so that changes to
+line ends or interleaved outputs cannot alter it unnoticed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is sent to the hosted interpreter for a submission: the harness as text and the inputs, no expected output.
+"""The request for one submission: the harness as text and the inputs, without any expected output.
 
-What cannot be judged there is refused here, with the mend: other scorings than `strict` run a program in ways that only
-our own judge knows, and an output of many megabytes does not come back from an API that is made for text.
+Submissions that cannot be judged there are refused here, with the fix. Scorings other than `strict` run a program in
+ways that only our own judge implements, and an output of many megabytes does not fit an API that is made for text.
 """
 
 from __future__ import annotations

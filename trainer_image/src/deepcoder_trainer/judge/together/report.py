@@ -1,9 +1,8 @@
-"""Reading what came back from the hosted interpreter, and comparing it here: from a report to a response.
+"""Reads the hosted interpreter's output and compares it here: from a report to a response. Pure.
 
-Pure. Everything in a report may be forged by the program, so nothing of it is trusted: an output earns what it is equal
-to, a claim of failure costs what it says, and whatever does not hold together (no report, two of them, runs that are
-missing, numbers that are none) is `BadReport`: the judge failed. The work is bounded by sizes that are checked before
-anything is unpacked.
+A program may forge everything in a report, so nothing in it is trusted. An output earns only what it equals, and a
+claim of failure counts against the program. An inconsistent report (none, two, missing runs, invalid numbers) is
+`BadReport`: the judge failed. The work is bounded by sizes that are checked before anything is unpacked.
 """
 
 from __future__ import annotations

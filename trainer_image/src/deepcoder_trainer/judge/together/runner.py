@@ -1,8 +1,9 @@
-"""The process of one test, on the far side: it takes limits upon itself, then becomes the program.
+"""The process of one test on the remote side: it sets its own limits, then becomes the program.
 
-Sent as text and run by `harness`, so it stands alone and keeps to old Python. What it leaves in its report descriptor
-is a claim about itself: why it failed, what a function returned, that a script came to its end. The word for a script's
-end is in memory that the program shares, so it tells an early exit from the end and no more.
+It is sent as text and run by `harness`, so it stands alone and supports old Python versions. What it writes to its
+report descriptor is only a claim about itself: why it failed, what a function returned, or that a script reached its
+end. The mark for a script's end is in memory that the program shares, so it distinguishes an early exit from the end,
+and no more.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Asking the hosted interpreter, one execution a submission, and telling its failures from the program's.
+"""Asks the hosted interpreter, one execution per submission, and distinguishes its failures from the program's.
 
-What an answer means here (see `client` for what follows from it):
+What each answer means (`client` decides what follows):
 
-- 200 with an execution whose output holds a report: judged;
-- 200 without one, with `errors`, or with an output of type `error`; an answer that is none, or too long; any other
-  status of 400 or more; a lost connection; no answer in time: the judge failed. Statuses are not told apart further,
-  since another's API promises nothing of them: a 400 must not end a run that 413 and 500 would not. A submission is
-  asked again after a pause that doubles;
-- 429 and 503: everything rests for as long as it says: limits are of the key, not of a submission;
-- 401, 402, 403, 408: nobody is let in, for want of a key that is valid or paid for.
+- 200 with an execution whose output holds a report: judged.
+- 200 without a report, with `errors`, or with an output of type `error`; an invalid or too long answer; any other
+  status of 400 or more; a lost connection; no answer in time: the judge failed. Statuses are not distinguished further,
+  because the API promises nothing about them: a 400 must not end a run that 413 and 500 would not end. The submission
+  is sent again after a pause that doubles.
+- 429 and 503: all submissions pause for as long as it says, because limits belong to the key, not to a submission.
+- 401, 402, 403, 408: the request is not admitted, for want of a key that is valid or paid for.
 
-The key is in the Authorization header and nowhere else. Redirects are not followed: it goes to no other host.
+The key is only in the Authorization header. Redirects are not followed, so it goes to no other host.
 """
 
 from __future__ import annotations
