@@ -1,7 +1,7 @@
 """`kubectl deepcoder`: the entry point, named so that kubectl finds it.
 
-What the commands stand on takes most of a second to load, and is loaded here, after Ctrl-C was seen to: whoever changes
-their mind meanwhile leaves at once, without a traceback of somebody's imports. Then Ctrl-C is the program's again.
+The modules that all commands need take most of a second to import. They are imported here, after Ctrl-C is handled: a
+user who interrupts the import exits at once, without a traceback. Afterwards Ctrl-C is handled by the program as usual.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line. Each command is loaded only when it is used, so that completion stays quick."""
+"""The command line. Each command is imported only when it is used, so that completion stays fast."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`kubectl_complete-deepcoder`: what kubectl calls for words after `kubectl deepcoder`.
+"""`kubectl_complete-deepcoder`: kubectl runs this to complete words after `kubectl deepcoder`.
 
-It is given these words, the last of them unfinished, and prints a candidate a line, with a description after a tab.
-The last line tells the shell whether to offer files (`:0`) or not (`:4`). Nothing here may fail or wait for long: a
+It gets these words, the last one unfinished, and prints one candidate per line, with a description after a tab. The
+last line tells the shell whether to offer files (`:0`) or not (`:4`). Nothing here may fail or wait for long, because a
 completion that breaks is worse than none.
 """
 

@@ -1,8 +1,8 @@
-"""What a run's conditions, and its pool's, say of what is wrong; and what of it a log is told while one follows a run.
+"""Selects the messages of a run's and its pool's conditions that say what is wrong, and those that are new for a log.
 
-A log has a line for each change of state and no picture, so why a run waits has to stand in it, and once: words change
-from one look to the next (seconds, counts, names of pods) while they say the same, and a log is read after the fact.
-Pure, but for what `NewMessages` remembers. Whatever is missing says nothing.
+A log has one line per change of state, so it must say why a run waits, but only once: the words of a message change
+from one look to the next (seconds, counts, pod names) while the meaning stays the same. Pure, except for what
+`NewMessages` remembers. Missing fields give no messages.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Following a run live until it ends.
+"""Follows a run live until it ends.
 
-Reading may fail while an API server restarts: the last picture stays, and after `PATIENCE_SECONDS` without an answer
-the follower gives up with the last error. One that has never answered is no restart: its error ends the following at
-once, as does a run that is not there. Without a terminal a line is printed whenever something changed, and below it,
-once, what is wrong and why the run waits: a log of continuous integration is all that is left of it.
+Reads may fail while an API server restarts: the last view stays, and after `PATIENCE_SECONDS` without an answer the
+command exits with the last error. If the API server has never answered, its error ends the command at once, and so does
+a run that does not exist. Without a terminal, a line is printed whenever something changed, followed once by what is
+wrong and why the run waits, because in continuous integration the log is all that remains.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The program: arguments in, an exit code out. What codes there are is in `exit_codes`.
+"""The program: arguments in, an exit code out (see `exit_codes`).
 
-Every error of the client becomes a line on standard error and a code. Anything else is a defect: it keeps its
-traceback, and has a code of its own, so that no script takes it for an answer.
+Every error of the client becomes a line on standard error and a code. Anything else is a defect: it keeps its traceback
+and has its own code, so that no script takes it for an answer.
 """
 
 from __future__ import annotations

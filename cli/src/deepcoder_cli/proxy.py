@@ -1,7 +1,8 @@
-"""The dashboard's local port: each connection of the browser's is one request, sent on through a connection of its own.
+"""The dashboard's local port. Each browser connection is one request, forwarded over its own connection.
 
-One request a connection keeps the gate simple: no second request can follow a judged one unseen. A connection that says
-nothing for `HEAD_SECONDS` is closed; an answer may take as long as the page stays open, since it is told live.
+One request per connection keeps the filter simple: no second request can follow a checked one unseen. A connection that
+sends nothing for `HEAD_SECONDS` is closed. An answer may take as long as the page stays open, because it is a live
+stream.
 """
 
 from __future__ import annotations

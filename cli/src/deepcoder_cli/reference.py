@@ -1,6 +1,6 @@
 """Writes docs/cli.md from the commands' own help: `python -m deepcoder_cli.reference docs/cli.md [--check]`.
 
-What is not help, how it is installed and what a user needs to be allowed, stands here and nowhere else.
+Text that is not help (how to install it, which permissions a user needs) is here and nowhere else.
 """
 
 from __future__ import annotations

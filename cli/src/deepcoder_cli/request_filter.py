@@ -1,9 +1,9 @@
-"""What a browser asks the dashboard's local port, judged: forwarded with the user's token, or refused.
+"""Checks each browser request to the dashboard's local port: forwards it with the user's token, or refuses it. Pure.
 
-The port is open to every program and every web page on this machine, and what passes it acts in the user's name. So a
-request must name this host (a page elsewhere that resolves its own name to 127.0.0.1 does not), and show a key that
-only the browser was given: in the first address, from then on in a cookie that no other site's page can send. The token
-goes into each request's head and is never seen by the browser. Pure: bytes in, bytes out.
+Every program and every web page on this machine can reach the port, and what passes it acts in the user's name. So a
+request must name this host (a page elsewhere that resolves its own name to 127.0.0.1 does not), and must show a key
+that only the browser was given: in the first URL, and from then on in a cookie that no other site's page can send. The
+token is added to each request's head, and the browser never sees it. Bytes in, bytes out.
 """
 
 from __future__ import annotations

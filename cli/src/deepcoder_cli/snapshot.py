@@ -1,7 +1,7 @@
-"""What a run looks like right now: the run, its pool and its pods, read in one go with the user's own kubeconfig.
+"""The state of a run at one moment: the run, its pool and its pods, read together with the user's own kubeconfig.
 
-What is not there (yet) is None or empty, since a view must not fall over while things come and go. Pool and pods that
-the user may not see are left out and said so; a run that the user may not see is raised as `Forbidden`.
+Missing objects are None or empty, because objects come and go while a view is shown. If the user may not see the pool
+or the pods, they are left out and this is reported. If the user may not see the run, `Forbidden` is raised.
 """
 
 from __future__ import annotations

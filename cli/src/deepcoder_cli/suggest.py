@@ -1,6 +1,6 @@
-"""Words that a shell may complete: runs, stages that are held, namespaces, contexts.
+"""Words for shell completion: runs, held stages, namespaces, contexts.
 
-Nothing here may fail, or wait for long: where the cluster cannot be asked there are no words.
+Nothing here may fail or wait for long: if the cluster cannot be reached, there are no words.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A run as a picture in the terminal: pure, from what the API server says to what is drawn.
+"""Draws a run in the terminal, from what the API server says. Pure.
 
-Anything may be missing, since a status fills up while a run goes on; what is unknown is drawn as a dash. The view
-decides nothing and remembers nothing but the curve it is given.
+Any field may be missing, because a status fills up while a run goes on; unknown values are drawn as a dash. The view
+decides nothing, and remembers nothing but the curve that it is given.
 """
 
 from __future__ import annotations

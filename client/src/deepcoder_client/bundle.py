@@ -1,13 +1,14 @@
-"""What somebody who helps needs to see of a run, gathered into one archive without its secrets.
+"""Collects what is needed to investigate a run into one archive, without its secrets.
 
-The rules are those of the operator's post-mortems (`deepcoder_contracts.redaction`): values of all Secrets that the
-run's pods can read, and of variables that are named as secrets are, are sought in everything. Whoever may not read one
-of these Secrets cannot know what is secret in what programs print, so unless they are asked for logs are then left out,
-the operator's too, and every message that may quote one. What could not be had is listed with the reason. No part of it
-fails the others.
+The rules are those of the operator's post-mortems (`deepcoder_contracts.redaction`): the values of all Secrets that the
+run's pods can read, and of variables with names like secrets, are removed from everything. A user who may not read one
+of these Secrets cannot know what is secret in program output. Then logs are left out unless requested, including the
+operator's, and so is every message that may quote one. Parts that could not be collected are listed with the reason; a
+missing part does not stop the others.
 
-Beside the run stands what keeps runs from getting on: nodes, the namespace's bounds, the operator's own pods. What past
-attempts have printed is in the bucket, since their pods are gone, and what the live one prints within its head.
+Besides the run, the archive has what may hold runs up: nodes, the namespace's limits, and the operator's pods. The
+output of past attempts is read from the bucket, because their pods are gone, and the live attempt's output from within
+its head.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs, as Python sees them: apply, get, list, watch, wait, and the few changes that a run allows while it goes on.
+"""Runs from Python: apply, get, list, watch, wait, and the few changes that a run allows while it is going on.
 
-Every call has the connection's deadline. A reader that follows a run bridges a restart of the API server: for
-`PATIENCE_SECONDS` a call that is not answered is made again, the last error is raised after that.
+Every call has the connection's deadline. Calls that follow a run survive a restart of the API server: a call without an
+answer is repeated for `PATIENCE_SECONDS`, then the last error is raised.
 """
 
 from __future__ import annotations

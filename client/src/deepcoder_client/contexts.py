@@ -1,7 +1,8 @@
-"""What of a kubeconfig we read ourselves: its contexts, which one is current, and as whom it acts.
+"""The parts of a kubeconfig that we read ourselves: its contexts, the current one, and impersonation.
 
 The kubernetes package takes the current context of the last file in KUBECONFIG, where kubectl takes that of the first,
-and does not know impersonation: without this, a user would change another cluster than kubectl's, with other rights.
+and it does not support impersonation. Without this module, a user would change another cluster than with kubectl, or
+act with other permissions.
 """
 
 from __future__ import annotations

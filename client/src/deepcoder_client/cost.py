@@ -1,4 +1,4 @@
-"""What a run has cost so far: GPU-seconds of attempts that are settled, and of pods that run, from its status."""
+"""The cost of a run so far, from its status: GPU-seconds of settled attempts and of running pods."""
 
 from __future__ import annotations
 

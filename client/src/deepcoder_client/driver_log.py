@@ -1,8 +1,8 @@
-"""The live trainer's own words: Ray's job supervisor lets it print into a file within the head, which no log has.
+"""The output of the live trainer. Ray's job supervisor writes it to a file inside the head, not to a container log.
 
-So it is read by a command in the head's container, which needs the rights to get and create pods/exec; once the attempt
-has ended the file's end is in the run's folder, for whoever may read that. Before Ray starts the trainer there is no
-file: a follower waits for it, and whoever asks for what there is gets `NoData`.
+So a command in the head's container reads it, which needs the permissions to get and create pods/exec. After the
+attempt has ended, the end of the file is in the run's folder, for users who may read that. The file does not exist
+before Ray starts the trainer: a follower waits for it, and a single read raises `NoData`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What can go wrong, in classes that a program can tell apart and messages that say what to do.
+"""The client's errors: classes that a program can distinguish, with messages that say what to do.
 
-Nothing of the libraries below (kubernetes, urllib3, boto3) is raised to a caller.
+Errors of the libraries below (kubernetes, urllib3, boto3) are never raised to a caller.
 """
 
 from __future__ import annotations

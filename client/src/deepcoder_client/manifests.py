@@ -1,6 +1,6 @@
-"""A run as a user writes it: a YAML file, read into types, so that mistakes are told before anything is sent.
+"""Reads a run's YAML manifest into types, so that mistakes are reported before anything is sent.
 
-What a file leaves out stays left out when it is applied: defaults are the cluster's to fill in.
+Fields that the file omits stay omitted when it is applied: the cluster fills in the defaults.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Permissions in words: what is missing, and which ClusterRole grants it.
+"""Describes permissions: what is missing, and which ClusterRole grants it.
 
-The chart's roles are known by their suffix, since a release's name begins theirs; they are part of Kubernetes' own
-`view` and `edit`, which is what an administrator usually binds.
+The chart's roles are recognised by their suffix, because their names begin with the release's name. They are aggregated
+into Kubernetes' own `view` and `edit`, which is what administrators usually bind.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a run would take before anything is applied: GPUs, memory and cost of each stage, from sizes alone.
+"""Estimates what a run would need before it is applied: GPUs, memory and cost of each stage, from sizes alone.
 
-The arithmetic is the trainer's own (`deepcoder_contracts.learner_memory`). No part of it was measured on a GPU: a plan
-that leaves a few GB is a start. Cost needs a price list, and a total needs the seconds of a step, which nothing but an
-earlier run can tell; without them the cost of an hour is all that is said.
+The arithmetic is the trainer's own (`deepcoder_contracts.learner_memory`). No part of it was measured on a GPU, so a
+plan that leaves a few GB free is only a starting point. The cost needs a price list, and the total cost needs the
+seconds per step, which only an earlier run can tell; without them, only the cost per hour is given.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A connection to a port within a pod, through the API server; and a token to show there in the user's name.
+"""Forwards a connection to a port inside a pod through the API server, and gets the user's bearer token for it.
 
-A port that is reached so listens on the pod's loopback alone. It takes the rights to get and create
+Such a port can listen on the pod's loopback interface only. Forwarding needs the permissions to get and create
 pods/portforward.
 """
 

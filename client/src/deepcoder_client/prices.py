@@ -1,6 +1,6 @@
-"""A price list for GPUs, in the form that the chart's values have: `prices: [{nodeSelector: {…}, perGpuHour: 2.5}]`.
+"""A price list for GPUs, in the format of the chart's values: `prices: [{nodeSelector: {…}, perGpuHour: 2.5}]`.
 
-The first entry whose node selector a pod has counts, as the operator counts for `status.usage.estimatedCost`.
+The first entry whose node selector matches the pod counts, as in the operator's `status.usage.estimatedCost`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A run's folder in its bucket: steps, samples, evaluations, logs of past attempts, and where a model comes from.
+"""A run's folder in its bucket: steps, samples, evaluations, logs of past attempts, and a model's lineage.
 
-What is there is what an attempt has stored: metrics and samples lag a running step by up to a checkpoint. Nothing here
-writes. Raises `StorageError` where the bucket cannot be read and `NoData` where there is nothing of a kind yet.
+It holds what attempts have stored, so metrics and samples lag a running step by up to one checkpoint. This module
+writes nothing. Raises `StorageError` if the bucket cannot be read, and `NoData` if there is no data of a kind yet.
 """
 
 from __future__ import annotations

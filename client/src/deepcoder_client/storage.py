@@ -1,11 +1,11 @@
-"""A bucket, read with the user's own credentials or with those of the run's Secret, whichever there are.
+"""Reads a bucket with the user's own credentials or those of the run's Secret.
 
-In this order: what the environment names (AWS_ACCESS_KEY_ID, AWS_PROFILE, a web identity), the Secret that
-`checkpoint.s3.credentialsSecretRef` names where the user may read it, then whatever boto3 finds. Nothing here writes.
-Each request has a deadline and boto3's bounded retries; what is left is raised as `StorageError` with the mend.
+Credentials are looked for in this order: the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, a web identity), the Secret
+that `checkpoint.s3.credentialsSecretRef` names if the user may read it, then whatever boto3 finds. This module writes
+nothing. Each request has a deadline and boto3's bounded retries; what remains is raised as `StorageError` with the fix.
 
-A server that reads for others must not do so as itself: it takes `secret_credentials` alone, and gives `Limits`, with
-which neither its environment names a server nor does one object cost more than they say.
+A server that reads on behalf of others must not use its own identity. It uses `secret_credentials` only, and passes
+`Limits`, so that its environment cannot name a server, and no object costs more than the limits say.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The demo: a cluster, the platform, one run from Pending to Complete, and what came of it."""
+"""The demo: a cluster, the platform, one run from Pending to Complete, and its results."""

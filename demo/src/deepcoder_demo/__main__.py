@@ -1,7 +1,8 @@
-"""`make demo`: a cluster, the platform, one run from Pending to Complete, and what came of it.
+"""`make demo`: a cluster, the platform, one run from Pending to Complete, and its results.
 
-Every step may be repeated; what is done is not done again, but the run itself always starts anew. Exit codes: 0 the
-run completed, 1 it did not, 64 something is missing (said with the mend), 130 and 143 interrupted.
+Every step may be repeated. Finished steps are not done again, except the run itself, which always starts anew. Exit
+codes: 0 the run completed, 1 it did not, 64 something is missing (the message says how to fix it), 130 and 143
+interrupted.
 """
 
 from __future__ import annotations

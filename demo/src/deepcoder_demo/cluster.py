@@ -1,7 +1,8 @@
 """The cluster to run on: the one that KUBECONFIG names, or one that devcluster makes.
 
-KubeRay and an S3 server are installed by devcluster in its own cluster; a foreign one must have them. The demo's model
-and problems are made beside the builds, once it is known that there will be a cluster, and are given up with it.
+devcluster installs KubeRay and an S3 server in its own cluster; an existing cluster must have them. The demo's model
+and problems are made in parallel with the builds, once it is certain that there will be a cluster. If the cluster
+fails, they are abandoned too.
 """
 
 from __future__ import annotations

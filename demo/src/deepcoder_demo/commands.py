@@ -1,8 +1,8 @@
-"""Running other programs: output shown or kept, a deadline always, and a failure that shows what was said.
+"""Runs other programs with a deadline. Output is shown or kept, and a failure shows what the program printed.
 
-The demo talks to devcluster, helm, kubectl, the trainer and the command line only as a user would; what works here
-works by hand. A program past its deadline, or of a demo that is interrupted, is asked to end before it is killed, since
-devcluster and the trainer then end what they started.
+The demo uses devcluster, helm, kubectl, the trainer and the command line only as a user would, so what works here also
+works by hand. A program that exceeds its deadline, or that runs when the demo is interrupted, is asked to end before it
+is killed, because devcluster and the trainer then end what they started.
 """
 
 from __future__ import annotations

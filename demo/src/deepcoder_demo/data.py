@@ -1,8 +1,8 @@
-"""The demo's model and problems: made once, cached by what made them, and put into the run's bucket.
+"""The demo's model and problems: made once, cached by the code that made them, and uploaded to the run's bucket.
 
 `deepcoder-trainer make-demo` is deterministic, so its output is cached under a digest of the code that makes it. Files
-go up with their SHA-256, which the server checks; a file that is there already with the same digest is left alone. A
-server that refuses or does not answer is an UploadFailed, which says what to look at.
+are uploaded with their SHA-256, which the server checks. A file that already exists with the same digest is skipped. If
+the server refuses or does not answer, UploadFailed says what to look at.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""devcluster as the demo knows it: its command line, and where it says that things lie.
+"""The demo's interface to devcluster: its command line, and the paths that it reports.
 
-Standard library alone, since the checks before the set-up use it. What devcluster will not do is a SettingsError, since
-it has said the mend itself; what it tried in vain is a CommandFailed.
+It uses only the standard library, because the checks before the set-up import it. If devcluster refuses, this is a
+SettingsError, and devcluster itself has printed the fix; if devcluster tried and failed, it is a CommandFailed.
 """
 
 from __future__ import annotations

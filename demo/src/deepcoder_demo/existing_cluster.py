@@ -1,8 +1,8 @@
-"""A cluster of the user's own: whether KUBECONFIG means one, whether it answers, and what variables must say of it.
+"""An existing cluster of the user's: whether KUBECONFIG names one, whether it answers, and which variables must be set.
 
-A KUBECONFIG that names no reachable cluster is an error and not a reason to build one: the user meant something by it.
-Images and the S3 server come from variables; what is missing is said by name. Standard library alone, since the checks
-before the set-up use it.
+A KUBECONFIG that names an unreachable cluster is an error, not a reason to build one, because the user set it on
+purpose. Images and the S3 server are given by variables; missing ones are named. It uses only the standard library,
+because the checks before the set-up import it.
 """
 
 from __future__ import annotations

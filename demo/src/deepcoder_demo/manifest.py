@@ -1,7 +1,7 @@
-"""The demo's manifest, for the cluster it is applied to: where problems, model and checkpoints lie in which bucket.
+"""The demo's manifest for its cluster: the bucket, and where problems, model and checkpoints are in it.
 
-examples/demo.yaml names devcluster's S3 server and is applied as it is there. Elsewhere the same run is written out
-with the user's bucket, and that file is applied: what is run can always be read.
+examples/demo.yaml names devcluster's S3 server and is applied there as it is. For another cluster, the same run is
+written to a file with the user's bucket, and that file is applied, so that users can always read what runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Our chart in the cluster, and a namespace to run in: what an administrator does once.
+"""Installs our chart in the cluster and makes a namespace for the run, as an administrator does once.
 
-The namespace enforces the *restricted* Pod Security Standard, so that the demo proves what the chart claims.
+The namespace enforces the *restricted* Pod Security Standard, so the demo proves what the chart claims.
 """
 
 from __future__ import annotations

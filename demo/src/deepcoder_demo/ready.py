@@ -1,6 +1,6 @@
-"""A platform that is ready for runs: cluster, chart, namespace, model and problems in the bucket.
+"""Makes the platform ready for runs: cluster, chart, namespace, and model and problems in the bucket.
 
-The demo and the end-to-end tests begin here; what is ready already is not made again.
+The demo and the end-to-end tests start with this. Whatever is ready already is not made again.
 """
 
 from __future__ import annotations

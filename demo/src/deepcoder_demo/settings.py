@@ -1,6 +1,6 @@
-"""What the demo is told once and every part of it knows: names, places in the checkout, the cluster it runs on.
+"""The demo's settings, shared by all its parts: names, paths in the checkout, the cluster to run on.
 
-The demo runs from a checkout (it builds images from it). Everything here is a value; nothing fails.
+The demo runs from a checkout, because it builds images from it. Everything here is a value; nothing fails.
 """
 
 from __future__ import annotations

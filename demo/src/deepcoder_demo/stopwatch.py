@@ -1,7 +1,7 @@
-"""Where the time went: named parts, timed, some of them side by side.
+"""Measures how long each part of the demo takes, including parts that run in parallel.
 
-The demo promises a time and must say which part took it. Parts that run beside others are marked, so that the table
-does not pretend to add up.
+The demo promises a total time, so it must show which part took it. Parallel parts are marked, because the times then do
+not add up to the total.
 """
 
 from __future__ import annotations

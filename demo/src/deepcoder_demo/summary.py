@@ -1,7 +1,7 @@
-"""What came of the run: curves, the verified chain, the evaluation, one problem before and after.
+"""Shows the results of the run: curves, the verified chain, the evaluation, one problem before and after.
 
-The trainer's own `report` does the work from storage, not from anything this process saw: what is shown is
-what is durable. Credentials go to it by environment.
+The trainer's own `report` reads them from storage, not from what this process saw, so what is shown is durable. It gets
+the credentials by environment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A run that waits for somebody: nobody mends a demo while it runs, so it is given up after a while, with the reason.
+"""Limits how long the demo's run may wait. Nobody fixes problems during a demo, so it then gives up with the reason.
 
-What keeps it from going on is in two of its conditions: `Accepted` (a Secret, the bucket, judges that refuse to start
-or were missing) and `SandboxReady` (a pool of which no judge comes). Their messages hold the mend. Both are false for a
-moment in every run; how long is told by this machine's clock, whatever the cluster's says.
+Two conditions say what stops a run: `Accepted` (a Secret, the bucket, judges that cannot start or were missing) and
+`SandboxReady` (no judge of the pool becomes ready). Their messages say how to fix it. Both are false for a moment in
+every run. The time is measured by this machine's clock, independent of the cluster's.
 """
 
 from __future__ import annotations

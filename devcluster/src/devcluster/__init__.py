@@ -1,1 +1,1 @@
-"""A real single-node Kubernetes for a machine without Docker: build it, run it, load images into it, take it away."""
+"""A real single-node Kubernetes cluster for a machine without Docker: build it, run it, load images, remove it."""

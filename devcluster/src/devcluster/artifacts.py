@@ -1,9 +1,9 @@
-"""Everything `build` makes and where it lies: programs, host packages, tools and the base image's file system.
+"""Everything that `build` makes, and where it is: programs, host packages, tools, and the base image's file system.
 
-Locating is pure but for reading the Go modules that are hashed; making runs Go in one lane and Debian and Python in
-another, since the one waits for the processor and the other for the network and the disk; images, which need nothing of
-Go, follow in the second, and then it takes programs too: a build's end, linking, leaves a core idle. What exists is
-never made again.
+Locating artifacts is pure, except that the Go modules to hash are read. Making them uses two parallel lanes: Go in one,
+Debian and Python in the other, because the first waits for the processor and the second for network and disk. Images,
+which need nothing of Go, follow in the second lane, which then builds programs too, because linking at the end of a
+build leaves a core idle. Existing artifacts are never made again.
 """
 
 from __future__ import annotations

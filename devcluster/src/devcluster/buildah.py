@@ -1,6 +1,6 @@
-"""Images without a daemon: root file systems and Dockerfiles become images (buildah), images OCI layouts (skopeo).
+"""Builds images without a daemon: buildah turns root file systems and Dockerfiles into images, skopeo into OCI layouts.
 
-Builds run under chroot isolation with the machine's network. All storage lies in the cache. Fails with CommandFailed,
+Builds run under chroot isolation with the machine's network. All storage is in the cache. Fails with CommandFailed,
 which shows the last lines of the build.
 """
 

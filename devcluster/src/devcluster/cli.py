@@ -1,8 +1,8 @@
 """The command `devcluster`.
 
-Exit codes: 0 done, 64 the machine or an argument will not do (said with the mend), 130 and 143 interrupted, 1 anything
-else. `doctor`, `status` and `down` need nothing but the standard library, so that they run before a set-up and after it
-has gone.
+Exit codes: 0 done, 64 the machine or an argument is unsuitable (the message says how to fix it), 130 and 143
+interrupted, 1 anything else. `doctor`, `status` and `down` need only the standard library, so they run before a set-up
+and after it was removed.
 """
 
 from __future__ import annotations

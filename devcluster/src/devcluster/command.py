@@ -1,4 +1,4 @@
-"""Runs a program with a deadline and keeps what it said, so that a failure shows its cause.
+"""Runs a program with a deadline and keeps its output, so that a failure shows its cause.
 
 Fails with `CommandFailed`, which carries the last lines of the output.
 """

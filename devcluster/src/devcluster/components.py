@@ -1,6 +1,6 @@
-"""What runs on the node: each component's command line, environment and place in the order. Pure.
+"""The components of the node: the command line, environment and start order of each. Pure.
 
-The result is the specification that `nodeinit`, process 1 of the node, carries out; it decides nothing itself.
+The result is the specification that `nodeinit`, process 1 of the node, carries out; `nodeinit` decides nothing itself.
 """
 
 from __future__ import annotations

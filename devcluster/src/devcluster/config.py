@@ -1,7 +1,7 @@
 """Names, addresses and paths of one cluster and of the cache that all clusters share.
 
-Everything here is a value: nothing is created, so that every module can ask where things lie. It fails only on a name
-that could not be a cgroup, a host name and a directory at once.
+Everything here is a value and nothing is created, so any module can ask for a path. It fails only for a name that
+cannot be a cgroup, a host name and a directory at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The node's image store: which images it holds, and import of archives.
+"""The node's image store: which images it has, and import of archives.
 
-Import sends only the blobs that the store lacks, so that a small new layer on top of gigabytes takes seconds. Large
-ones of the same disk are not even sent: the file gets a second name in the store, and containerd is told to look.
-Fails with NodeError, which shows what ctr said.
+Import sends only the blobs that the store lacks, so a small new layer on top of gigabytes takes seconds. Large blobs on
+the same disk are not even sent: the file is hard-linked into the store, and containerd is told to look. Fails with
+NodeError, which shows ctr's output.
 """
 
 from __future__ import annotations

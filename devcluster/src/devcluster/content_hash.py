@@ -1,6 +1,6 @@
 """Content hashes: what was built from the same inputs is never built again.
 
-Pure but for reading the files named. A missing file is an error, never an empty hash.
+Pure, except that it reads the named files. A missing file is an error, never an empty hash.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Custom resource definitions without their prose.
+"""Removes the descriptions from custom resource definitions. Pure.
 
-KubeRay's embed the whole pod template with its documentation: megabytes, which cost the API server seconds to take in
-and hundreds of megabytes to hold. What is validated stays; what only `kubectl explain` would print goes.
-Pure; works on the text as controller-gen writes it, where a description is one scalar and its continuation lines.
+KubeRay's CRDs embed the whole pod template with its documentation: megabytes, which cost the API server seconds to load
+and hundreds of megabytes of memory. The validation stays; only what `kubectl explain` would print is removed. It works
+on the text as controller-gen writes it, where a description is one scalar and its continuation lines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Debian packages without installing them: host programs unpacked into the cache, and a root file system for images.
 
-Both ask the distribution's own apt (its sources, keys and proxies) but keep apt's lists and downloads in the cache, so
-that the machine's package state is neither needed nor changed. Fails with apt's words, or when the machine is not a
+Both use the distribution's own apt (its sources, keys and proxies) but keep apt's lists and downloads in the cache, so
+that the machine's package state is neither needed nor changed. Fails with apt's message, or if the machine is not a
 Debian 12, whose libraries the unpacked programs are linked against.
 """
 

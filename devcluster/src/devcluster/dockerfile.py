@@ -1,7 +1,7 @@
-"""What a Dockerfile takes from its context: so that exactly these files decide whether its image is built again.
+"""Finds the files that a Dockerfile takes from its context; only these decide whether its image is built again.
 
-Pure. Understands COPY without --from and ARG defaults, which is all that the project's Dockerfiles use; a COPY of the
-whole context or with a wildcard is refused, since then every file would be an input.
+Pure. It understands COPY without --from and ARG defaults, which is all that the project's Dockerfiles use. A COPY of
+the whole context or with a wildcard is refused, because then every file would be an input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Says at once everything that keeps a machine from running the cluster, each problem with its mend.
+"""Reports all problems at once that prevent a machine from running the cluster, each with its fix.
 
 `inspect` looks at the machine and returns facts; `problems` is pure and decides. Run before `build` and `up` too.
 """

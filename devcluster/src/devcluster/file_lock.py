@@ -1,7 +1,7 @@
-"""One at a time: a lock that two runs of the tool share, whichever way the other one ends.
+"""A file lock that excludes concurrent runs of the tool, however the holder ends.
 
-The kernel drops a `flock` with its holder, so that a killed run never locks out the next. The file may be removed by
-its holder: who waited for it then waits for the one that is there now. Fails with `LockTimeout` after a stated wait,
+The kernel releases a `flock` with its holder, so a killed run never locks out the next. The holder may remove the file:
+a process that waited for it then waits for the file that is there now. Fails with `LockTimeout` after a stated wait,
 naming the holder.
 """
 

@@ -1,8 +1,8 @@
 """Passes connections from a loopback port of the machine to an address inside the node's network namespace.
 
-`python -m devcluster.forwarder RECORD CGROUP LISTEN_PORT NODE_PID HOST PORT` listens first, on the machine's side, then
+`python -m devcluster.forwarder RECORD CGROUP LISTEN_PORT NODE_PID HOST PORT` first listens on the machine's side, then
 moves into the node's network namespace, where it makes its connections. The record is written once it listens; port 0
-lets the kernel choose. It ends by itself with the node. Fails at once when the port is taken or the node is gone.
+lets the kernel choose. It ends with the node. Fails at once if the port is taken or the node is gone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loopback forwards of one cluster: start, list and stop the processes of `forwarder`.
 
 A forward is recorded under `forwards/` of the cluster's state and ends with the cluster. Starting one that already
-serves the same target returns it. Fails with the forwarder's words when its port is taken.
+serves the same target returns it. Fails with the forwarder's message if its port is taken.
 """
 
 from __future__ import annotations

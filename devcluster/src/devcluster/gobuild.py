@@ -1,8 +1,8 @@
 """Builds the programs of the cluster from Go modules, one directory of the cache for each set of inputs.
 
 A program's inputs are its module under `devcluster/go` (go.mod, go.sum, sources), its flags and Go's version. A build
-goes into a temporary directory and is renamed when complete, so that a killed build leaves nothing half made.
-Fails with the compiler's words when a module does not build.
+goes into a temporary directory and is renamed when complete, so that a killed build leaves nothing incomplete. Fails
+with the compiler's message if a module does not build.
 """
 
 from __future__ import annotations

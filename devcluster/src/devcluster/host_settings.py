@@ -1,8 +1,8 @@
-"""What all clusters change of the machine together: noted by the first of them, put back by the last.
+"""Settings of the machine that all clusters share: recorded by the first cluster, restored by the last.
 
-The kernel's settings and the cgroup controllers handed down from the root are one for the machine, and a second
-cluster finds what the first one changed: so they are noted once, beside no single cluster, under /run, which ends with
-the boot as they do. A cluster is there as long as its cgroup is. Fails with LockTimeout, or without root with
+Kernel settings and the cgroup controllers that the root delegates exist once per machine, and a second cluster finds
+them already changed by the first. So the original values are recorded once, outside any cluster, under /run, which ends
+with the boot as they do. A cluster exists as long as its cgroup does. Fails with LockTimeout, or without root with
 PermissionError.
 """
 

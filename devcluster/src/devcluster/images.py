@@ -1,8 +1,9 @@
-"""Builds the project's images and loads them into the cluster; the tag of each is the hash of what it was built from.
+"""Builds the project's images and loads them into the cluster. The tag of each is the hash of its inputs.
 
-What an image is built from is what its Dockerfile copies, the Dockerfile, the base image and the folder of wheels. What
-exists under that tag is neither built nor loaded again. From buildah's storage an image goes into an OCI layout, and of
-that only the blobs that the cluster lacks are sent: a change of code moves kilobytes past a layer of gigabytes.
+The inputs of an image are the files that its Dockerfile copies, the Dockerfile, the base image and the folder of
+wheels. An image that exists under that tag is neither built nor loaded again. From buildah's storage an image goes into
+an OCI layout, and only the blobs that the cluster lacks are sent: a code change moves kilobytes, not the layer of
+gigabytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Installs cluster DNS, KubeRay and the S3 server with the small charts beside this package. Idempotent.
 
-Waits for each Deployment by name, with a deadline, and for the S3 server to answer. Credentials of the S3 server are
-drawn once for a life of the cluster, kept in a Secret there and in a file that only root reads here.
+Waits for each Deployment by name, with a deadline, and for the S3 server to answer. The credentials of the S3 server
+are generated once per cluster, and kept in a Secret in the cluster and in a file that only root can read on the
+machine.
 """
 
 from __future__ import annotations

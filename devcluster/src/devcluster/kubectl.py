@@ -1,6 +1,6 @@
 """kubectl and helm against one cluster, with deadlines.
 
-Fails with CommandFailed, which shows what the program said; a wait that ends in vain says for what it waited.
+Fails with CommandFailed, which shows the program's output; a wait that times out says what it waited for.
 """
 
 from __future__ import annotations

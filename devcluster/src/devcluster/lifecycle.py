@@ -1,8 +1,8 @@
-"""Up, down and the health of one cluster.
+"""Starts, stops and checks one cluster.
 
-`up` writes down what it changes before it changes it, so that `down` undoes a life of the cluster that ended anywhere:
-half-way through `up`, by SIGKILL of any part, with the machine. Both are idempotent and exclude each other. Only `up`
-needs a package beside the standard library: `down` must work where that has gone.
+`up` records each change before it makes it, so `down` can undo a cluster that ended anywhere: half-way through `up`, by
+SIGKILL of any part, or with the machine. Both are idempotent and exclude each other. Only `up` needs a package beside
+the standard library, because `down` must work after the packages were removed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The node as seen from the machine: start it, look at it, run programs inside it, end it.
+"""The node as seen from the machine: start it, inspect it, run programs inside it, stop it.
 
-Fails with NodeError, which shows what process 1 of the node or a component said last.
+Fails with NodeError, which shows the last output of the node's process 1 or of a component.
 """
 
 from __future__ import annotations

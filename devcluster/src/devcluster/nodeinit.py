@@ -1,12 +1,12 @@
 """Process 1 of the node: makes the node's private view of the machine, starts its components, keeps them running.
 
 `python -m devcluster.nodeinit RECORD CGROUP SPEC` joins the cgroup, leaves the machine's mount, process, network, host
-name and IPC namespaces, and becomes the first process of new ones. All mounts, links and processes of the cluster live
-in these, so the kernel removes them with this process, however it ends: there is nothing to clean up by hand but the
-cgroup, a handful of settings and files.
+name and IPC namespaces, and becomes the first process of new ones. All mounts, links and processes of the cluster are
+in these namespaces, so the kernel removes them with this process, however it ends. Only the cgroup, a few settings and
+files have to be cleaned up separately.
 
-A component that ends is started again, as an init system would, unless it ended five times in a minute: then it stays
-down and the status file says so. Fails, with the reason in the status file, when the node's view cannot be made.
+A component that ends is restarted, as by an init system, unless it ended five times in a minute: then it stays down and
+the status file says so. Fails, with the reason in the status file, if the node's view cannot be made.
 """
 
 from __future__ import annotations

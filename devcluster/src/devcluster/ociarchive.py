@@ -1,7 +1,7 @@
-"""Makes an image of static programs as an OCI archive that containerd imports. Needs no builder.
+"""Makes an image of static programs as an OCI archive that containerd imports, without a builder.
 
-The same inputs give the same bytes: no times, no owners, files in order. Layers are not compressed: they go from one
-file to another on the same disk.
+The same inputs give the same bytes: no times, no owners, files in order. Layers are not compressed, because they only
+go from one file to another on the same disk.
 """
 
 from __future__ import annotations

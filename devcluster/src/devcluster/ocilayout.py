@@ -1,6 +1,6 @@
-"""An OCI image layout on disk that several images share: what of it a store lacks, and forgetting old images.
+"""An OCI image layout on disk that several images share: finds what a store lacks, and removes old images.
 
-Fails with NotInLayout on an image that the layout does not hold.
+Fails with NotInLayout for an image that is not in the layout.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Certificates, keys and kubeconfigs of one life of the cluster.
+"""Certificates, keys and kubeconfigs of one cluster, from `up` to `down`.
 
-Every component has an identity of its own, as RBAC expects. Keys are readable by root alone. Nothing is kept from one
-`up` to the next, so that nothing has to be renewed.
+Every component has its own identity, as RBAC expects. Only root can read the keys. Nothing is kept from one `up` to the
+next, so nothing has to be renewed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which process is meant: a pid is reused, a pid with its start time and boot is not.
+"""Identifies processes reliably: a pid is reused, but a pid with its start time and boot id is not.
 
-Reads /proc only. A process that has gone, or is a zombie, is not alive; nothing here raises for one.
+It only reads /proc. A process that has ended, or is a zombie, is not alive; nothing here raises for one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Says what is being done and how long it has taken, on a terminal and in a log alike.
+"""Prints what is being done and how long it has taken, on a terminal and in a log alike.
 
-Long steps speak again every 15 s, so that silence always means that something is stuck.
+Long steps print again every 15 s, so silence always means that something is stuck.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Configuration files of the node's components, as text. Pure.
 
-Paths are those that the node's processes see: /var and /run are the node's own there (see `nodeinit`).
-JSON is used wherever the reader takes YAML.
+Paths are as the node's processes see them: /var and /run are the node's own (see `nodeinit`). JSON is used wherever the
+reader takes YAML.
 """
 
 from __future__ import annotations

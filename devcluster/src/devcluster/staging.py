@@ -1,7 +1,7 @@
-"""Where things are made until they are whole: one folder of the cache that nothing else uses.
+"""A place for incomplete builds: one folder of the cache that nothing else uses.
 
-The cache may be a directory that holds other people's files too ($HOME, say), so that what a killed build left is told
-by its place and its prefix, and nothing else is ever removed. Fails with OSError, as when the disk is full.
+The cache may be a directory with other people's files ($HOME, say). So what a killed build left is recognised by its
+place and prefix, and nothing else is ever removed. Fails with OSError, as when the disk is full.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kernel settings of the whole machine that the kubelet changes: how they are, and how to put them back.
+"""Kernel settings of the whole machine that the kubelet changes: reads them, and restores them.
 
 A setting that this kernel lacks is left out. Fails with PermissionError without root.
 """

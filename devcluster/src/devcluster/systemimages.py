@@ -1,6 +1,6 @@
 """The images of static Go programs: pause, CoreDNS, KubeRay's operator and the S3 server.
 
-Their tags are content hashes, so that a chart that names one names exactly what was built.
+Their tags are content hashes, so a chart that names a tag names exactly what was built.
 """
 
 from __future__ import annotations

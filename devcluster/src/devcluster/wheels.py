@@ -1,6 +1,6 @@
-"""Local wheels: those that pip or uv are told of, kept in the cache, since they decide what the trainer image is.
+"""Local wheels that pip or uv are configured to use, kept in the cache because they determine the trainer image.
 
-Kept, they decide the same image in a shell that knows nothing of them. Fails with OSError when they cannot be copied.
+A shell without that configuration then builds the same image. Fails with OSError if they cannot be copied.
 """
 
 from __future__ import annotations

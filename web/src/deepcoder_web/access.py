@@ -1,9 +1,10 @@
-"""Who looks, and what of it kubectl would show them: TokenReview, then SubjectAccessReview for each run's namespace.
+"""Who the viewer is and what they may see: TokenReview, then SubjectAccessReview for each run's namespace.
 
-The page's own account may read every run, so nothing is answered before the API server has said that the viewer may
-read it too. Answers are kept for a short time, refusals for a shorter one: a right that was withdrawn is gone after
-`ALLOWED_SECONDS`. Tokens are kept as digests alone and never logged. Where the API server cannot be asked nobody sees
-anything (`Unavailable`). Whoever sends tokens that prove nothing fills a memory of their own and drives out nobody's.
+The page's own account may read every run, so nothing is answered before the API server has confirmed that the viewer
+may read it too. Answers are cached for a short time, and refusals for a shorter one: a permission that was withdrawn
+stops working after `ALLOWED_SECONDS`. Tokens are stored only as digests and never logged. If the API server cannot be
+asked, nobody sees anything (`Unavailable`). Invalid tokens have a cache of their own, so they cannot push out valid
+entries.
 """
 
 from __future__ import annotations

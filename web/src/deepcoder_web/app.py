@@ -1,8 +1,8 @@
-"""The routes: who asks is known before anything is looked up, and nobody is shown what kubectl would not show them.
+"""The routes. The viewer is identified before anything is looked up, and sees only what kubectl would show them.
 
-Every answer of the API is JSON, every refusal {error} with a status that says whether to come again (503 with
-Retry-After). The page itself is harmless and served to anybody. A stream says only that something has changed; it ends
-by itself after `STREAM_SECONDS`, and as soon as its viewer may not read any more or the run is gone.
+Every answer of the API is JSON, and every refusal is {error} with a status that says whether to retry (503 with
+Retry-After). The page itself holds no data and is served to everybody. A stream says only that something has changed.
+It ends after `STREAM_SECONDS`, or as soon as its viewer loses the permission or the run is gone.
 """
 
 from __future__ import annotations

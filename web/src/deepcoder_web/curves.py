@@ -1,8 +1,7 @@
-"""Steps of runs, kept merged between one look and the next: of an attempt that has stored nothing new nothing is read,
-and of a run in which nothing has changed nothing is parsed again.
+"""Caches the merged steps of runs: attempts with nothing new are not read again, unchanged runs not parsed again.
 
-How much is kept is bounded by the bytes of the metrics; a run with more than `_MOST_BYTES` or `_MOST_FIGURES` of them
-is refused.
+The cache is bounded by the bytes of the metrics. A run with more than `_MOST_BYTES` or `_MOST_FIGURES` of them is
+refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the dashboard counts of itself, for Prometheus."""
+"""The dashboard's own metrics, for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Rollouts of a step, read from Parquet without ever having all of their texts in memory.
+"""Reads the rollouts of a step from Parquet without ever holding all of their texts in memory.
 
-The list reads the short columns alone; one rollout is looked for in these and its texts are read in small batches.
-Objects are kept packed, by version: an attempt that trains a step again replaces them. A file that says it unpacks to
-more than the bounds below is not read; against one that lies there is nothing but the pod's own memory limit.
+The list reads only the short columns. To read one rollout, it is located in these, and its texts are read in small
+batches. Objects are cached compressed, by version: an attempt that trains a step again replaces them. A file that says
+it expands beyond the limits below is not read. Against a file that lies about this, there is only the pod's memory
+limit.
 """
 
 from __future__ import annotations

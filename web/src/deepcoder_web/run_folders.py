@@ -1,9 +1,10 @@
-"""Runs' folders, opened with the run's own credentials: the page lends nobody its own, nor its place in the network.
+"""Opens runs' folders with the run's own credentials, so that nobody can use the page's identity or network position.
 
-Keys are those of the run's Secret, never of the page's environment, account or node. A Secret is looked at again every
-`FRESH_SECONDS`, and at once where its keys are refused: a rotated one is used, one that is gone opens nothing any more.
-A server that the configuration does not name must not be on this machine or its link (`127.0.0.1`, `169.254.169.254`),
-whatever its name resolves to when it is asked; a name that changes right after that is what an egress rule is for.
+Only the keys in the run's Secret are used, never those of the page's environment, account or node. A Secret is read
+again every `FRESH_SECONDS`, and at once if its keys are refused: a rotated Secret is picked up, and after a deleted one
+nothing can be opened. A server that the configuration does not name must not be on this machine or its link
+(`127.0.0.1`, `169.254.169.254`), whatever its name resolves to at the time of the request. A name that changes right
+after that has to be stopped by an egress rule.
 """
 
 from __future__ import annotations

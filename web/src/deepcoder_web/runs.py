@@ -1,8 +1,9 @@
-"""All runs in memory, kept by one watch for each namespace that is served, and whoever waits for a change of them.
+"""All runs in memory, kept current by one watch per served namespace, and the waiters for their changes.
 
-Watches run in threads of their own and go on from what they saw last; while one is broken the page shows what was
-known, and `problem` says so. A run that this build cannot read (`Unreadable`: another release wrote it) is kept by its
-name and costs the others nothing. Those who wait are woken, not fed: who is slow misses nothing but what lay between.
+Watches run in their own threads and resume from what they saw last. While a watch is broken, the page shows the last
+known state, and `problem` says so. A run that this build cannot read (`Unreadable`: another release wrote it) is kept
+by name and does not affect the others. Waiters are woken, not sent the changes: a slow one misses only intermediate
+states.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What runs have stored, read for the page.
+"""Reads what runs have stored, for the page.
 
-Questions are asked in threads within bounds (`storage_threads`), of folders that are opened with the runs' own credentials
-(`run_folders`); steps and rollouts are kept for whoever looks next (`curves`, `rollouts`).
+Queries run in a bounded number of threads (`storage_threads`), on folders that are opened with the runs' own
+credentials (`run_folders`). Steps and rollouts are cached (`curves`, `rollouts`).
 """
 
 from __future__ import annotations

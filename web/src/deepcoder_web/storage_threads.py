@@ -1,9 +1,9 @@
-"""Who may ask storage how much at once: threads shared by all runs, so that one bucket takes none from the others.
+"""Limits storage queries: the threads are shared by all runs, so that one slow bucket does not block the others.
 
-Each run has `AT_ONCE` questions under way, each namespace `OF_NAMESPACE`; others wait for a moment and are told to come
-again then (`Busy`). A question that takes longer than `DEADLINE_SECONDS` is given up (`Late`), but its place is free
-only when its thread has come to its end: a server that never answers costs its own run's and namespace's places alone.
-`Budget` bounds the memory of what is being read.
+Each run may have `AT_ONCE` queries in flight, each namespace `OF_NAMESPACE`. Further queries wait briefly and are then
+asked to retry (`Busy`). A query that takes longer than `DEADLINE_SECONDS` is abandoned (`Late`), but its slot is free
+only when its thread ends: a server that never answers uses up only the slots of its own run and namespace. `Budget`
+limits the memory of what is being read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The page's certificate, from a Secret that somebody else renews: loaded again when its files have changed.
+"""The page's certificate, from a mounted Secret that is renewed elsewhere: reloaded when its files change.
 
-What cannot be used at the start is a `ConfigError`; later the certificate before stays, and the log says why.
+An unusable certificate at the start is a `ConfigError`. Later, the previous certificate stays in use and the log says
+why.
 """
 
 from __future__ import annotations

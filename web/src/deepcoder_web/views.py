@@ -1,8 +1,8 @@
-"""What the page is sent, from what the API server and storage have. Pure; names are those of the page's scripts.
+"""Builds what the page is sent from what the API server and storage have. Pure; names are those of the page's scripts.
 
-Nothing of a pod template, an environment or a Secret's name is in it: a run's settings are its recipe and the lengths
-of its stages, which is what people compare, and a storage that cannot be read is told by the kind of its fault alone,
-without what its server said.
+Pod templates, environments and Secret names are left out. A run's settings are its recipe and the lengths of its
+stages, which is what people compare. For storage that cannot be read, only the kind of fault is sent, without the
+server's message.
 """
 
 from __future__ import annotations

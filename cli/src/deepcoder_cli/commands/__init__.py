@@ -1,1 +1,1 @@
-"""One module a command, or a few that belong together; `app` says which is where."""
+"""One module per command, or for a few related commands; `app` says which command is in which module."""

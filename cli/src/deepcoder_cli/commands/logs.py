@@ -1,8 +1,8 @@
 """`logs`: what the parts of a run print now, and what past attempts have left in the bucket.
 
-Pods go with their attempt, so what ran before is read from the bucket; where a part has no pod now, or an attempt has
-left nothing, the message says which of the two to ask. Of several pods that are followed one that fails ends the
-others.
+Pods disappear with their attempt, so earlier output is read from the bucket. If a part has no pod now, or an attempt
+has left nothing, the message says where else to look. If several pods are followed and one of them fails, the others
+end too.
 """
 
 from __future__ import annotations

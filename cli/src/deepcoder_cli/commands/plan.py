@@ -1,7 +1,7 @@
-"""`plan`: what a run would take, before anything is applied.
+"""`plan`: what a run would need, before anything is applied.
 
-A file that is no run, and a setting that could not work, are named by field; what is not known (a model, a price)
-leaves its column empty and is said, never guessed.
+A file that is not a run, or a setting that cannot work, is reported with its field. Unknown values (a model, a price)
+leave their column empty and are reported, never guessed.
 """
 
 from __future__ import annotations
