@@ -27,6 +27,7 @@ from deepcoder_client.connection import (
     Object,
 )
 from deepcoder_client.errors import Conflict, NotFound, NotInTime, Refused, Unknown, Unreachable
+from deepcoder_client.kubeconfig import NO_OVERRIDES, Overrides
 from deepcoder_client.manifests import RunManifest, load, parse
 from deepcoder_client.permissions import Right
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -60,10 +61,10 @@ class Client:
 
     def __init__(
         self, context: str | None = None, *, kubeconfig: str | Path | None = None, namespace: str | None = None,
-        timeout: float = TIMEOUT_SECONDS, connection: Connection | None = None,
+        timeout: float = TIMEOUT_SECONDS, connection: Connection | None = None, overrides: Overrides = NO_OVERRIDES,
     ) -> None:  # fmt: skip
         """By the kubeconfig, or over a connection of one's own; `namespace` is meant where none is named."""
-        self.connection = connection or Connection.open(context, kubeconfig, timeout)
+        self.connection = connection or Connection.open(context, kubeconfig, timeout, overrides)
         self.namespace = namespace or self.connection.namespace
 
     def apply(

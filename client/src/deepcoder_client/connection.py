@@ -1,45 +1,39 @@
 """HTTP to the API server that a kubeconfig names: JSON in, JSON out, every call with a deadline.
 
-The kubernetes package reads kubeconfigs (certificates, tokens, exec plugins, proxies) and opens connections; requests
-are our own, since custom resources have no types there and its errors do not say which permission was missing. Calls
-that change something are sent once; a read is tried again where no connection came about. What the server was too busy
-for (429), and therefore has not done, is asked for again as soon as it says, a few times.
+The kubernetes package opens connections. The requests are our own, since custom resources have no types there and its
+errors do not say which permission was missing. Calls that change something are sent once; a read is tried again where
+no connection came about. What the server was too busy for (429), and therefore has not done, is asked for again as soon
+as it says, a few times. Credentials that it refuses (401) are read again, and if they have changed, so is the request.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import urllib3
-import yaml
 from kubernetes import client, config
 
-from deepcoder_client.contexts import ActingAs, acting_as, current_context
-from deepcoder_client.errors import (
-    BadName,
-    ClientError,
-    Conflict,
-    Forbidden,
-    NoCluster,
-    NotFound,
-    Refused,
-    Unreachable,
-)
+from deepcoder_client.contexts import ActingAs
+from deepcoder_client.errors import BadName, ClientError, Conflict, Forbidden, NotFound, Refused, Unreachable
+from deepcoder_client.kubeconfig import NO_OVERRIDES, Access, Overrides, read
 from deepcoder_client.permissions import Right
 from deepcoder_contracts.api.base import GROUP, VERSION
-from deepcoder_contracts.uris import names_this_machine
 
 Object = dict[str, Any]
 
 TIMEOUT_SECONDS = 10.0
-POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+RENEWAL_SECONDS = 60.0
+"""Refused credentials are read anew at most this often."""
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _SHOWN = 500
 _CANNOT = re.compile(r"cannot (\w+) resource")
@@ -101,50 +95,32 @@ class Connection:
 
     def __init__(
         self, configuration: client.Configuration, namespace: str, timeout: float = TIMEOUT_SECONDS,
-        acting: ActingAs | None = None,
+        acting: ActingAs | None = None, again: Callable[[], Access] | None = None,
     ) -> None:  # fmt: skip
-        """`namespace` is meant where none is named; `timeout` bounds each call, in seconds; `acting`: as whom."""
+        """`namespace` is meant where none is named; `timeout` bounds each call, in seconds; `acting`: as whom.
+
+        `again` reads the credentials anew, once the API server refuses those that there are.
+        """
         self.namespace, self.timeout, self.acting = namespace, timeout, acting
+        self._again, self._renewing, self._not_before = again, threading.Lock(), 0.0
+        self._use(configuration)
+
+    def _use(self, configuration: client.Configuration) -> None:
         self.configuration = configuration
         self._pool: urllib3.PoolManager = client.ApiClient(configuration).rest_client.pool_manager
 
     @classmethod
     def open(
-        cls, context: str | None = None, kubeconfig: str | Path | None = None, timeout: float = TIMEOUT_SECONDS
-    ) -> Connection:
+        cls, context: str | None = None, kubeconfig: str | Path | None = None, timeout: float = TIMEOUT_SECONDS,
+        overrides: Overrides = NO_OVERRIDES,
+    ) -> Connection:  # fmt: skip
         """From a kubeconfig (default: KUBECONFIG, else ~/.kube/config), or from within a pod its own account.
 
         Raises `NoCluster`.
         """
-        configuration = client.Configuration()
-        file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
-        try:
-            name = context or current_context(file)
-            config.load_kube_config(file, name, client_configuration=configuration)
-            merged = config.kube_config.KubeConfigMerger(file).config.value
-            chosen = next(entry.value["context"] for entry in merged["contexts"] if entry.value["name"] == name)
-            users = {entry.value["name"]: entry.value.get("user") or {} for entry in merged["users"]}
-            acting = acting_as(users.get(chosen.get("user"), {}))
-            cluster = next(e.value["cluster"] for e in merged["clusters"] if e.value["name"] == chosen["cluster"])
-            if not re.match(r"https?://", str(configuration.host or "")):
-                raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is no URL")
-            if names_this_machine(str(configuration.host)) and "proxy-url" not in cluster:
-                # As kubectl does. Given both, WebSockets do not read the environment for themselves.
-                past = str(urlsplit(configuration.host).hostname)
-                configuration.no_proxy = ",".join(filter(None, (configuration.no_proxy, past)))
-        except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
-            why = f"{file} does not hold one" if isinstance(error, TypeError | ValueError) else str(error)
-            try:
-                if context or kubeconfig:
-                    raise config.ConfigException("a kubeconfig was asked for by name")
-                config.load_incluster_config(client_configuration=configuration)
-                return cls(configuration, POD_NAMESPACE.read_text().strip(), timeout)
-            except (config.ConfigException, OSError):
-                raise NoCluster(
-                    f"no usable kubeconfig: {why}. Set KUBECONFIG or --kubeconfig to one, or choose one of its "
-                    "contexts with --context"
-                ) from error
-        return cls(configuration, str(chosen.get("namespace") or "default"), timeout, acting)
+        access = read(context, kubeconfig, overrides)
+        again = partial(read, context or access.context, kubeconfig, overrides)
+        return cls(access.configuration, access.namespace, timeout, access.acting, again)
 
     @property
     def host(self) -> str:
@@ -159,8 +135,8 @@ class Connection:
         """`headers` for a WebSocket, which takes no others; raises `Refused` where a kubeconfig acts as somebody."""
         if self.acting:
             raise Refused(
-                f"your kubeconfig acts as {self.acting.name} (users[].user.as), which a connection into a pod cannot "
-                "tell the API server: use a context whose user is that account itself"
+                f"this connection acts as {self.acting.name} (--as, or users[].user.as of your kubeconfig), which one "
+                "into a pod cannot tell the API server: use a context whose user is that account itself"
             )
         return self.headers()
 
@@ -256,14 +232,21 @@ class Connection:
             connect=2 if method == "GET" else 0, read=0, redirect=0, status=_BUSY_TRIES, other=0,
             status_forcelist=(_BUSY,), allowed_methods=None, raise_on_status=False, backoff_factor=0.2,
         )  # fmt: skip
-        try:
-            headers.update(self.headers())
-            for name, value in self.acting.headers if self.acting else ():
-                headers.add(name, value)
-            response = self._pool.request(
-                method, url, headers=headers, body=None if body is None else json.dumps(body).encode(),
+        for name, value in self.acting.headers if self.acting else ():
+            headers.add(name, value)
+
+        def send() -> tuple[client.Configuration, urllib3.BaseHTTPResponse]:
+            used = self.configuration
+            return used, self._pool.request(
+                method, url, headers=headers | self.headers(), body=None if body is None else json.dumps(body).encode(),
                 timeout=timeout, retries=retries, preload_content=False,
             )  # fmt: skip
+
+        try:
+            used, response = send()
+            if response.status == HTTPStatus.UNAUTHORIZED and self._renewed(used):
+                response.close()  # what was refused so has not been done
+                _, response = send()
         except (urllib3.exceptions.HTTPError, config.ConfigException) as error:
             raise Unreachable(
                 f"the API server {self.host} does not answer: {_why(error)}; is it up, and is it the one KUBECONFIG "
@@ -273,6 +256,36 @@ class Connection:
             return response
         with response:
             raise _error(response, right, what)
+
+    def _renewed(self, refused: client.Configuration) -> bool:
+        """Whether there are other credentials than the refused ones: kubeconfig, files and exec plugins say so.
+
+        They are asked once a while at most: a plugin may open a browser.
+        """
+        with self._renewing:
+            if self.configuration is not refused:
+                return True  # another thread was quicker
+            if self._again is None or time.monotonic() < self._not_before:
+                return False
+            self._not_before = time.monotonic() + RENEWAL_SECONDS
+            try:
+                found = self._again().configuration
+            except ClientError:
+                return False
+            if found.host != refused.host or _shown(found) in (_shown(refused), _NOTHING):
+                return False
+            self._use(found)
+            return True
+
+
+def _shown(configuration: client.Configuration) -> tuple[object, ...]:
+    """What proves to the API server who asks."""
+    files = (configuration.cert_file, configuration.key_file)
+    return configuration.api_key, *(Path(file).read_bytes() if file else None for file in files)
+
+
+_NOTHING: tuple[object, ...] = ({}, None, None)
+"""Of an exec plugin that has failed, which the kubernetes package has logged."""
 
 
 def _why(error: Exception) -> str:

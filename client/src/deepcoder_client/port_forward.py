@@ -75,8 +75,8 @@ class Bearer:
         self._kept, self._until = "", 0.0
         if connection.acting:
             raise NoToken(
-                f"your kubeconfig acts as {connection.acting.name} (users[].user.as), and its token is not that "
-                "account's: use a context whose user is the account itself"
+                f"this connection acts as {connection.acting.name} (--as, or users[].user.as of your kubeconfig), and "
+                "its token is not that account's: use a context whose user is the account itself"
             )
         if not account and not self._own():
             raise NoToken(

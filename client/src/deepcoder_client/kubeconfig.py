@@ -1,0 +1,188 @@
+"""A kubeconfig, read as kubectl reads it, with kubectl's options in place of what the file says.
+
+The kubernetes package reads certificates, tokens, exec plugins and proxies. This module adds what the package lacks:
+options that replace a part of the file, a tokenFile that is read again when its token is renewed, and servers on this
+machine that are reached past the proxy of the environment. Raises `NoCluster` if no file says which cluster is meant.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from kubernetes import client, config
+from kubernetes.config.kube_config import ConfigNode, KubeConfigLoader, KubeConfigMerger
+
+from deepcoder_client.contexts import ActingAs, acting_as, current_context
+from deepcoder_client.errors import NoCluster
+from deepcoder_contracts.uris import names_this_machine
+
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+TOKEN_FILE_SECONDS = 60.0
+"""How long a token from a file is used before the file is read again: kubectl's own period."""
+_GIVEN = "of the command line"
+"""Name of the entries that options add beside those of the files."""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """kubectl's options that replace a part of a kubeconfig; None leaves that part as it is."""
+
+    cluster: str | None = None
+    user: str | None = None
+    server: str | None = None
+    token: str | None = None
+    certificate_authority: str | None = None
+    tls_server_name: str | None = None
+    insecure_skip_tls_verify: bool | None = None
+    as_user: str | None = None
+    as_uid: str | None = None
+    as_groups: tuple[str, ...] = ()
+
+    @property
+    def connects(self) -> bool:
+        """Whether they say anything of the server or of its credentials; without, they say only as whom to act."""
+        return any((self.cluster, self.user, self.server, self.token, self.certificate_authority,
+                    self.tls_server_name, self.insecure_skip_tls_verify))  # fmt: skip
+
+
+NO_OVERRIDES = Overrides()
+
+
+@dataclass(frozen=True)
+class Access:
+    """A server, how to prove who asks, the namespace of the context, and whom the requests impersonate."""
+
+    configuration: client.Configuration
+    namespace: str
+    acting: ActingAs | None = None
+    context: str | None = None
+    """The context that was chosen; None if the options or the pod say it all."""
+
+
+def read(
+    context: str | None = None, kubeconfig: str | Path | None = None, overrides: Overrides = NO_OVERRIDES
+) -> Access:
+    """From a kubeconfig (default: KUBECONFIG, else ~/.kube/config), or within a pod from its own account."""
+    file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
+    try:
+        return _from_files(file, context, overrides)
+    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
+        why = f"{file} does not hold one" if isinstance(error, TypeError | ValueError) else str(error)
+        try:
+            if context or kubeconfig or overrides.connects:
+                raise config.ConfigException("a kubeconfig was asked for by name")
+            configuration = client.Configuration()
+            config.load_incluster_config(client_configuration=configuration)
+            return Access(configuration, POD_NAMESPACE.read_text().strip(), acting_as(_as_somebody(overrides)))
+        except (config.ConfigException, OSError):
+            raise NoCluster(
+                f"no usable kubeconfig: {why}. Set KUBECONFIG or --kubeconfig to one, or choose one of its "
+                "contexts with --context"
+            ) from error
+
+
+def _from_files(file: str, context: str | None, overrides: Overrides) -> Access:
+    merger = KubeConfigMerger(file)
+    name = context or current_context(file)
+    merged, chosen = merger.config, dict[str, Any]()
+    if overrides.server and not name:  # kubectl asks for no file where --server says it all
+        merged = ConfigNode("", {"clusters": [], "users": [], "contexts": []})
+    elif merged is None:
+        raise config.ConfigException(f"there is no file {file}")
+    else:
+        chosen = merged["contexts"].get_with_name(name or merged["current-context"])["context"].value
+    cluster = _cluster(merged, overrides.cluster or chosen.get("cluster"), overrides)
+    user = _user(merged, overrides.user or chosen.get("user"), overrides)
+    context_ = {"cluster": cluster.value["name"], "user": user.value["name"]}
+    # Entries beside those of the files, which stay as they are: a renewed token may be written back to them.
+    for kind, entry in (("clusters", cluster), ("users", user)):
+        if entry.value["name"] == _GIVEN:
+            merged.value[kind].append(entry)
+    merged.value["contexts"].append(ConfigNode("contexts", {"name": _GIVEN, "context": context_}))
+    configuration = client.Configuration()
+    loader = KubeConfigLoader(merged, _GIVEN, config_base_path=None, config_persister=merger.save_changes)
+    loader.load_and_set(configuration)
+    if not re.match(r"https?://", str(configuration.host or "")):
+        raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is no URL")
+    if names_this_machine(str(configuration.host)) and "proxy-url" not in cluster.value["cluster"]:
+        # As kubectl does. Given both, WebSockets do not read the environment for themselves.
+        past = str(urlsplit(configuration.host).hostname)
+        configuration.no_proxy = ",".join(filter(None, (configuration.no_proxy, past)))
+    said = user.value.get("user") or {}
+    if token_file := said.get("tokenFile"):
+        _TokenFile(Path(user.path or file).expanduser().parent / token_file).keep(configuration)
+    return Access(
+        configuration, str(chosen.get("namespace") or "default"), acting_as({**said, **_as_somebody(overrides)}), name
+    )
+
+
+def _cluster(merged: ConfigNode, name: str | None, overrides: Overrides) -> ConfigNode:
+    """The entry of that name, or one made of it and of the options."""
+    given = {
+        "server": overrides.server,
+        "certificate-authority": overrides.certificate_authority
+        and str(Path(overrides.certificate_authority).absolute()),
+        "tls-server-name": overrides.tls_server_name,
+        "insecure-skip-tls-verify": overrides.insecure_skip_tls_verify,
+    }
+    given = {key: value for key, value in given.items() if value}
+    node = merged["clusters"].get_with_name(name, safe=not overrides.cluster and "server" in given)
+    if not given:
+        return node
+    kept = dict(node["cluster"].value) if node is not None else {}
+    if "server" in given:
+        kept.pop("tls-server-name", None)
+    if "certificate-authority" in given or "insecure-skip-tls-verify" in given:
+        for key in ("certificate-authority", "certificate-authority-data", "insecure-skip-tls-verify"):
+            kept.pop(key, None)
+    return ConfigNode("clusters", {"name": _GIVEN, "cluster": {**kept, **given}}, getattr(node, "path", None))
+
+
+def _user(merged: ConfigNode, name: str | None, overrides: Overrides) -> ConfigNode:
+    """The entry of that name; one with nothing but the token if a token is given, whatever else the entry has."""
+    node = merged["users"].get_with_name(name, safe=not overrides.user)
+    if node is not None and not overrides.token:
+        return node
+    said = (node.value.get("user") if node is not None else None) or {}
+    kept = {key: value for key, value in said.items() if key == "as" or key.startswith("as-")}
+    return ConfigNode("users", {"name": _GIVEN, "user": kept | ({"token": overrides.token} if overrides.token else {})})
+
+
+def _as_somebody(overrides: Overrides) -> dict[str, Any]:
+    """The fields of users[].user that the options replace."""
+    given = {"as": overrides.as_user, "as-uid": overrides.as_uid, "as-groups": list(overrides.as_groups)}
+    return {key: value for key, value in given.items() if value}
+
+
+class _TokenFile:
+    """The token in a file that another program renews, and which counts more than a token beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._token, self._read = path, "", 0.0
+
+    def keep(self, configuration: client.Configuration) -> None:
+        """Have `configuration` send what the file says now, and later what it says then."""
+        self._token = self._path.read_text().strip()
+        if not self._token:
+            raise config.ConfigException(f"users[].user.tokenFile: {self._path} is empty")
+        self._read = time.monotonic()
+        configuration.refresh_api_key_hook = self._renew
+        self._set(configuration)
+
+    def _renew(self, configuration: client.Configuration) -> None:
+        if time.monotonic() >= self._read + TOKEN_FILE_SECONDS:
+            self._read = time.monotonic()
+            with suppress(OSError):  # whoever renews it has not written it yet, and the last token may still be good
+                self._token = self._path.read_text().strip() or self._token
+        self._set(configuration)
+
+    def _set(self, configuration: client.Configuration) -> None:
+        configuration.api_key["BearerToken"] = f"Bearer {self._token}"
