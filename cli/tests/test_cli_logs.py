@@ -1,6 +1,7 @@
 """Logs of pods and of the live driver, against a server that answers as an API server and a kubelet do."""
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -152,6 +153,21 @@ def test_a_head_that_does_not_run_yet_is_said_and_not_looked_into(
     assert main(["logs", "demo", "-f"]) == 3
     assert "pod head is Pending: `kubectl deepcoder status demo` says what it waits for" in capsys.readouterr().err
     assert cluster.commands == []
+
+
+def test_what_a_trainer_prints_cannot_steer_the_terminal(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.printed = [b"reward \x1b]52;c;cm0=\x07 \x1b[32m0.5\x1b[0m\n"]
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", shown)
+    assert main(["logs", "demo"]) == 0
+    assert shown.getvalue() == "reward \\x1b]52;c;cm0=\\x07 0.5\n"
+
+
+def test_a_log_in_a_pipe_is_what_was_printed(cluster: Cluster, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    cluster.printed = [b"\x1b[32m10%\r20%\x1b[0m\n"]
+    assert main(["logs", "demo"]) == 0
+    assert capfdbinary.readouterr().out == b"\x1b[32m10%\r20%\x1b[0m\n"
 
 
 def test_a_letter_that_comes_in_two_pieces_is_whole(cluster: Cluster, printed: Read) -> None:

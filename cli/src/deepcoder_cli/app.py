@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from deepcoder_cli.exit_codes import MEANINGS
+from deepcoder_cli.options import shared
 
 COMPLETE_VARIABLE = "_KUBECTL_DEEPCODER_COMPLETE"
 """Environment variable by which a shell's completion script calls the program."""
@@ -62,6 +63,7 @@ def _codes() -> str:
 
 @click.group(
     cls=Lazy,
+    params=shared(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=f"\b\nExit codes:\n{_codes()}\n\n\b\nExamples:\n  kubectl deepcoder status\n"
     "  kubectl deepcoder status demo -n demo --watch\n  kubectl deepcoder COMMAND --help",
@@ -70,6 +72,7 @@ def _codes() -> str:
 def app(**_: Any) -> None:
     """DeepCoder runs, with nothing but your kubeconfig.
 
-    What a command may not do is said with the permission that is missing. Commands that read a run's bucket use your
-    own S3 credentials where the environment names some, else those of the run's Secret where you may read it.
+    If you lack a permission, the message names it. Commands that read a run's bucket use your own S3 credentials if the
+    environment names some, else those of the run's Secret if you may read it. The options below are kubectl's. They
+    can stand before or after a command.
     """

@@ -1,21 +1,35 @@
-"""Printing: a table for people, JSON and YAML for programs, each with the same content."""
+"""Printing: a table for people, JSON and YAML for programs, each with the same content.
+
+Programs, models and other people have written much of what is printed, and a terminal obeys what it is sent: it can be
+told to change its title, to move the cursor over what stands there, or to fill the clipboard. So people are shown such
+characters as `\\x1b`. JSON and YAML have escapes of their own for them. A log that goes to no terminal is passed on
+byte by byte.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
+import click
 import yaml
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+_LAYOUT = frozenset("\n\t\u200c\u200d")
+"""Lines, tabs, and what joins or parts letters of some scripts and emoji."""
+_COLOUR = re.compile(r"\x1b\[[\d;:]*m")
+_BEYOND_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
 WIDE = 400
 """Columns where there is no terminal: a table in a pipe is not wrapped."""
@@ -30,7 +44,10 @@ def document(value: Any, form: str) -> None:
     """As JSON or YAML."""
     text = plain(value)
     if form == "json":
-        sys.stdout.write(json.dumps(text, indent=2, ensure_ascii=False) + "\n")
+        written = json.dumps(text, indent=2, ensure_ascii=False)
+        sys.stdout.write(
+            _BEYOND_ASCII.sub(lambda c: c[0] if _harmless(c[0]) else json.dumps(c[0])[1:-1], written) + "\n"
+        )
     else:
         sys.stdout.write(yaml.safe_dump(text, sort_keys=False, allow_unicode=True))
 
@@ -63,9 +80,29 @@ def cell(value: Any) -> str:
             return printable(" ".join(str(value).split()))
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """A line for people that may quote what others have written."""
+    click.echo(printable(text), err=err)
+
+
+def program_output(text: str) -> None:
+    """What a program printed: a terminal gets its text alone, anything else gets it as it is."""
+    if sys.stdout.isatty():
+        text = printable(_COLOUR.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
+    click.echo(text, nl=False, color=True)  # else click takes escape sequences out of what goes to no terminal
+
+
 def printable(text: str) -> str:
     """Without what a terminal would act on: escape sequences of a model's or a program's are shown, not obeyed."""
-    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return text if text.isprintable() else "".join(c if _harmless(c) else _shown(c) for c in text)
+
+
+def _harmless(c: str) -> bool:
+    return c.isprintable() or c in _LAYOUT or unicodedata.category(c) == "Zs"
+
+
+def _shown(c: str) -> str:
+    return f"\\x{ord(c):02x}" if ord(c) < 0x100 else f"\\u{ord(c):04x}"
 
 
 def plain(value: Any) -> Any:

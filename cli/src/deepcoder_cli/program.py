@@ -15,7 +15,7 @@ import click
 
 from deepcoder_cli.app import COMPLETE_VARIABLE, app
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.output import printable
+from deepcoder_cli.output import say
 from deepcoder_client.errors import (
     BadFile,
     BadName,
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return Exit.INTERRUPTED
     except ClientError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
+        say(f"error: {error}", err=True)
         return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.NOT_SO)
     except Exception:
         traceback.print_exc()

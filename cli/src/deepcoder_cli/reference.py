@@ -12,6 +12,7 @@ import click
 
 from deepcoder_cli.app import COMMANDS, app
 from deepcoder_cli.exit_codes import MEANINGS
+from deepcoder_cli.options import OfKubectl, shared
 
 WIDTH = 100
 HEAD = """# kubectl deepcoder
@@ -60,18 +61,37 @@ The commands read the bucket with the first credentials that they find:
 
 If the S3 server has another address outside the cluster, set `--endpoint` or `AWS_ENDPOINT_URL_S3`.
 
+If the credentials of your kubeconfig are renewed while a command runs (`tokenFile`, an exec plugin, a new login), the
+command reads them again as soon as the API server refuses the old ones.
+
 `debug-bundle` removes the values of all Secrets that the run's pods can read, and of variables named like secrets. If
 you may not read these Secrets, the command cannot know what is secret in a log. It then leaves out logs, and messages
 that may quote them, unless you give `--include-logs`. To read the operator's log you need permissions in the namespace
 of the chart.
+
+## What is printed
+
+On a terminal, `logs` shows only the text that programs printed: colours are removed, and other control characters are
+shown as `\\x1b`. Otherwise a program could change the terminal's title, overwrite lines, or fill the clipboard. If
+standard output is no terminal, `logs` passes on what was printed, byte by byte: `kubectl deepcoder logs demo | less -R`
+shows the colours. All other output for people shows control characters in the same way, wherever it goes. JSON and YAML
+escape them and keep their values.
+
+`status` uses colours only on a terminal, and none if `NO_COLOR` is set.
 """
+
+OPTIONS = """All commands but `completion` take these options of kubectl, before the command or after it. If both places
+have the same option, the one after the command counts. For `plan`, put the `--server` of kubectl before the command. As
+in kubectl, `--as` needs the permission to impersonate. With `--as`, the live driver's log and `dashboard` do not work:
+they open a connection into a pod, which cannot say for whom it is opened."""
 
 
 def page() -> str:
     """The page."""
     codes = "\n".join(f"| {code.value} | {said} |" for code, said in MEANINGS.items())
-    parts = [HEAD, f"## Exit codes\n\n| code | |\n|---|---|\n{codes}\n", "## Commands\n"]
     root = click.Context(app, info_name="kubectl deepcoder", help_option_names=["-h", "--help"])
+    parts = [HEAD, f"## kubectl's options\n\n{OPTIONS}\n\n| option | |\n|---|---|\n{_options(root)}\n"]
+    parts += [f"## Exit codes\n\n| code | |\n|---|---|\n{codes}\n", "## Commands\n"]
     for name in COMMANDS:
         command = app.get_command(root, name)
         assert command is not None, name
@@ -79,6 +99,12 @@ def page() -> str:
         text = "\n".join(line.rstrip() for line in command.get_help(own).splitlines())
         parts.append(f"### {name}\n\n```\n{text}\n```\n")
     return "\n".join(parts)
+
+
+def _options(root: click.Context) -> str:
+    """kubectl's options, a row each."""
+    found = [option.get_help_record(root) for option in shared() if isinstance(option, OfKubectl)]
+    return "\n".join(f"| `{names}` | {said} |" for names, said in filter(None, found))
 
 
 def main(arguments: list[str]) -> int:

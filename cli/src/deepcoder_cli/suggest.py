@@ -6,9 +6,11 @@ Nothing here may fail or wait for long: if the cluster cannot be reached, there 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import click
 
+from deepcoder_cli.where import where
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Kind
 from deepcoder_client.contexts import context_names
@@ -22,7 +24,7 @@ def runs(context: click.Context, parameter: click.Parameter, incomplete: str) ->
     """Names of runs in the namespace that is meant."""
     try:
         return _beginning(incomplete, (run["metadata"]["name"] for run in _client(context).raw_list()))
-    except ClientError:
+    except (ClientError, click.UsageError):
         return []
 
 
@@ -30,7 +32,7 @@ def held_stages(context: click.Context, parameter: click.Parameter, incomplete: 
     """Stages of the run that is named which wait for somebody."""
     try:
         stages = _client(context).get(str(context.params["run"])).spec.stages
-    except (ClientError, KeyError):
+    except (ClientError, click.UsageError, KeyError):
         return []
     return _beginning(incomplete, (stage.name for stage in stages if stage.hold))
 
@@ -39,7 +41,7 @@ def namespaces(context: click.Context, parameter: click.Parameter, incomplete: s
     """Of the cluster, for whoever may list them."""
     try:
         found = _client(context).connection.list(NAMESPACES, None)["items"]
-    except ClientError:
+    except (ClientError, click.UsageError):
         return []
     return _beginning(incomplete, (each["metadata"]["name"] for each in found))
 
@@ -47,16 +49,13 @@ def namespaces(context: click.Context, parameter: click.Parameter, incomplete: s
 def contexts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Of the kubeconfig that is meant."""
     try:
-        return _beginning(incomplete, context_names(context.params.get("kubeconfig")))
-    except ClientError:
+        return _beginning(incomplete, context_names(where(context, context.params).kubeconfig))
+    except (ClientError, click.UsageError):
         return []
 
 
 def _client(context: click.Context) -> Client:
-    given = context.params
-    return Client(
-        given.get("context"), kubeconfig=given.get("kubeconfig"), namespace=given.get("namespace"), timeout=SECONDS
-    )
+    return replace(where(context, context.params), timeout=SECONDS).client()
 
 
 def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:

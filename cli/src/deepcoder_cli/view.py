@@ -72,8 +72,8 @@ def render(snapshot: Snapshot, curve: Sequence[CurvePoint], now: datetime) -> Re
     parts.append(_pods(snapshot.pods, now))
     if notes := _notes(status, snapshot.pool, now):
         parts.append(notes)
-    parts += [Text(line, style="yellow") for line in snapshot.withheld]
-    title = f"[bold]{run['metadata']['namespace']}/{run['metadata']['name']}"
+    parts += [Text(printable(line), style="yellow") for line in snapshot.withheld]
+    title = Text(f"{run['metadata']['namespace']}/{run['metadata']['name']}", style="bold")
     return Panel(Group(*parts), title=title, title_align="left", padding=(0, 1))
 
 
@@ -122,13 +122,13 @@ def _stages(run: Object, status: Object) -> RenderableType:
         bar = ProgressBar(total=max(total, 1), completed=min(step, total), width=24) if total else Text("")
         checkpoint = stage.get("checkpoint") or {}
         table.add_row(
-            spec["name"],
-            spec.get("type", "Train"),
-            str(spec["contextTokens"]),
+            _text(spec["name"]),
+            _text(spec.get("type", "Train")),
+            _text(spec["contextTokens"]),
             bar,
             f"{step}/{total}" if total else "–",
-            stage.get("phase", "Pending"),
-            _short(checkpoint.get("uri")),
+            _text(stage.get("phase", "Pending")),
+            _text(_short(checkpoint.get("uri"))),
         )
     return table
 
@@ -164,7 +164,10 @@ def _pods(pods: Sequence[Object], now: datetime) -> RenderableType:
         containers = pod.get("status", {}).get("containerStatuses", [])
         ready = f"{sum(bool(c.get('ready')) for c in containers)}/{len(pod['spec']['containers'])}"
         table.add_row(
-            pod["metadata"]["name"], pod_state(pod), ready, age(pod["metadata"].get("creationTimestamp"), now) or "–"
+            _text(pod["metadata"]["name"]),
+            _text(pod_state(pod)),
+            ready,
+            age(pod["metadata"].get("creationTimestamp"), now) or "–",
         )
     return table
 
@@ -203,6 +206,11 @@ def _silence(status: Object, now: datetime) -> str | None:
         f"the trainer's last report is of {age(written, now)} ago: if other runs report, this trainer hangs and is "
         "stopped after its stage's stallSeconds; if none does, check the operator and the network between them"
     )
+
+
+def _text(value: Any) -> Text:
+    """What others wrote, without meaning for rich or for the terminal."""
+    return Text(printable(str(value)))
 
 
 def _pair(label: str, value: Any) -> Text:

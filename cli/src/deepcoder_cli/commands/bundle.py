@@ -12,12 +12,15 @@ from pathlib import Path
 
 import click
 
-from deepcoder_cli.options import Where, cluster, endpoint, examples, run_argument
+from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, run_argument
+from deepcoder_cli.output import say
+from deepcoder_cli.where import Where
 from deepcoder_client.bundle import gather
 
 
 @click.command(
     "debug-bundle",
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder debug-bundle demo -n demo
@@ -60,7 +63,7 @@ def debug_bundle(
         raise click.UsageError(f"--file {path}: {error.strerror}") from None
     click.echo(f"{path}: {', '.join(sorted(bundle.documents))}")
     for line in bundle.missing:
-        click.echo(f"missing: {line}", err=True)
+        say(f"missing: {line}", err=True)
 
 
 def _for_its_owner(path: str, flags: int) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import document, table
+from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, output, run_argument
+from deepcoder_cli.output import document, say, table
+from deepcoder_cli.where import Where
 from deepcoder_client.client import Client
 from deepcoder_client.cost import cost
 from deepcoder_client.errors import NoData, StorageError
@@ -25,13 +26,14 @@ _LAST = 5
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder compare demo demo-hot
 kubectl deepcoder compare ml/demo research/demo  # runs of two namespaces
 kubectl deepcoder compare demo demo-hot -o json
 """
-    )
+    ),
 )
 @run_argument("first", metavar="RUN")
 @run_argument("second", metavar="RUN")
@@ -72,7 +74,7 @@ def compare(where: Where, first: str, second: str, endpoint: str | None, output:
     click.echo()
     table(("figure", *names), rows)
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 def _spec(run: DeepCoderRun) -> dict[str, Any]:

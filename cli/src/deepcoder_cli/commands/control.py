@@ -10,20 +10,22 @@ import click
 
 from deepcoder_cli import suggest
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
+from deepcoder_cli.options import Number, OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import document
+from deepcoder_cli.where import Where
 from deepcoder_client.client import TERMINAL, Client
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase, StagePhase
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder approve demo                   # the stage at which the run is held
 kubectl deepcoder approve demo 16k 32k           # these stages, even before the run reaches them
 """
-    )
+    ),
 )
 @run_argument()
 @click.argument("stages", nargs=-1, shell_complete=suggest.held_stages)
@@ -49,12 +51,13 @@ def _held(client: Client, name: str) -> list[str]:
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder suspend demo
 kubectl deepcoder suspend demo --wait --timeout 600
 """
-    )
+    ),
 )
 @run_argument()
 @click.option("--wait", is_flag=True, help="Wait until the run's pods are gone.")
@@ -80,11 +83,12 @@ def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> 
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder resume demo
 """
-    )
+    ),
 )
 @run_argument()
 @output()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
+from deepcoder_cli.options import Number, OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import document, table
+from deepcoder_cli.where import Where
 from deepcoder_client.cost import cost as reckon
 from deepcoder_client.prices import per_gpu_hour, price_list
 
@@ -16,13 +17,14 @@ COLUMNS = ("namespace", "run", "phase", "gpus", "gpu hours", "wasted", "judge ho
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder cost demo -n demo
 kubectl deepcoder cost -A -o json
 kubectl deepcoder cost demo --gpu-hour 2.5       # instead of the operator's price list
 """
-    )
+    ),
 )
 @run_argument(required=False)
 @click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",

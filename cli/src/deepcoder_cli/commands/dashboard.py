@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import click
 
-from deepcoder_cli.options import Where, cluster, examples, run_argument
+from deepcoder_cli.options import OfCluster, cluster, examples, run_argument
 from deepcoder_cli.proxy import Proxy
+from deepcoder_cli.where import Where
 from deepcoder_client.client import Client
 from deepcoder_client.connection import PODS
 from deepcoder_client.errors import Forbidden, NotFound, Refused, Unreachable
@@ -27,6 +28,7 @@ LABEL = "app.kubernetes.io/name"
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder dashboard                      # all runs that you may see
@@ -34,7 +36,7 @@ kubectl deepcoder dashboard demo -n demo         # one of them
 kubectl deepcoder dashboard --no-open --port 9000
 kubectl deepcoder dashboard --service-account viewer -n demo
 """
-    )
+    ),
 )
 @run_argument(required=False)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine (default: a free one).")

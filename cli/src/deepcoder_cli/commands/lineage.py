@@ -9,8 +9,9 @@ from __future__ import annotations
 import click
 
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import document, printable, table
+from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, output, run_argument
+from deepcoder_cli.output import document, say, table
+from deepcoder_cli.where import Where
 from deepcoder_client.errors import NoData
 from deepcoder_client.run_folder import RunFolder
 from deepcoder_contracts.chain import Damaged, Link
@@ -19,12 +20,13 @@ COLUMNS = ("kind", "stage", "step", "attempt", "created", "payload", "digest", "
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder lineage demo                   # from the newest checkpoint to the base model
 kubectl deepcoder lineage demo --uri s3://bucket/ml/demo-0f0e0d0c/16k/export/step-000180.a003
 """
-    )
+    ),
 )
 @run_argument()
 @click.option("--uri", help="Folder of a checkpoint, an export or an evaluation (default: the newest checkpoint).")
@@ -40,19 +42,20 @@ def lineage(where: Where, run: str, uri: str | None, endpoint: str | None, outpu
     links, broken = _walk(folder, uri, None, deep=False)
     _show(links, output)
     if broken:
-        click.echo(f"broken: {printable(broken)}", err=True)
+        say(f"broken: {broken}", err=True)
     elif links and links[-1].manifest.model:
-        click.echo(f"root: {printable(links[-1].manifest.model)}", err=True)
+        say(f"root: {links[-1].manifest.model}", err=True)
     return Exit.NOT_SO if broken else Exit.DONE
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder verify demo
 kubectl deepcoder verify demo --deep             # every byte is read and hashed
 """
-    )
+    ),
 )
 @run_argument()
 @click.option("--deep", is_flag=True, help="Read every file and check its SHA-256.")
@@ -83,7 +86,7 @@ def verify(where: Where, run: str, deep: bool, endpoint: str | None, output: str
     else:
         _show(list(links.values()), output)
         for problem in problems:
-            click.echo(f"broken: {printable(problem)}")
+            say(f"broken: {problem}")
         click.echo(f"{len(problems)} broken" if problems else "whole")
     return Exit.NOT_SO if problems else Exit.DONE
 

@@ -14,8 +14,9 @@ from threading import Thread
 import click
 
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import age, document, table
+from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, output, run_argument
+from deepcoder_cli.output import age, document, program_output, table
+from deepcoder_cli.where import Where
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Object
 from deepcoder_client.driver_log import driver_lines
@@ -29,6 +30,7 @@ PARTS = ("driver", "head", "samplers", "learners", "judge")
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder logs demo                      # what the trainer prints
@@ -39,7 +41,7 @@ kubectl deepcoder logs demo --attempts           # what past attempts have left
 kubectl deepcoder logs demo --attempt 2          # the trainer's log of attempt 2, from the bucket
 kubectl deepcoder logs demo --attempt 2 --file events.json
 """
-    )
+    ),
 )
 @run_argument()
 @click.argument("part", type=click.Choice(PARTS), default="driver")
@@ -81,16 +83,16 @@ def logs(
     if attempts:
         _attempts(client, found, endpoint, output)
     elif attempt is not None:
-        click.echo(_stored(client, found, attempt, name or DRIVER_LOG, endpoint), nl=False)
+        program_output(_stored(client, found, attempt, name or DRIVER_LOG, endpoint))
     elif part == "driver":
         for line in _driver(client, found, tail, follow, endpoint):
-            click.echo(line)
+            program_output(f"{line}\n")
     else:
         pods = _pods(client, found, part)
         if not pods:
             raise NoData(f"{run} has no pod of {part} now; past attempts are shown with --attempts")
         for line in _merged(client, pods, tail, follow, "judge" if part == "judge" else None):
-            click.echo(line)
+            program_output(f"{line}\n")
     return Exit.DONE
 
 

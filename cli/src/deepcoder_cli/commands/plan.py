@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import Number, Where, cluster, examples, output
-from deepcoder_cli.output import document, table
+from deepcoder_cli.options import Number, OfCluster, cluster, examples, output
+from deepcoder_cli.output import document, say, table
+from deepcoder_cli.where import Where
 from deepcoder_client.manifests import load_all
 from deepcoder_client.plan import GPU_GB, Given, RunPlan, read_model_config
 from deepcoder_client.plan import plan as reckon
@@ -36,6 +37,7 @@ COLUMNS = (
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder plan -f deepcoder-14b.yaml
@@ -45,7 +47,7 @@ kubectl deepcoder plan -f run.yaml --model-config model/config.json --memory 141
 kubectl deepcoder plan -f -                      # what another program writes
 kubectl deepcoder plan -f run.yaml --server      # the API server checks it too, and keeps nothing
 """
-    )
+    ),
 )
 @click.option("-f", "--filename", type=click.Path(path_type=Path), required=True,
               help="File with runs, or - for standard input.")  # fmt: skip
@@ -58,12 +60,12 @@ kubectl deepcoder plan -f run.yaml --server      # the API server checks it too,
 @click.option("--gpu-hour", type=Number(min=0), metavar="PRICE", help="One price for every GPU.")
 @click.option("--step-seconds", multiple=True, metavar="[STAGE=]SECONDS",
               help="Duration of a step. Can be repeated, once per stage.")  # fmt: skip
-@click.option("--server", is_flag=True, help="Also have the API server check the run (dry run).")
+@click.option("--server", "on_server", is_flag=True, help="Also have the API server check the run (dry run).")
 @output()
-@cluster()
+@cluster(own="--server")
 def plan(
     where: Where, filename: Path, memory: float, model_config: Path | None, price_file: Path | None,
-    gpu_hour: float | None, step_seconds: tuple[str, ...], server: bool, output: str,
+    gpu_hour: float | None, step_seconds: tuple[str, ...], on_server: bool, output: str,
 ) -> int:  # fmt: skip
     """Show what the runs in a file would need, without applying them.
 
@@ -76,7 +78,7 @@ def plan(
         raise click.UsageError(f"{filename} holds no DeepCoderRun")
     stages = [stage.name for manifest in manifests for stage in manifest.spec.stages]
     given = Given(memory, price_list(price_file, gpu_hour), _seconds(step_seconds, stages))
-    if server:
+    if on_server:
         client = where.client()
         for manifest in manifests:
             client.apply(manifest, namespace=where.namespace, dry_run=True, force=True)
@@ -97,7 +99,7 @@ def _fields(plan: RunPlan) -> dict[str, object]:
 def _print(plan: RunPlan) -> None:
     size = f", {plan.parameters / 1e9:.2f} B parameters" if plan.parameters else ""
     saved = f", {plan.checkpoint_gb:.0f} GB a checkpoint" if plan.checkpoint_gb else ""
-    click.echo(f"{plan.name}: {plan.model}{size}, at most {plan.gpus} GPUs at once{saved}")
+    say(f"{plan.name}: {plan.model}{size}, at most {plan.gpus} GPUs at once{saved}")
     table(
         COLUMNS,
         (
@@ -117,9 +119,9 @@ def _print(plan: RunPlan) -> None:
             click.echo(f"stage {stage.name} ends after its activeDeadlineSeconds: at most {stage.at_most:,.2f}")
     for stage in plan.stages:
         for problem in stage.problems:
-            click.echo(f"to change: {problem}")
+            say(f"to change: {problem}")
     for note in plan.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _round(value: float | None) -> str | None:

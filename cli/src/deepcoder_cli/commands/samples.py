@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import document, printable, table
+from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, output, run_argument
+from deepcoder_cli.output import document, printable, say, table
+from deepcoder_cli.where import Where
 from deepcoder_client.errors import NoData
 
 COLUMNS = ("group", "index", "problem", "reward", "verdict", "finish", "tokens", "response")
@@ -17,6 +18,7 @@ _EXCERPT = 60
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder samples demo                   # the newest stored step
@@ -25,7 +27,7 @@ kubectl deepcoder samples demo --stage 16k --step 120 --verdict wrong_answer
 kubectl deepcoder samples demo --reward 1 --full --limit 1
 kubectl deepcoder samples demo --problem taco-1234 -o json
 """
-    )
+    ),
 )
 @run_argument()
 @click.option("--stage", help="Stage (default: the newest with samples).")
@@ -72,7 +74,7 @@ def samples(
     if output != "table":
         document(shown, output)
         return Exit.DONE
-    click.echo(f"stage {shown[0]['stage']} step {shown[0]['step']}: {len(rows)} of {len(every)} samples", err=True)
+    say(f"stage {shown[0]['stage']} step {shown[0]['step']}: {len(rows)} of {len(every)} samples", err=True)
     if full:
         for row in shown:
             click.echo(_whole(row))
@@ -94,4 +96,6 @@ def _row(row: dict[str, Any]) -> list[object]:
 def _whole(row: dict[str, Any]) -> str:
     head = f"group {row['group_id']} index {row['index']} problem {row['problem_id']}: reward {row['reward']}, "
     head += f"{row['verdict']}, {row['response_tokens']} tokens, {row['finish']}"
-    return f"=== {head}\n--- prompt\n{printable(row['prompt'])}\n--- response\n{printable(row['response'])}\n"
+    return (
+        f"=== {printable(head)}\n--- prompt\n{printable(row['prompt'])}\n--- response\n{printable(row['response'])}\n"
+    )

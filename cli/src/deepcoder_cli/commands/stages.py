@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import click
 
-from deepcoder_cli.options import Where, cluster, examples, output, run_argument
+from deepcoder_cli.options import OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import document, table
+from deepcoder_cli.where import Where
 
 COLUMNS = (
     *("stage", "type", "context", "phase", "step", "reward", "attempts", "failures", "preempted", "gate"),
@@ -16,12 +17,13 @@ COLUMNS = (
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder stages demo -n demo
 kubectl deepcoder stages demo -o yaml
 """
-    )
+    ),
 )
 @run_argument()
 @output()

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.follow import follow
-from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
+from deepcoder_cli.options import Number, OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import age, document, table
 from deepcoder_cli.snapshot import take
 from deepcoder_cli.view import curve_point, phase_of, render
+from deepcoder_cli.where import Where
 from deepcoder_client.connection import Object
 
 WATCH_SECONDS = 30 * 86400
@@ -20,6 +21,7 @@ COLUMNS = ("namespace", "name", "phase", "stage", "context", "step", "reward", "
 
 
 @click.command(
+    cls=OfCluster,
     epilog=examples(
         """
 kubectl deepcoder status                         # runs of the context's namespace
@@ -28,7 +30,7 @@ kubectl deepcoder status demo -n demo            # one run, its judges and its p
 kubectl deepcoder status demo -n demo --watch    # the same, live, until it ends
 kubectl deepcoder status demo -o json            # the run as the API server stores it
 """
-    )
+    ),
 )
 @run_argument(required=False)
 @click.option(

@@ -1,0 +1,54 @@
+"""Which cluster and namespace a command line means, and as whom: pure, from the options that were given.
+
+Every option may stand before the command or after it. What stands after the command counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deepcoder_client.client import Client
+from deepcoder_client.kubeconfig import Overrides
+
+DEFAULT_SECONDS = 10.0
+"""Longest wait for one response of the API server."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """A cluster, a user and a namespace."""
+
+    namespace: str | None
+    context: str | None
+    kubeconfig: Path | None
+    timeout: float
+    overrides: Overrides
+    all_namespaces: bool = False
+
+    def client(self) -> Client:
+        """Return a client for the cluster. Raises `NoCluster`."""
+        return Client(
+            self.context, kubeconfig=self.kubeconfig, namespace=self.namespace, timeout=self.timeout,
+            overrides=self.overrides,
+        )  # fmt: skip
+
+
+OVERRIDES = tuple(field.name for field in fields(Overrides))
+NAMES = ("namespace", "context", "kubeconfig", "request_timeout", *OVERRIDES)
+"""Names of all options that say where."""
+
+
+def where(context: click.Context, given: Mapping[str, Any], *, all_namespaces: bool = False) -> Where:
+    """What `given`, the options of a command, and those before the command say."""
+    before = context.find_root().params
+    found: dict[str, Any] = {name: given.get(name) or before.get(name) for name in NAMES}
+    if (found["as_groups"] or found["as_uid"]) and not found["as_user"]:
+        raise click.UsageError("--as-group and --as-uid go with a user: name one with --as")
+    overrides = Overrides(**{name: found[name] for name in OVERRIDES if found[name]})
+    timeout = found["request_timeout"] or DEFAULT_SECONDS
+    return Where(found["namespace"], found["context"], found["kubeconfig"], timeout, overrides, all_namespaces)
