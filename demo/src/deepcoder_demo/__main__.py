@@ -8,6 +8,7 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,15 +16,20 @@ from types import FrameType
 
 from rich.console import Console
 
-from deepcoder_demo import manifest, platform, summary
+from deepcoder_demo import devcluster, existing_cluster, manifest, platform, summary
 from deepcoder_demo.commands import CommandFailed
 from deepcoder_demo.data import UploadFailed
+from deepcoder_demo.demo_lock import AlreadyRunning, lock_file, only_one
 from deepcoder_demo.ready import make_ready
 from deepcoder_demo.settings import NAMESPACE, REPOSITORY, RUN, SettingsError
 from deepcoder_demo.stopwatch import Stopwatch
 
 RUN_SECONDS = 2400
 DELETE_SECONDS = 180
+INTERRUPTED = (
+    "interrupted. What is built is kept: make demo takes it up again. A run that has started goes on in the cluster "
+    "until make demo starts another one; make down removes a cluster that the demo made"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _demo(console, prepare_only=options.prepare_only)
     except SettingsError as error:
         return _failed(console, f"{error}", 64)
-    except (CommandFailed, UploadFailed) as error:
+    except (AlreadyRunning, CommandFailed, UploadFailed) as error:
         return _failed(console, f"{error}", 1)
     except KeyboardInterrupt:
-        return _failed(console, "interrupted; make demo goes on from here, make down removes everything", 130)
+        return _failed(console, INTERRUPTED, 130)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
@@ -53,6 +59,12 @@ def _failed(console: Console, message: str, code: int) -> int:
 
 
 def _demo(console: Console, *, prepare_only: bool) -> int:
+    at = devcluster.places()
+    with only_one(lock_file(at.cache, existing_cluster.named(os.environ, at.kubeconfig) or at.kubeconfig)):
+        return _whole(console, prepare_only=prepare_only)
+
+
+def _whole(console: Console, *, prepare_only: bool) -> int:
     stopwatch = Stopwatch(console)
     cluster = make_ready(stopwatch)
     if prepare_only:

@@ -1,8 +1,8 @@
-"""Reports everything that would make the demo fail, before anything is installed or built.
+"""Everything that would keep the demo from its end, said before anything is installed or built.
 
-`python3 -m deepcoder_demo.preflight` needs only the standard library. If KUBECONFIG names a cluster of the user's, that
-cluster must answer and the variables must be set; otherwise this machine must be able to run one. Exit codes: 0, or 64
-with all fixes; 1 if a check itself failed.
+`python3 -m deepcoder_demo.preflight` needs nothing but the standard library. Where KUBECONFIG names a cluster of the
+user's, that one must answer and the variables be set; else this machine must be able to run one. Exit codes: 0, or 64
+with every fix; 1 if a check itself failed; 130 if it was interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ def main() -> int:
     except (SettingsError, CommandFailed) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 64 if isinstance(error, SettingsError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write("demo: interrupted; nothing was changed\n")
+        return 130
     return 0
 
 
