@@ -56,6 +56,7 @@ def fails_with(reason: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     ("reason", "code", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), 1, "set DEEPCODER_CACHE to a directory on another one"),
+        (OSError(errno.EROFS, "Read-only file system"), 1, "Set DEEPCODER_CACHE to a directory that can be written"),
         (PermissionError(errno.EACCES, "Permission denied"), 1, "Run with sudo, or as root"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

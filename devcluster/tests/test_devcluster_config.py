@@ -1,12 +1,14 @@
 """Configuration files and command lines of the node, and the names they are made of."""
 
 import json
+import os
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from devcluster import render
+from devcluster import node, render
 from devcluster.components import components, specification
 from devcluster.config import Cluster, ConfigError
 
@@ -72,3 +74,20 @@ def test_containerd_finds_its_shim_beside_itself(cluster: Cluster) -> None:
 def test_the_image_store_is_bound_before_var_covers_the_place_it_is_bound_to(cluster: Cluster) -> None:
     binds = specification(cluster, [], ("/lib", "/lib:/cache/lib"))["binds"]
     assert [target for _, target in binds] == [f"{cluster.var}/lib/containerd", "/var"]
+
+
+def test_the_node_asks_no_proxy_for_its_own_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server would ask it for the kubelet, for webhooks and for itself, and it reaches none of them."""
+    for name in ("https_proxy", "HTTP_PROXY", "all_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "http://proxy.corp:3128")
+    given: list[dict[str, str]] = []
+
+    def launched(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        given.append(env)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", launched)
+    with pytest.raises(node.NodeError):
+        node.start(Cluster("trial", tmp_path))
+    assert [name for name in given[0] if "proxy" in name.lower()] == []
+    assert given[0]["PATH"] == os.environ["PATH"]

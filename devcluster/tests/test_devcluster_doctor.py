@@ -1,12 +1,13 @@
 """What the machine lacks is said at once, each with its mend."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from devcluster import doctor
+from devcluster import cgroups, doctor
 from devcluster.doctor import Facts, problems
 
 GOOD = Facts(
@@ -22,7 +23,9 @@ GOOD = Facts(
     missing_programs=(),
     missing_filesystems=(),
     bridge_netfilter=True,
-    cgroups=True,
+    missing_controllers=(),
+    cgroups_writable=True,
+    read_only=(),
     taken_ports=(),
 )
 
@@ -48,7 +51,12 @@ def test_a_fit_machine_has_no_problems() -> None:
         ({"missing_programs": ("ip", "perl")}, "apt-get install iproute2 perl"),
         ({"missing_filesystems": ("overlay",)}, "modprobe overlay"),
         ({"bridge_netfilter": False}, "modprobe br_netfilter"),
-        ({"cgroups": False}, "Mount cgroups"),
+        ({"missing_controllers": ("memory", "pids")}, "memory, pids are not mounted under /sys/fs/cgroup"),
+        ({"missing_controllers": ("memory",), "cgroups_writable": False}, "cgroup_enable=memory"),
+        ({"cgroups_writable": False}, "--privileged"),
+        ({"cache": Path("/home/jane doe/.cache/deepcoder")}, "a space or another character"),
+        ({"cache": Path("/data/a:b")}, "Set DEEPCODER_CACHE to a directory of letters"),
+        ({"read_only": (doctor.Place(Path("/root/.cache/uv"), "UV_CACHE_DIR"),)}, "Set UV_CACHE_DIR to a directory"),
         ({"taken_ports": (16443,)}, "16443"),
     ],
 )
@@ -102,3 +110,49 @@ def test_a_port_in_use_is_found(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         assert doctor.inspect(tmp_path, (port,)).taken_ports == (port,)
     assert doctor.inspect(tmp_path, (port,)).taken_ports == ()
+
+
+@pytest.fixture
+def read_only(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that access() says cannot be written, as on a read-only file system; root may write everywhere else."""
+    folder = empty_caches / "read-only"
+    folder.mkdir()
+    access = os.access
+
+    def refused(path: Path, mode: int) -> bool:
+        return access(path, mode) and not (mode & os.W_OK and Path(path).is_relative_to(folder))
+
+    monkeypatch.setattr(os, "access", refused)
+    return folder
+
+
+def test_a_cache_that_cannot_be_made_is_found_with_the_variable_that_moves_it(read_only: Path) -> None:
+    found = doctor.inspect(read_only / "home" / ".cache" / "deepcoder")
+    assert found.read_only == (doctor.Place(found.cache, "DEEPCODER_CACHE"),)
+
+
+@pytest.mark.parametrize("variable", ["UV_CACHE_DIR", "GOCACHE", "GOMODCACHE"])
+def test_a_tools_cache_that_cannot_be_written_is_found_where_something_is_yet_to_be_built(
+    read_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, str(read_only / "tools"))
+    assert doctor.inspect(tmp_path / "cache").read_only == (doctor.Place(read_only / "tools", variable),)
+    monkeypatch.setattr(doctor.Artifacts, "missing", lambda artifacts: [])
+    assert doctor.inspect(tmp_path / "cache").read_only == ()
+
+
+V1 = """\
+30 25 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+31 25 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+32 25 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
+"""
+
+
+def test_a_controller_that_the_kernel_left_out_is_found_with_both_versions_of_cgroups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu cpuset io pids\n")
+    v2 = f"30 25 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw\n"
+    for mounts, lacks in ((V1, ("cpuset", "memory")), (v2, ("memory",)), ("", ("cpu", "cpuset", "memory", "pids"))):
+        monkeypatch.setattr(cgroups, "hierarchies", lambda mounts=mounts: cgroups.parse_mounts(mounts))
+        assert doctor.inspect(tmp_path).missing_controllers == lacks

@@ -54,6 +54,15 @@ def unified(found: list[Hierarchy]) -> bool:
     return all(hierarchy.version == 2 for hierarchy in found)
 
 
+def controllers(found: list[Hierarchy]) -> set[str]:
+    """Every controller that can be used: of v1 what is mounted, of v2 what the root offers."""
+    known = {controller for hierarchy in found for controller in hierarchy.controllers}
+    for hierarchy in found:
+        if hierarchy.version == 2:
+            known |= set((hierarchy.mount / "cgroup.controllers").read_text().split())
+    return known
+
+
 def create(name: str) -> None:
     """Make cgroup `name` in every hierarchy."""
     found = hierarchies()

@@ -56,6 +56,10 @@ def _mend(reason: OSError) -> str:
         return (
             f". Free some of the disk that holds {cache_root()}, or set DEEPCODER_CACHE to a directory on another one"
         )
+    if reason.errno == errno.EROFS:
+        return (
+            f". Is the file system of {cache_root()} read-only? Set DEEPCODER_CACHE to a directory that can be written"
+        )
     if reason.errno in (errno.EACCES, errno.EPERM):
         return ". Run with sudo, or as root"
     return ""

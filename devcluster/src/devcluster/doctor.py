@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import ocilayout, wheels
+from devcluster import cgroups, ocilayout, wheels
 from devcluster.artifacts import Artifacts
 from devcluster.command import CommandFailed, run
 from devcluster.config import DOCKERFILES, GO_MINOR, IMAGE_PREFIX
@@ -42,6 +42,18 @@ _PROGRAMS_NEEDED = {
     "nice": "coreutils",
 }
 _FILESYSTEMS_NEEDED = ("overlay", "proc", "tmpfs")
+_CONTROLLERS_NEEDED = ("cpu", "cpuset", "memory", "pids")
+"""The kubelet does not start without the first three, with cgroup v1 and v2 alike."""
+_PATH_LETTERS = re.compile(r"[A-Za-z0-9._/+@-]*")
+"""Lists of paths, mount options and shells give all others a meaning."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory that is written to, and the variable that names another one."""
+
+    path: Path
+    variable: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,9 @@ class Facts:
     missing_programs: tuple[str, ...]
     missing_filesystems: tuple[str, ...]
     bridge_netfilter: bool
-    cgroups: bool
+    missing_controllers: tuple[str, ...]
+    cgroups_writable: bool
+    read_only: tuple[Place, ...]
     taken_ports: tuple[int, ...]
 
 
@@ -95,14 +109,32 @@ def problems(facts: Facts) -> list[str]:
             f"the cache {facts.cache} lies under a directory that the node replaces by its own."
             " Set DEEPCODER_CACHE to a place outside /var and /run"
         )
+    if not _PATH_LETTERS.fullmatch(str(facts.cache)):
+        found.append(
+            f"the cache {facts.cache} has a space or another character in its path that mounts and lists of paths do"
+            " not take. Set DEEPCODER_CACHE to a directory of letters, digits and ._+@-"
+        )
+    found += [
+        f"{place.path} cannot be written: its file system is read-only, or it is somebody else's."
+        f" Set {place.variable} to a directory that can"
+        for place in facts.read_only
+    ]
     if facts.missing_programs:
         packages = sorted({_PROGRAMS_NEEDED[name] for name in facts.missing_programs})
         found.append(f"missing {', '.join(facts.missing_programs)}. Run: apt-get install {' '.join(packages)}")
     found += [f"the kernel lacks the {name} file system. Run: modprobe {name}" for name in facts.missing_filesystems]
     if not facts.bridge_netfilter:
         found.append("bridged traffic does not pass the packet filter, so Services fail. Run: modprobe br_netfilter")
-    if not facts.cgroups:
-        found.append("no cgroup hierarchy with a pids controller is mounted under /sys/fs/cgroup. Mount cgroups")
+    if facts.missing_controllers:
+        found.append(
+            f"the cgroup controllers {', '.join(facts.missing_controllers)} are not mounted under /sys/fs/cgroup,"
+            " neither v1 nor v2. Mount them, or boot with cgroup_enable=memory where the kernel has left that out"
+        )
+    elif not facts.cgroups_writable:
+        found.append(
+            "/sys/fs/cgroup is read-only, as in a container. Start the container with --privileged and"
+            " --cgroupns=host, or use the machine itself"
+        )
     found += [
         f"port {port} on 127.0.0.1 is taken by another program. Stop it, or choose another port:"
         " devcluster up --api-port PORT, devcluster install --s3-port PORT"
@@ -127,26 +159,26 @@ def _go_problems(version: str) -> list[str]:
 
 def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
     """Look at this machine; `ports` are those that the cluster would listen on and does not yet."""
-    existing = cache
-    while not existing.exists():
-        existing = existing.parent
     kernel = re.match(r"(\d+)\.(\d+)", platform.release())
     known = Path("/proc/filesystems").read_text().split()
     installed_go = go_version()
+    mounted = cgroups.hierarchies()
     return Facts(
         root=os.geteuid() == 0,
         machine=platform.machine(),
         debian_version=_debian_version(),
         kernel=(int(kernel[1]), int(kernel[2])) if kernel else (0, 0),
         go_version=installed_go,
-        free_disk=shutil.disk_usage(existing).free,
+        free_disk=shutil.disk_usage(_existing(cache)).free,
         disk_needed=_disk_needed(cache, installed_go),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cache=cache,
         missing_programs=tuple(name for name in _PROGRAMS_NEEDED if shutil.which(name) is None),
         missing_filesystems=tuple(name for name in _FILESYSTEMS_NEEDED if name not in known),
         bridge_netfilter=Path("/proc/sys/net/bridge").is_dir(),
-        cgroups=Path("/sys/fs/cgroup/cgroup.controllers").exists() or Path("/sys/fs/cgroup/pids").is_dir(),
+        missing_controllers=tuple(sorted(set(_CONTROLLERS_NEEDED) - cgroups.controllers(mounted))),
+        cgroups_writable=all(os.access(hierarchy.mount, os.W_OK) for hierarchy in mounted),
+        read_only=tuple(place for place in _written(cache, installed_go) if not _can_be_written(place.path)),
         taken_ports=tuple(port for port in ports if _taken(port)),
     )
 
@@ -159,16 +191,36 @@ def _disk_needed(cache: Path, installed_go: str) -> int:
     ours = [cache / place for place in ("buildah", "oci", "containerd", "bin")]
     needed = _lacking(ours, _DISK_FOR_CACHE_WITH_CPU_WHEEL if cpu else _DISK_FOR_CACHE)
     if Artifacts(cache, installed_go).missing():
-        needed += _lacking(_tool_caches(), _DISK_FOR_GO_AND_UV_WITH_CPU_WHEEL if cpu else _DISK_FOR_GO_AND_UV)
+        needed += _lacking(
+            [place.path for place in _tool_caches()], _DISK_FOR_GO_AND_UV_WITH_CPU_WHEEL if cpu else _DISK_FOR_GO_AND_UV
+        )
     return max(_DISK_TO_RUN, needed)
 
 
-def _tool_caches() -> list[Path]:
+def _written(cache: Path, installed_go: str) -> list[Place]:
+    """Where a build writes: the cache, and if a program is yet to be built, the caches of the tools."""
+    tools = _tool_caches() if Artifacts(cache, installed_go).missing() else []
+    return [Place(cache, "DEEPCODER_CACHE"), *tools]
+
+
+def _tool_caches() -> list[Place]:
     """Where Go and uv keep what they have fetched and built."""
-    found = [os.environ.get("UV_CACHE_DIR") or f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/uv"]
+    uv = os.environ.get("UV_CACHE_DIR") or f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/uv"
+    found = [Place(Path(uv), "UV_CACHE_DIR")]
     with contextlib.suppress(FileNotFoundError, CommandFailed):
-        found += run(["go", "env", "GOCACHE", "GOMODCACHE"], deadline=30, cwd=Path("/")).split("\n")
-    return [Path(place) for place in found if place]
+        names = ("GOCACHE", "GOMODCACHE")
+        said = run(["go", "env", *names], deadline=30, cwd=Path("/")).split("\n")
+        found += [Place(Path(path), name) for name, path in zip(names, said, strict=False) if path]
+    return found
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _can_be_written(path: Path) -> bool:
+    return os.access(_existing(path), os.W_OK | os.X_OK)
 
 
 def _lacking(places: list[Path], whole: int) -> int:

@@ -6,10 +6,11 @@ Fails with NodeError, which shows the last output of the node's process 1 or of 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -58,6 +59,7 @@ def start(cluster: Cluster) -> procfs.ProcessId:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd="/",
+                env=_without_proxies(os.environ),
                 timeout=_START_SECONDS,
                 check=False,
             )
@@ -67,6 +69,11 @@ def start(cluster: Cluster) -> procfs.ProcessId:
     if launched.returncode != 0 or process is None:
         raise NodeError(f"the node did not start: {tail(log_file, 5)}")
     return process
+
+
+def _without_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """The node has no way out: a proxy would be asked in vain for its own addresses, those of pods and of Services."""
+    return {name: value for name, value in environment.items() if not name.lower().endswith("_proxy")}
 
 
 def components(cluster: Cluster) -> list[ComponentState]:
