@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import urllib3
 from kubernetes import client as kubernetes
 
 from deepcoder_client import connection
@@ -127,6 +128,32 @@ def test_a_server_that_stays_too_busy_is_said_to_be_so_and_not_to_be_away(
     with pytest.raises(Unreachable, match="answers 429 too many requests"):
         server.client().get("demo")
     assert len(server.asked) == 4
+
+
+def test_a_busy_server_is_not_waited_for_beyond_the_call_s_own_timeout(server: Server) -> None:
+    """Each try had the whole of it: `--timeout 2` took as long as four tries and three pauses."""
+    server.answers = [(*refusal(429, "too many requests"), {"Retry-After": "3"})]
+    with pytest.raises(Unreachable, match="answers 429 too many requests"):
+        server.client(timeout=2.0).get("demo")
+    assert len(server.asked) == 1
+
+
+def test_what_is_left_of_a_call_s_timeout_is_all_that_another_try_has(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    class Noted(urllib3.Timeout):
+        def __init__(self, total: float) -> None:
+            given.append(total)
+            super().__init__(total=total)
+
+    monkeypatch.setattr(connection.urllib3, "Timeout", Noted)
+    monkeypatch.setattr(connection, "_BUSY_SECONDS", 0.5)
+    server.answers = [BUSY, BUSY, (200, RUN)]
+    server.client(timeout=30.0).get("demo")
+    assert len(given) == 3
+    assert given[2] <= given[1] - 0.5 <= given[0] - 1.0 <= 29.0
 
 
 def test_a_change_that_a_server_may_have_made_is_not_sent_again(server: Server) -> None:

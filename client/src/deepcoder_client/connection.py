@@ -42,6 +42,10 @@ _BUSY = 429
 _BUSY_TRIES = 3
 _BUSY_SECONDS = 3.0
 """Longest pause before another try: API servers ask for one second."""
+_CONNECT_TRIES = 3
+_NO_CONNECTION = (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError)
+_PAUSE_SECONDS = 0.2
+"""First pause before another try, where the server asks for none. Each time doubled."""
 _IDLE_SECONDS = 330.0
 """Longest silence of a stream: API servers end watches after a few minutes, and a log may be quiet for as long."""
 
@@ -77,17 +81,6 @@ LIMITS = Kind("limitranges")
 NETWORK_POLICIES = Kind("networkpolicies", "networking.k8s.io")
 RAYJOBS = Kind("rayjobs", "ray.io")
 RAYCLUSTERS = Kind("rayclusters", "ray.io")
-
-
-class _Retries(urllib3.Retry):
-    """No answer but 429 has anything asked for again, whatever header it has, and no header a long wait."""
-
-    RETRY_AFTER_STATUS_CODES = frozenset({_BUSY})
-
-    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
-        """Seconds that the server asks for, within bounds."""
-        asked = super().get_retry_after(response)
-        return None if asked is None else min(asked, _BUSY_SECONDS)
 
 
 class Connection:
@@ -194,8 +187,7 @@ class Connection:
         *, idle: float = _IDLE_SECONDS,
     ) -> Iterator[str]:  # fmt: skip
         """Lines of a watch or a log as they come, until the server ends them, or is silent for `idle` seconds."""
-        timeout = urllib3.Timeout(connect=self.timeout, read=idle)
-        with self._sent("GET", path or kind.path(namespace), right, query, None, None, timeout, "") as response:
+        with self._sent("GET", path or kind.path(namespace), right, query, None, None, "", idle) as response:
             rest = b""
             try:
                 for piece in response.stream(65536, decode_content=True):
@@ -212,8 +204,7 @@ class Connection:
         self, method: str, path: str, right: Right, *, query: Mapping[str, str | int] | None = None,
         body: Object | None = None, content: str = "application/json", what: str = "",
     ) -> Object:  # fmt: skip
-        timeout = urllib3.Timeout(total=self.timeout)
-        with self._sent(method, path, right, query or {}, body, content, timeout, what) as response:
+        with self._sent(method, path, right, query or {}, body, content, what) as response:
             try:
                 answer: Object = json.loads(response.data)
             except (ValueError, urllib3.exceptions.HTTPError) as error:
@@ -222,25 +213,19 @@ class Connection:
 
     def _sent(
         self, method: str, path: str, right: Right, query: Mapping[str, str | int], body: Object | None,
-        content: str | None, timeout: urllib3.Timeout, what: str,
+        content: str | None, what: str, idle: float | None = None,
     ) -> urllib3.BaseHTTPResponse:  # fmt: skip
         headers = urllib3.HTTPHeaderDict({"Accept": "application/json", "User-Agent": "deepcoder-client"})
         if body is not None:
             headers["Content-Type"] = content or "application/json"
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        retries = _Retries(
-            connect=2 if method == "GET" else 0, read=0, redirect=0, status=_BUSY_TRIES, other=0,
-            status_forcelist=(_BUSY,), allowed_methods=None, raise_on_status=False, backoff_factor=0.2,
-        )  # fmt: skip
         for name, value in self.acting.headers if self.acting else ():
             headers.add(name, value)
 
         def send() -> tuple[client.Configuration, urllib3.BaseHTTPResponse]:
             used = self.configuration
-            return used, self._pool.request(
-                method, url, headers=headers | self.headers(), body=None if body is None else json.dumps(body).encode(),
-                timeout=timeout, retries=retries, preload_content=False,
-            )  # fmt: skip
+            encoded = None if body is None else json.dumps(body).encode()
+            return used, self._tried(method, url, headers | self.headers(), encoded, idle)
 
         try:
             used, response = send()
@@ -256,6 +241,40 @@ class Connection:
             return response
         with response:
             raise _error(response, right, what)
+
+    def _tried(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, idle: float | None
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer to a request, which is sent again where the server certainly has not acted on it.
+
+        All tries and the pauses between them have the call's timeout together. With `idle` the answer itself may go on.
+        """
+        ends = time.monotonic() + self.timeout
+        busy = unconnected = 0
+        while True:
+            left = max(ends - time.monotonic(), 0.01)
+            timeout = urllib3.Timeout(total=left) if idle is None else urllib3.Timeout(connect=left, read=idle)
+            try:
+                response = self._pool.request(
+                    method, url, headers=headers, body=body, timeout=timeout, retries=urllib3.Retry(0),
+                    preload_content=False,
+                )  # fmt: skip
+            except urllib3.exceptions.MaxRetryError as error:
+                unconnected += 1
+                pause = _PAUSE_SECONDS * 2 ** (unconnected - 1)
+                again = method == "GET" and isinstance(error.reason, _NO_CONNECTION) and unconnected < _CONNECT_TRIES
+                if not again or time.monotonic() + pause >= ends:
+                    raise
+            else:
+                if response.status != _BUSY:
+                    return response
+                busy += 1
+                asked = urllib3.Retry().get_retry_after(response)
+                pause = _PAUSE_SECONDS * 2 ** (busy - 1) if asked is None else min(asked, _BUSY_SECONDS)
+                if busy > _BUSY_TRIES or time.monotonic() + pause >= ends:
+                    return response
+                response.drain_conn()
+            time.sleep(pause)
 
     def _renewed(self, refused: client.Configuration) -> bool:
         """Whether there are other credentials than the refused ones: kubeconfig, files and exec plugins say so.
