@@ -51,7 +51,7 @@ def model_card(
     measured: Sequence[Measured],
     rope: Mapping[str, Any],
 ) -> str:
-    """README.md."""
+    """Return the text of the card (README.md)."""
     manifest = place.manifest
     sections = [
         front_matter(manifest, "gguf" if form.quantization else "transformers", compared=True),
@@ -72,7 +72,7 @@ def model_card(
 
 
 def configuration_note(manifest: Manifest, pretrained: Path) -> str:
-    """Of a checkpoint's export: what it took from the model that the run began with."""
+    """Return the card's note, for an export from a checkpoint, on the files taken from the run's starting model."""
     of = code(manifest.model or "an unknown model")
     when = (
         "as training read them: the checkpoint's manifest has their digests"
@@ -101,9 +101,9 @@ def _lineage(chain: Iterable[Link]) -> str:
 
 
 def _evaluations(within: Mapping[str, float], measured: Sequence[Measured], *, changed: bool) -> str:
-    """Each figure with how it was measured: the same set at another length is another figure of the same name.
+    """Return each figure with how it was measured, because the same set at another length has the same figure names.
 
-    `changed`: this export computes otherwise than what was measured.
+    `changed`: this export computes differently from the model that was measured.
     """
     rows = [
         (code(name), f"{value:.6g}", "said by the source's manifest", "", "") for name, value in sorted(within.items())

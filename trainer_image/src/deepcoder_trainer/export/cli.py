@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\Z")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.add_argument(
         "--source", required=True, help="checkpoint, export or run's folder: s3://…, file://… or a path"
     )
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Export and say what came of it; 1 when the source cannot be trusted or the export not be made."""
+    """Export and print the result. Returns 1 if the source cannot be trusted or the export cannot be made."""
     # Threads that spin at barriers starve each other where processes share cores; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with heavy_imports():

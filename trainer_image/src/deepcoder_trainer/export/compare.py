@@ -18,22 +18,22 @@ from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.modelcard import Difference
 
 SAME_KL = 1e-6
-"""Mean divergence (nats) of two models that compute alike with equal weights, at most."""
+"""Largest mean KL divergence (nats) of two models with equal weights and the same computation."""
 
 SAME_LOGIT = 1e-4
-"""Largest difference of a logit of such two, as a share of the largest logit.
+"""Largest difference of a logit between two such models, as a share of the largest logit.
 
-The mean says nothing of a token that is likely nowhere. Two that compute alike come out equal to the bit, by however
-many threads; should a library add up in another order, that is worth some roundings of float32 (6·10⁻⁸ each), far below
-a single one of bfloat16 (4·10⁻³).
+The mean divergence does not see a token that is never likely. Two such models give bit-identical logits, with any
+number of threads. If a library adds in another order, this costs a few float32 roundings (6·10⁻⁸ each), far less than a
+single bfloat16 rounding (4·10⁻³).
 """
 
 
 def difference(source: Callable[[int], Tensor], export: Callable[[int], Tensor], lengths: Sequence[int]) -> Difference:
-    """Of two models, each given as its logits [tokens, vocabulary] of prompt i: one prompt's are held at a time.
+    """Compare two models, each given as a function from prompt i to logits [tokens, vocabulary], one prompt at a time.
 
-    An export may have more rows than the source (padding of the vocabulary); they are left out. Raises `ExportFailed`
-    for logits that are no numbers, `SourceBroken` if the source's are none.
+    An export may have more rows than the source (vocabulary padding); these are left out. Raises `ExportFailed` if the
+    export's logits are not finite, and `SourceBroken` if the source's are not.
     """
     largest, divergence, agreed, positions = 0.0, 0.0, 0, 0
     for i, length in enumerate(lengths):
@@ -54,7 +54,7 @@ def difference(source: Callable[[int], Tensor], export: Callable[[int], Tensor],
 def comes_of_rounding(
     rounded: Callable[[int], Tensor], export: Callable[[int], Tensor], lengths: Sequence[int]
 ) -> bool:
-    """Whether an export computes what its source's weights do, rounded to the export's numbers; as for `difference`."""
+    """Whether an export computes the same as its source's weights rounded to its number format; see `difference`."""
     largest = 0.0
 
     def seen(i: int) -> Tensor:
@@ -68,7 +68,7 @@ def comes_of_rounding(
 
 
 def ruined(form: Format, found: Difference) -> str | None:
-    """What is wrong with an export that is further from its source than its number format explains."""
+    """Return what is wrong if an export differs more from its source than its number format explains, else None."""
     if found.mean_kl <= form.most_kl:
         return None
     return (

@@ -9,20 +9,20 @@ if TYPE_CHECKING:
 
 
 class ExportFailed(RuntimeError):
-    """What was written is not the model that was meant, or its source cannot be trusted; nothing is left behind."""
+    """The written model is not the intended one, or its source cannot be trusted. Nothing is left behind."""
 
 
 class SourceBroken(ExportFailed):
-    """The source computes nothing that an export could be held to."""
+    """The source's logits are not finite, so no export can be compared with them."""
 
 
 class FarOff(ExportFailed):
-    """An export is further from its source than it may be, unless all of that comes of rounding."""
+    """An export differs too much from its source, unless rounding alone explains the difference."""
 
     def __init__(self, why: str, found: Difference) -> None:
         super().__init__(why, found)
         self.found = found
 
     def __str__(self) -> str:
-        """Say why, without figures a second time."""
+        """Return the reason, without repeating the figures."""
         return str(self.args[0])

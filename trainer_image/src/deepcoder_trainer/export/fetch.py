@@ -25,7 +25,7 @@ from deepcoder_trainer.export.source import as_uri
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.add_argument("uri", help="folder of an export: s3://…, file://… or a path")
     parser.add_argument("directory", type=Path, help="folder for the files")
     parser.add_argument("--digest", help="expected digest of the export's manifest, sha256:…")
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Fetch; 1 when files are missing or are not those of the manifest."""
+    """Download. Returns 1 if files are missing or do not match the manifest."""
     uri = as_uri(options.uri, "uri").rstrip("/")
     try:
         store = open_storage(uri, options.endpoint or None, options.region or None)  # a manifest's may be empty
@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _make_ready(directory: Path, manifest: Manifest, data: bytes) -> None:
-    """Refuse files of others, and take away the manifest of another export: it is true of its own files alone."""
+    """Refuse unknown files, and remove the manifest of another export, because it describes only that one's files."""
     if unlisted := unlisted_files(directory, manifest):
         raise BadConfig(
             f"{directory} holds {len(unlisted)} files that the export does not have ({', '.join(unlisted[:3])}): "

@@ -6,13 +6,13 @@ from enum import StrEnum
 
 
 class Format(StrEnum):
-    """What an export holds."""
+    """The format of an export."""
 
     HUGGINGFACE = "huggingface"
     """safetensors, tokenizer and configuration: what vLLM, SGLang and transformers load."""
 
     FP8 = "fp8"
-    """The same with linear layers in FP8 (compressed-tensors), for GPUs that multiply it."""
+    """The same with linear layers in FP8 (compressed-tensors), for GPUs with FP8 support."""
 
     GGUF_F16 = "gguf-f16"
     """One file for llama.cpp, not quantized."""
@@ -25,12 +25,12 @@ class Format(StrEnum):
 
     @property
     def quantization(self) -> str | None:
-        """llama.cpp's name of a GGUF's number format; None for what is none."""
+        """llama.cpp's name of the number format; None if the format is not a GGUF."""
         return self.value.removeprefix("gguf-").upper() if self.value.startswith("gguf-") else None
 
     @property
     def most_kl(self) -> float:
-        """Mean divergence from the source (nats) beyond which the conversion is ruined; rounding does far less."""
+        """Mean KL divergence from the source (nats) above which the conversion is broken; rounding causes far less."""
         return _MOST_KL[self]
 
 

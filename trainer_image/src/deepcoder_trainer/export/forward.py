@@ -22,13 +22,13 @@ from transformers import AutoConfig, AutoModel
 from deepcoder_trainer.export.tensors import Tensors
 
 HEAD_ROWS = 2048
-"""Rows of the head that are multiplied at once: 42 MB in float32 of a 14B model, of which readers hold several."""
+"""Rows of the head per multiplication: 42 MB in float32 for a 14B model; readers hold several such tiles."""
 
 _HEAD, _EMBEDDING, _NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"
 
 
 class Layerwise:
-    """A model over weights that are read when they are needed."""
+    """A model whose weights are read when they are needed."""
 
     def __init__(
         self,
@@ -38,28 +38,28 @@ class Layerwise:
         readers: int = 0,
         told: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`directory` holds config.json; `linear` takes the place of the decoder layers' linear maps.
+        """`directory` holds config.json; `linear` replaces the linear maps of the decoder layers.
 
-        `readers` threads read ahead, a tensor each. `told` hears how many layers of how many are computed.
+        `readers` threads prefetch one tensor each. `told` is called with the number of computed layers and their total.
         """
         self._tensors = tensors
         self._linear = linear
         self._readers = readers
         self._told = told
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        # The weights come multiplied out: the model that is made here is not to be a compressed one.
+        # The weights are already dequantized, so transformers must not build a quantized model here.
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         self._config = config
         with torch.device("meta"):
             self._model: Any = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
         self._model.eval()
-        # Frequencies are computed, not stored; those made on the meta device are lost.
+        # Rotary frequencies are computed, not stored, and those made on the meta device have no values.
         self._rotary = type(self._model.rotary_emb)(config=config)
         self._head = _HEAD if _HEAD in tensors.names() else _EMBEDDING
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the weights that config.json asks for: whoever serves the model leaves others out."""
+        """Return the shapes of the weights that config.json requires; a server ignores all others."""
         asked = {f"model.{name}": tuple(weight.shape) for name, weight in self._model.named_parameters()}
         if not self._config.tie_word_embeddings:
             asked[_HEAD] = asked[_EMBEDDING]
@@ -67,7 +67,7 @@ class Layerwise:
 
     @torch.no_grad()
     def hidden(self, prompts: list[list[int]]) -> list[Tensor]:
-        """What the head is applied to: [tokens, width] of each prompt."""
+        """Return the final hidden states of each prompt: [tokens, width]."""
         rows = self._embedding({token for prompt in prompts for token in prompt})
         states = [torch.stack([rows[token] for token in prompt])[None] for prompt in prompts]
         layers = [(layer, f"model.layers.{number}.") for number, layer in enumerate(self._model.layers)]
@@ -92,7 +92,7 @@ class Layerwise:
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """[tokens, vocabulary]."""
+        """Return the logits of hidden states: [tokens, vocabulary]."""
         rows = self._tensors.shape(self._head)[0]
         spans = [(start, min(start + HEAD_ROWS, rows)) for start in range(0, rows, HEAD_ROWS)]
         tiles = ahead((partial(self._tensors.rows, self._head, *span) for span in spans), self._readers)
@@ -107,7 +107,7 @@ class Layerwise:
         return {token: row[0].to(torch.float32) for token, row in zip(asked, rows, strict=True)}
 
     def _fill(self, layer: nn.Module, weights: Iterator[Tensor]) -> None:
-        """The layer's own are the next of `weights`."""
+        """Fill a layer with the next of `weights`, which are its own."""
         layer.to_empty(device="cpu")
         for parameter in layer.parameters():
             parameter.copy_(next(weights))
@@ -118,7 +118,7 @@ class Layerwise:
 
 
 def ahead(calls: Iterable[Callable[[], Tensor]], threads: int) -> Iterator[Tensor]:
-    """What the calls return, in their order; with `threads`, as many are made before they are asked for."""
+    """Yield the results of the calls in order; with `threads`, that many calls run ahead."""
     if not threads:
         yield from (call() for call in calls)
         return

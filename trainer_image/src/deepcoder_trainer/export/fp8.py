@@ -50,11 +50,11 @@ QUANTIZATION_CONFIG: dict[str, Any] = {
         }
     },
 }
-"""What config.json says of it."""
+"""The `quantization_config` of config.json."""
 
 
 def quantized(tensors: Tensors, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """All weights: linear layers' in FP8, each followed by its scales; the others in `dtype`."""
+    """Yield all weights: those of linear layers in FP8, each followed by its scales; the others in `dtype`."""
     for name in tensors.names():
         value = tensors.get(name)
         if name.endswith(_LINEAR):
@@ -66,12 +66,12 @@ def quantized(tensors: Tensors, dtype: torch.dtype) -> Iterator[tuple[str, Tenso
 
 
 def quantize(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in FP8, and the scale of each: [rows, 1]."""
+    """Return the rows in FP8, and the scale of each: [rows, 1]."""
     scale = (value.abs().amax(dim=-1, keepdim=True) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
     return (value / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
 
 
 def linear(module: nn.Linear, value: Tensor) -> Tensor:
-    """A linear map of activations that are quantized token by token."""
+    """Apply a linear layer to activations that are quantized per token."""
     rounded, scale = quantize(value)
     return functional.linear(rounded.to(value.dtype) * scale, module.weight, module.bias)

@@ -33,7 +33,7 @@ _ROPE_FREQUENCIES = "rope_freqs.weight"
 
 
 def write_gguf(tensors: Tensors, config: Mapping[str, Any], tokenizer: Path, path: Path, name: str) -> None:
-    """Write `path`. Raises `BadConfig` for what llama.cpp cannot be told, `ExportFailed` for weights beyond F16."""
+    """Write `path`. Raises `BadConfig` for features that GGUF cannot express, `ExportFailed` for weights beyond F16."""
     architecture = _ARCHITECTURES[config["architectures"][0]]
     llama = architecture is gguf.MODEL_ARCH.LLAMA
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
@@ -78,7 +78,7 @@ def _array(value: Tensor, name: str) -> np.ndarray[Any, Any]:
 
 
 def _rotated(name: str, value: Tensor, config: Mapping[str, Any]) -> Tensor:
-    """Rows of a query's or key's projection in the order of pairs; other weights as they are."""
+    """Return the rows of a query or key projection in the order of pairs; other weights unchanged."""
     part = name.rpartition(".")[0].rpartition(".")[2]
     heads = {"q_proj": config["num_attention_heads"], "k_proj": _key_value_heads(config)}.get(part)
     if heads is None:
@@ -88,7 +88,7 @@ def _rotated(name: str, value: Tensor, config: Mapping[str, Any]) -> Tensor:
 
 
 def _key_value_heads(config: Mapping[str, Any]) -> int:
-    """The first Llamas' config.json does not say it: as many as of queries."""
+    """Return the number of key-value heads; the number of query heads if config.json lacks it (the first Llamas)."""
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
@@ -108,7 +108,7 @@ def _add_shape(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 
 
 def _add_positions(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> np.ndarray[Any, Any] | None:
-    """Write how positions are rotated; of Llama 3's kind the divisors of its frequencies are a tensor, returned."""
+    """Write how positions are rotated. For Llama 3's scaling, return the frequencies' divisors, which are a tensor."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     writer.add_rope_freq_base(theta)
@@ -139,7 +139,7 @@ def _add_positions(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> np.nda
 
 
 def _llama3_divisors(rope: Mapping[str, Any], theta: float, width: int) -> np.ndarray[Any, Any]:
-    """Long waves are stretched by the factor, short ones stay, those between go over smoothly."""
+    """Return the divisors: the factor for long wavelengths, 1 for short ones, a smooth transition in between."""
     wave = 2 * math.pi * theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
     turns = rope["original_max_position_embeddings"] / wave
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]

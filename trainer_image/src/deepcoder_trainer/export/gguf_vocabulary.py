@@ -21,11 +21,11 @@ _RULES = {
     _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST: "qwen2",
     _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST: "llama-bpe",
 }
-"""llama.cpp's name of a splitting rule."""
+"""Splitting rule to llama.cpp's name for it."""
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, directory: Path, size: int) -> None:
-    """Write the tokenizer of `directory`, filled up to the model's `size` rows. Raises `BadConfig`."""
+    """Write the tokenizer of `directory`, padded to the model's `size` rows. Raises `BadConfig`."""
     try:
         tokenizer = json.loads((directory / "tokenizer.json").read_bytes())
     except FileNotFoundError:
@@ -46,7 +46,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, directory: Path, size: int) -> None:
 
 
 def _tokens(tokenizer: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """A name and a type for each row of the embedding; rows without a token are unused."""
+    """Return a name and a type for each row of the embedding; rows without a token are marked unused."""
     names = [f"[PAD{i}]" for i in range(size)]
     types = [int(gguf.TokenType.UNUSED)] * size
     for name, number in tokenizer["model"]["vocab"].items():
@@ -69,7 +69,7 @@ def _check(name: str, number: int, size: int) -> None:
 
 
 def _rule(tokenizer: dict[str, Any]) -> str:
-    """llama.cpp's name of how text is split before pieces are merged."""
+    """Return llama.cpp's name for the rule that splits text before merging."""
     model, splitter = tokenizer["model"], tokenizer.get("pre_tokenizer") or {}
     steps = splitter.get("pretokenizers", [splitter])
     patterns = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]

@@ -29,14 +29,14 @@ def write(
     entries: Mapping[str, Any],
     shard_bytes: int,
 ) -> None:
-    """Write the model below `directory`; `entries` take the place of config.json's own."""
+    """Write the model below `directory`; `entries` replace those of config.json."""
     write_pretrained(weights, pretrained, directory, precision, shard_bytes)
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(entries), indent=2, sort_keys=True) + "\n")
 
 
 def positions(config: Mapping[str, Any], tokens: int | None, original: int | None) -> dict[str, Any]:
-    """Entries of a config.json whose positions reach `tokens` by YaRN. Raises `BadConfig` where they do already."""
+    """Return config.json entries that make positions reach `tokens` by YaRN. Raises `BadConfig` if they do already."""
     if tokens is None:
         return {}
     own = config.get("rope_parameters") or config.get("rope_scaling") or {}

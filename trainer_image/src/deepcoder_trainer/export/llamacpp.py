@@ -21,7 +21,7 @@ from deepcoder_trainer.export.errors import ExportFailed
 
 
 def library() -> Any:
-    """The module. Raises `BadConfig` where it is not installed."""
+    """Return the module. Raises `BadConfig` if it is not installed."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for torch's threads (`cli`)
     try:
         import llama_cpp
@@ -49,7 +49,7 @@ class GGUFModel:
     """A GGUF that llama.cpp has loaded."""
 
     def __init__(self, path: Path, longest: int) -> None:
-        """Raises `ExportFailed` for a file that it refuses."""
+        """Raises `ExportFailed` if llama.cpp refuses the file."""
         try:
             self._model = library().Llama(
                 str(path), n_ctx=longest, n_batch=longest, logits_all=True, n_gpu_layers=0, verbose=False
@@ -58,15 +58,15 @@ class GGUFModel:
             raise ExportFailed(f"llama.cpp does not load {path.name}: {error}") from error
 
     def tokens(self, text: str) -> list[int]:
-        """A text's tokens, special ones recognized."""
+        """Return the token ids of a text, with special tokens recognised."""
         return list(self._model.tokenize(text.encode(), add_bos=False, special=True))
 
     def logits(self, prompt: list[int]) -> Tensor:
-        """[tokens, vocabulary]."""
+        """Return the logits of a prompt: [tokens, vocabulary]."""
         self._model.reset()
         self._model.eval(prompt)
         return torch.from_numpy(np.array(self._model.scores[: len(prompt)], np.float32))
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Free its memory."""
         self._model.close()

@@ -29,11 +29,11 @@ AWKWARD = (
     "I'll print 1234567 and 3.14159; you've 0x7f, we'RE done...\n\n",
     "```python\nprint('a' * 10)\n```",
 )
-"""What splitting rules differ in: runs of spaces and digits, apostrophes, other scripts, fences."""
+"""Texts on which splitting rules differ: runs of spaces and digits, apostrophes, other scripts, fences."""
 
 
 def texts(seed: int = SEED, count: int = COUNT) -> list[str]:
-    """The prompts: a task, and the beginning of a program for it."""
+    """Return the prompts: each a task and the beginning of a program for it."""
     rng = random.Random(f"export-prompts/{seed}")
     made = []
     for _ in range(count):
@@ -44,6 +44,6 @@ def texts(seed: int = SEED, count: int = COUNT) -> list[str]:
 
 
 def tokens(tokenizer: object) -> list[list[int]]:
-    """The prompts as a Hugging Face tokenizer has them, cut to `MOST_TOKENS`."""
+    """Return the prompts as token ids of a Hugging Face tokenizer, cut to `MOST_TOKENS`."""
     encode = tokenizer.encode  # type: ignore[attr-defined]
     return [list(encode(text, add_special_tokens=False))[:MOST_TOKENS] for text in texts()]

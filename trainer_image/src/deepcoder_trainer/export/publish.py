@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def check_free(output: str, endpoint: str | None, region: str | None) -> None:
-    """Raises `BadConfig` if something is at `output`, a URI, already: before minutes are spent."""
+    """Raise `BadConfig` if something exists at `output`, a URI, before minutes are spent on the export."""
     local = local_path(output)
     if local is None and not urlsplit(output).path.strip("/"):
         raise BadConfig(f"--output {output} is a whole bucket: name a folder in it", field="--output")
@@ -44,7 +44,7 @@ def check_free(output: str, endpoint: str | None, region: str | None) -> None:
 
 
 def local_path(uri: str) -> Path | None:
-    """The path of a file:// URI; None for others."""
+    """Return the path of a file:// URI; None for others."""
     parts = urlsplit(uri)
     return Path(parts.path) if parts.scheme == "file" else None
 
@@ -52,7 +52,7 @@ def local_path(uri: str) -> Path | None:
 def publish(
     staging: Path, output: str, place: Place, figures: Mapping[str, float], endpoint: str | None, region: str | None
 ) -> ParentRef:
-    """Move or upload what lies in `staging`, and commit it. Raises `BadConfig` if somebody else was there first."""
+    """Move or upload the files in `staging`, and commit them. Raises `BadConfig` if the output was taken meanwhile."""
     files = sorted(path for path in staging.rglob("*") if path.is_file())
     target = local_path(output)
     if target is not None:
@@ -77,8 +77,8 @@ def publish(
 
 @contextlib.contextmanager
 def _claimed(output: str, endpoint: str | None, region: str | None) -> Iterator[None]:
-    """A place in S3 as this process's alone; what it has put there goes again if it raises. Raises `BadConfig` if
-    somebody else is there, or was."""
+    """Claim a place in S3 for this process; if the block raises, what was put there is deleted. Raises `BadConfig` if
+    another export is being written there, or was."""
     above, _, name = output.rstrip("/").rpartition("/")
     store = open_storage(above, endpoint, region)
     claim = f"{name}/{_CLAIM}/{_CLAIM}"
@@ -88,7 +88,7 @@ def _claimed(output: str, endpoint: str | None, region: str | None) -> Iterator[
         raise BadConfig(f"--output {output} is being written by another export", field="--output") from error
     done = False
     try:
-        # Another export lets go of its claim when all of it is there.
+        # Another export releases its claim once it is complete.
         if any(found.key != claim for found in store.list(f"{name}/")):
             done = True
             raise BadConfig(f"--output {output} was written meanwhile", field="--output")

@@ -48,26 +48,26 @@ Logits = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for."""
+    """A request for an export."""
 
     source: str
     """URI of a checkpoint, an export or a run's folder."""
 
     output: str
-    """URI of what is made."""
+    """URI of the export."""
 
     form: Format = Format.HUGGINGFACE
     precision: Precision = Precision.BFLOAT16
-    """Of what is not quantized, in safetensors."""
+    """Number format of the weights that are not quantized, in safetensors."""
 
     rope: int | None = None
-    """Positions to reach by YaRN."""
+    """Number of positions to reach by YaRN."""
 
     rope_original: int | None = None
-    """Positions that the model was trained for, where config.json says more."""
+    """Number of positions that the model was trained for, if config.json gives a larger one."""
 
     any_difference: bool = False
-    """Publish it however far it is from its source."""
+    """Publish the export however much it differs from its source."""
 
     shard_bytes: int = SHARD_BYTES
     name: str | None = None
@@ -78,10 +78,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of it."""
+    """The result of an export."""
 
     ref: ParentRef
-    """Where the export is, and its manifest's digest."""
+    """URI of the export, and its manifest's digest."""
 
     place: Place
     difference: Difference
@@ -89,23 +89,23 @@ class Done:
 
 @dataclass(frozen=True)
 class _Model:
-    """The source, at hand."""
+    """The source model, ready to be read."""
 
     name: str
     pretrained: Path
     tensors: Tensors
     config: dict[str, Any]
-    """Its config.json, with what the export changes."""
+    """Its config.json with the export's changes."""
 
     entries: dict[str, Any]
-    """What the export changes in it."""
+    """The export's changes to config.json."""
 
     tokenizer: Any
     prompts: list[list[int]]
 
 
 def export(order: Order, say: Callable[[str], None]) -> Done:
-    """Make an export. Raises `BadConfig`, `ExportFailed`, `CheckpointDamaged`, `StorageError`; then nothing is left."""
+    """Make an export. Raises `BadConfig`, `ExportFailed`, `CheckpointDamaged`, `StorageError`; then nothing remains."""
     if order.form.quantization:
         from deepcoder_trainer.export.llamacpp import library
 
@@ -143,8 +143,8 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
 
 
 def _refusal(order: Order, found: Difference) -> str | None:
-    """Why an export that is so far from its source is not published."""
-    # Scaled positions change short prompts by as much as they do: there is no bound for that.
+    """Return why an export with this difference is not published, or None."""
+    # There is no bound for how much scaled positions change the logits of short prompts.
     if order.any_difference or order.rope is not None or found.rounding:
         return None
     if (why := ruined(order.form, found)) is None:
@@ -153,7 +153,7 @@ def _refusal(order: Order, found: Difference) -> str | None:
 
 
 def _may_be_rounding(order: Order) -> bool:
-    """Whether all that a form does to weights is to round them: quantizing and llama.cpp's arithmetic do more."""
+    """Whether the format only rounds weights; quantization and llama.cpp's arithmetic do more."""
     return order.form is Format.HUGGINGFACE and order.precision is not Precision.FLOAT32
 
 
@@ -175,7 +175,7 @@ def _model(order: Order, place: Place, work: Path) -> _Model:
 
 @contextmanager
 def _written(order: Order, model: _Model, staging: Path, work: Path) -> Iterator[Logits]:
-    """Write the format below `staging`, and load it from there: its logits of prompt i."""
+    """Write the format below `staging`, load it, and yield a function from prompt i to its logits."""
     if order.form.quantization:
         with _gguf(model, staging, work, order.form.quantization) as logits:
             yield logits

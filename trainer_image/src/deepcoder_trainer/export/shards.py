@@ -26,34 +26,34 @@ from deepcoder_trainer.checkpoint.transfer import retried
 SUFFIX = ".safetensors"
 
 _LENGTH_BYTES = 8
-"""What a file begins with: the length of its header, which is JSON."""
+"""A file begins with this many bytes: the length of its header, which is JSON."""
 _MOST_HEADER = 100_000_000
-"""Bytes of a header, by the format's own limit."""
+"""Largest header in bytes, a limit of the format."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
 class Shards(Protocol):
-    """Files of one model; a file is named by its path in the folder."""
+    """The files of one model; a file is named by its path in the folder."""
 
     def names(self) -> list[str]:
-        """Names of the files that hold tensors."""
+        """Return the names of the files that hold tensors."""
         ...
 
     def text(self, name: str) -> bytes:
-        """Content of a small file. Raises `CheckpointDamaged` if there is none."""
+        """Return the content of a small file. Raises `CheckpointDamaged` if it does not exist."""
         ...
 
     def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Of the tensors in a file, without reading them."""
+        """Return the shapes of a file's tensors without reading them."""
         ...
 
     def rows(self, name: str, tensor: str, start: int, stop: int) -> Tensor:
-        """Some rows of a tensor."""
+        """Return some rows of a tensor."""
         ...
 
 
 class Folder:
-    """On this machine."""
+    """Files in a local folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -82,10 +82,10 @@ class Folder:
 
 
 class StoredFolder:
-    """Below a store's root. What is read is not checked by SHA-256, which takes reading whole files."""
+    """Files below a store's root. SHA-256 is not checked, because that needs whole files."""
 
     def __init__(self, store: ObjectStore, sizes: Mapping[str, int]) -> None:
-        """`sizes` are the bytes of each file that may be asked for, by its manifest."""
+        """`sizes` maps each file that may be read to its size in bytes, from the manifest."""
         self._store = store
         self._sizes = sizes
         self._headers: dict[str, tuple[dict[str, Any], int]] = {}
@@ -114,7 +114,7 @@ class StoredFolder:
         return torch.frombuffer(data, dtype=dtype).reshape(stop - start, *others)
 
     def _header(self, name: str) -> tuple[dict[str, Any], int]:
-        """Tensors of a file, and where the first byte of the first is."""
+        """Return a file's tensors, and the offset of the first tensor's first byte."""
         with self._lock:
             if name not in self._headers:
                 self._headers[name] = self._read_header(name)
@@ -153,7 +153,7 @@ class StoredFolder:
 
 
 class _opened:
-    """A safetensors file; what cannot be read is a damaged model, by name."""
+    """Open a safetensors file. Raises `CheckpointDamaged`, which names it, if it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

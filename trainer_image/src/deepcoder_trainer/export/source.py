@@ -44,16 +44,16 @@ _FOLDERS = re.compile(r"^(?P<run>.+?)/[^/]+/(export/)?step-\d{6,}\.a\d{3,}$")
 
 @dataclass(frozen=True)
 class Place:
-    """A committed model, and what its chain says."""
+    """A committed model and its verified chain."""
 
     ref: ParentRef
-    """Where it is, and the digest that stands for all of its lineage."""
+    """Its URI, and the digest that covers its whole lineage."""
 
     manifest: Manifest
-    """What it says."""
+    """Its manifest."""
 
     chain: tuple[Link, ...]
-    """Its own link first; all of them hold."""
+    """The links of the chain, its own first; all are verified."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +62,26 @@ class Measured:
 
     key: str
     context_tokens: int
-    """Its response limit."""
+    """Response limit in tokens."""
     samples: int
-    """Responses a problem."""
+    """Responses per problem."""
     figures: Mapping[str, float]
     """`eval/<set>/…`."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """Files on this machine, checked."""
+    """Local files, checked against the manifest."""
 
     pretrained: Path
-    """Folder with config.json and the tokenizer; of an export with the weights, too."""
+    """Folder with config.json and the tokenizer, and for an export also the weights."""
 
     shards: Path | None
-    """Of a checkpoint: the folder of its weights' shards."""
+    """For a checkpoint, the folder with the shards of its weights."""
 
 
 def find(uri: str, endpoint: str | None, region: str | None) -> Place:
-    """The model that `uri` names. Raises `BadConfig` for none, `ExportFailed` for a chain that does not hold."""
+    """Find the model that `uri` names. Raises `BadConfig` if there is none, `ExportFailed` if its chain is broken."""
     uri = uri.rstrip("/").removesuffix(f"/{MANIFEST}")
     store = open_storage(uri, endpoint, region)
     if store.head(MANIFEST) is None:
@@ -106,9 +106,9 @@ def find(uri: str, endpoint: str | None, region: str | None) -> Place:
 
 
 def fetch(place: Place, sources: Sources, workdir: Path) -> Fetched:
-    """Bring the files, those of the source checked by SHA-256.
+    """Download the files; those of the source are checked by SHA-256.
 
-    Raises `CheckpointDamaged`, and `BadConfig` for a lost base model.
+    Raises `CheckpointDamaged`, and `BadConfig` if the base model is gone.
     """
     if place.manifest.kind is ManifestKind.EXPORT:
         return Fetched(sources.model(ModelSource(uri=place.ref.uri)), None)
@@ -123,7 +123,7 @@ def fetch(place: Place, sources: Sources, workdir: Path) -> Fetched:
 
 
 def _check_base(manifest: Manifest, base: Path) -> None:
-    """Hold configuration and tokenizer to what the checkpoint's attempt read, where its manifest says."""
+    """Check that configuration and tokenizer are what the attempt read, if the manifest has their digests."""
     before, now = manifest.model_files, model_files(base)
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if before and changed:
@@ -134,7 +134,7 @@ def _check_base(manifest: Manifest, base: Path) -> None:
 
 
 def evaluations(place: Place, endpoint: str | None, region: str | None) -> list[Measured]:
-    """The evaluations that measured this very export, oldest first, from its run's folder, if that is there."""
+    """Return the evaluations of exactly this export from its run's folder, oldest first; none if it is gone."""
     match = _FOLDERS.match(place.ref.uri)
     if match is None:
         return []
@@ -152,8 +152,8 @@ def evaluations(place: Place, endpoint: str | None, region: str | None) -> list[
 
 
 def agreed(measured: Iterable[Measured]) -> dict[str, float]:
-    """The figures that a manifest can say, which has no room for how they were measured: of those that two evaluations
-    give (of another length, say) none."""
+    """Return the figures for the manifest, which cannot say how they were measured: a figure that two evaluations give
+    (at different lengths, say) is left out."""
     given: dict[str, list[float]] = {}
     for each in measured:
         for name, value in each.figures.items():
@@ -162,7 +162,7 @@ def agreed(measured: Iterable[Measured]) -> dict[str, float]:
 
 
 def as_uri(text: str, option: str) -> str:
-    """A path becomes a file:// URI; URIs stay. Raises `BadConfig` for what is not read here."""
+    """Return a path as a file:// URI, and a URI as it is. Raises `BadConfig` for other schemes."""
     parts = urlsplit(text)
     if not parts.scheme:
         return f"file://{Path(text).absolute()}"
@@ -172,7 +172,7 @@ def as_uri(text: str, option: str) -> str:
 
 
 def _shards(place: Place, sources: Sources, workdir: Path) -> Path:
-    """The files that hold weights: where they are, for a local checkpoint, else downloaded."""
+    """Return the folder of the files with weights: a local checkpoint's own, else a download."""
     from deepcoder_trainer.export.tensors import CheckpointTensors
 
     store = open_storage(place.ref.uri, sources.endpoint, sources.region)
@@ -199,7 +199,7 @@ def _local(store: ObjectStore, wanted: list[FileEntry], workdir: Path) -> Path:
 
 
 def _newest(store: ObjectStore) -> str:
-    """Of a run's folder: the newest export that counts, else the newest checkpoint, of the last stage that has one."""
+    """Return a run's newest export that counts, else the newest checkpoint, of the last stage that has one."""
     objects = store.list("")
     stages = {o.key.split("/", 1)[0] for o in objects if "/" in o.key}
     exports: list[StoredCheckpoint] = []
@@ -215,7 +215,7 @@ def _newest(store: ObjectStore) -> str:
 
 
 def _evaluations(store: ObjectStore) -> Iterator[tuple[Manifest, EvaluationResults]]:
-    """Those that are as they were committed: others are no figures of anything."""
+    """Return the evaluations that are still as they were committed; others are ignored."""
     for found in store.list("eval/"):
         if not found.key.endswith(f"/{MANIFEST}"):
             continue

@@ -41,21 +41,21 @@ if TYPE_CHECKING:
     from deepcoder_trainer.export.tensors import PretrainedTensors, Tensors
 
 READERS = 8
-"""Tensors on their way from storage at once: a single connection to S3 would take minutes longer."""
+"""Tensors read from storage at once: a single connection to S3 would take minutes longer."""
 
 PROGRESS_SECONDS = 30.0
-"""Between two lines of the log that say how far it is."""
+"""Seconds between two log lines about progress."""
 
 log = logging.getLogger(__name__)
 
 _CONFIG = "config.json"
 _ALONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-"""What loaders look for: the one file, or which weight is in which of several."""
+"""The files that loaders look for: a single file, or the index of several."""
 
 
 @dataclass(frozen=True)
 class StoredPair:
-    """A checkpoint and what was exported of it, as storage has them."""
+    """A checkpoint and its export, both in storage."""
 
     checkpoint: str
     """URI of its folder."""
@@ -66,17 +66,16 @@ class StoredPair:
 
     export_files: Sequence[FileEntry]
     precision: Precision
-    """Of the export's numbers."""
+    """Number format of the export."""
     endpoint: str | None
     region: str | None
 
 
 def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
-    """Between their logits; `model_dir` holds the configuration and tokenizer of the model that training began with.
+    """Compare their logits; `model_dir` holds the configuration and tokenizer of the model that training began with.
 
-    Raises `ExportFailed` for an export that cannot be loaded or is not the checkpoint's model, `FarOff` where
-    `stored_rounding` may tell that it is, `SourceBroken` for a checkpoint that computes nothing, and what reading the
-    two raises.
+    Raises `ExportFailed` if the export cannot be loaded or is not the checkpoint's model, `FarOff` if only
+    `stored_rounding` can decide that, `SourceBroken` if the checkpoint's logits are not finite, and errors of reading.
     """
     from deepcoder_trainer.export import prompts
     from deepcoder_trainer.export.compare import difference, ruined
@@ -111,9 +110,9 @@ def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
 
 
 def stored_rounding(pair: StoredPair, model_dir: Path) -> bool:
-    """Whether the checkpoint's weights, rounded to the export's numbers, compute its logits.
+    """Whether the checkpoint's weights, rounded to the export's number format, give the export's logits.
 
-    Of two that `stored_difference` has found to have the same weights. Raises what reading the two does.
+    Call it after `stored_difference` raised `FarOff`. Raises errors of reading.
     """
     from deepcoder_trainer.export import prompts
     from deepcoder_trainer.export.compare import comes_of_rounding
@@ -133,7 +132,7 @@ def stored_rounding(pair: StoredPair, model_dir: Path) -> bool:
 
 
 def _loaded(export: Tensors, config: bytes) -> Layerwise:
-    """The export as its own configuration has it. Raises `ExportFailed`."""
+    """Load the export with its own configuration. Raises `ExportFailed`."""
     from deepcoder_trainer.export.forward import Layerwise
 
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +145,7 @@ def _loaded(export: Tensors, config: bytes) -> Layerwise:
 
 
 def _progress(whose: str) -> Callable[[int, int], None]:
-    """Says now and then how far a model's layers are, in the log of the process that computes them."""
+    """Return a callback that logs, now and then, how many layers of a model are computed."""
     said = time.monotonic()
 
     def told(done: int, layers: int) -> None:
@@ -166,7 +165,7 @@ def _folder(pair: StoredPair, uri: str, files: Sequence[FileEntry], below: str =
 
 
 def _index(written: StoredFolder, export: PretrainedTensors) -> Mapping[str, str]:
-    """Each weight's file, as whoever loads the export learns it. Raises `CheckpointDamaged`."""
+    """Return each weight's file, found as a loader would. Raises `CheckpointDamaged`."""
     places = export.places()
     if set(places.values()) == {_ALONE}:
         return places
@@ -185,7 +184,7 @@ def _shapes(model: Tensors) -> dict[str, tuple[int, ...]]:
 
 
 def _refuse_others(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """An export that lacks a weight, or has one of another shape, need not be computed with."""
+    """Raise if the export lacks a weight or has one of another shape, before anything is computed."""
     if different := _unlike(wanted, found):
         raise ExportFailed(
             f"{what}: {len(different)} of its weights are missing, left over or of another shape "
@@ -194,7 +193,7 @@ def _refuse_others(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
 
 
 def _logits(model: Layerwise, asked: list[list[int]]) -> Sequence[Tensor]:
-    """Of all prompts at once, so that the head is read once: 311 MB of 512 tokens and a vocabulary of 152,000."""
+    """Return the logits of all prompts, so that the head is read once: 311 MB for 512 tokens and 152,000 entries."""
     import torch
 
     return model.logits(torch.cat(model.hidden(asked))).split([len(prompt) for prompt in asked])

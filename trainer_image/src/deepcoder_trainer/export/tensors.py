@@ -18,34 +18,34 @@ from deepcoder_trainer.export.shards import Shards
 from deepcoder_trainer.learner.rank_settings import METADATA
 
 SCALE = "_scale"
-"""What the name of a quantized weight's scale ends in, after the weight's own."""
+"""Suffix of the name of a quantized weight's scale, after the weight's name."""
 
 _MODEL = "model."
-"""What a checkpoint puts before the names of weights, beside `optimizer.`."""
+"""Prefix of weights' names in a checkpoint; the other one is `optimizer.`."""
 
 
 class Tensors(Protocol):
     """Weights by name."""
 
     def names(self) -> list[str]:
-        """Names of all weights, in the order in which they are stored."""
+        """Return the names of all weights, in stored order."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Without reading the weight."""
+        """Return a weight's shape without reading it."""
         ...
 
     def get(self, name: str) -> Tensor:
-        """The weight, whole, in its own number format."""
+        """Return the whole weight in its own number format."""
         ...
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Some rows of a weight."""
+        """Return some rows of a weight."""
         ...
 
 
 class PretrainedTensors:
-    """Of a folder in Hugging Face layout. A weight in FP8 comes back multiplied by its scale, in float32."""
+    """Weights of a folder in Hugging Face layout. A weight in FP8 is returned dequantized, in float32."""
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
@@ -59,7 +59,7 @@ class PretrainedTensors:
             raise CheckpointDamaged("the model has no *.safetensors file with weights")
 
     def places(self) -> dict[str, str]:
-        """Each weight's file."""
+        """Return each weight's file."""
         return dict(self._files)
 
     def names(self) -> list[str]:
@@ -84,7 +84,7 @@ class PretrainedTensors:
 
 
 class RoundedTensors:
-    """Those of another model in a number format, rounded as they are read."""
+    """Another model's weights, rounded to a number format as they are read."""
 
     def __init__(self, tensors: Tensors, dtype: torch.dtype) -> None:
         self._tensors = tensors
@@ -108,7 +108,7 @@ class RoundedTensors:
 
 
 class CheckpointTensors:
-    """Of a checkpoint's `learner/` folder: the weights that were trained, in float32, put together from all shards."""
+    """The trained weights of a checkpoint's `learner/` folder, in float32, assembled from all shards."""
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
@@ -122,7 +122,7 @@ class CheckpointTensors:
 
     @staticmethod
     def files(metadata: bytes) -> list[str]:
-        """Names of the files that hold weights, not the optimizer's state alone; `metadata` is their description."""
+        """Return the names of the files with weights, without files that hold optimizer state only, from `metadata`."""
         tensors = json.loads(metadata)["tensors"]
         return sorted({c["file"] for name, e in tensors.items() if name.startswith(_MODEL) for c in e["chunks"]})
 
@@ -142,7 +142,7 @@ class CheckpointTensors:
         """See `Tensors`."""
         entry = self._entries[name]
         dtype = getattr(torch, entry["dtype"].removeprefix("torch."))
-        # Zeros, since chunks may overlap: nothing that lay in memory gets into a model.
+        # Zeros, because chunks may overlap: no uninitialised memory may get into a model.
         whole, found = torch.zeros(stop - start, *entry["size"][1:], dtype=dtype), 0
         for chunk in entry["chunks"]:
             first, *others = zip(chunk["offsets"], chunk["sizes"], strict=True)
@@ -162,6 +162,6 @@ class CheckpointTensors:
 
 
 def in_dtype(tensors: Tensors, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """All weights, one after another, in another number format."""
+    """Yield all weights in another number format."""
     for name in tensors.names():
         yield name, tensors.get(name).to(dtype)

@@ -21,12 +21,12 @@ from types import FrameType
 
 PREFIX = ".deepcoder-export-"
 _TRIES = 10
-"""Times that a folder is made, if another export takes it for a dead one's before it is locked."""
+"""Attempts to make a folder, if another export removes it as abandoned before it is locked."""
 
 
 @contextmanager
 def workdir(beside: Path | None) -> Iterator[Path]:
-    """A folder beside a local output, or in the temporary folder."""
+    """Make a folder next to a local output, or in the system's temporary folder."""
     parent = Path(tempfile.gettempdir()) if beside is None else beside.parent
     parent.mkdir(parents=True, exist_ok=True)
     _sweep(parent)
@@ -40,7 +40,7 @@ def workdir(beside: Path | None) -> Iterator[Path]:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what killed exports have left."""
+    """Remove the folders of killed exports."""
     for left in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # somebody else's, in use, or gone meanwhile
             lock = _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,7 +66,7 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
 
 
 def _lock(folder: Path, how: int) -> int:
-    """An open folder that nobody else has locked; raises OSError."""
+    """Open and lock a folder; raises OSError if another process has locked it."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(opened, how)

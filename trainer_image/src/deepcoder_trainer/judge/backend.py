@@ -22,41 +22,41 @@ class JudgeRefused(BadConfig):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What asking came to."""
+    """The result of a submission."""
 
     response: JudgeResponse | None
-    """None if no judge could say: the sample is to be quarantined."""
+    """None if no judge could judge it: the sample is quarantined."""
     attempts: int
-    """Judges that were really asked to judge it."""
+    """Number of judges that really judged or failed to judge it."""
 
 
 class Judge(Protocol):
-    """A back end; safe to use from many coroutines of one event loop."""
+    """A judge back end. Many coroutines of one event loop may use it at once."""
 
     @property
     def errors(self) -> int:
-        """Failures of judges so far."""
+        """Number of judge failures so far."""
 
     @property
     def retries(self) -> Mapping[str, int]:
-        """Times so far that a submission was not judged where it was asked, by reason: a judge `failed`, was
-        `unavailable` (full, leaving, not reached, too late), or `turned_away` whoever asked."""
+        """Number of requests so far without a judgement, by reason: the judge `failed`, was `unavailable` (full,
+        shutting down, unreachable, too late), or the request was `turned_away` (credentials rejected)."""
 
     @property
     def capacity(self) -> int:
-        """Submissions that can be under way at once, as far as is known now; the others wait in the trainer."""
+        """Number of submissions that can be in flight, as far as is known; further ones wait in the trainer."""
 
     async def judge(self, submission: Submission) -> Judgement:
-        """Have one program judged. Raises JudgeRefused where that can never be."""
+        """Judge one program. Raises JudgeRefused if this can never succeed."""
 
     async def version(self) -> str:
-        """Which code grades, as results are filed under it. Raises SandboxUnavailable where no judge says in time."""
+        """Return the judge's code version, under which results are stored. Raises SandboxUnavailable."""
 
     def refusal(self, problem: Problem) -> str | None:
-        """Why programs for this problem can never be judged here, with the mend; None if they can."""
+        """Return why programs for this problem can never be judged here, with the fix; None if they can."""
 
     async def run(self) -> None:
-        """What has to go on beside training, until cancelled; it raises when no judge can be kept alive."""
+        """Run the back end's background work until cancelled. Raises if no judge can be kept alive."""
 
     async def close(self) -> None:
-        """Let go of connections. Whoever called `run` ends that."""
+        """Close connections. The caller of `run` must cancel it."""

@@ -15,20 +15,20 @@ from pathlib import Path
 from deepcoder_trainer.errors import BadConfig
 
 SECONDS = 1.0
-"""Longest time a value is used without a look at its file."""
+"""Longest time for which a value is used before its file is read again."""
 
 _VALUE = re.compile(r"[\x21-\x7e]+")
 _QUOTED = 8
-"""Characters of a long secret's end or beginning that APIs may quote, and that are taken out as well."""
+"""Characters at either end of a long secret that APIs may quote; these are redacted too."""
 _SHORTEST = 4
-"""A shorter token is not taken out of messages: it would be found in any."""
+"""A shorter token is not redacted, because it would match any text."""
 
 
 class Bearer:
     """A bearer token in a file."""
 
     def __init__(self, path: Path, field: str) -> None:
-        """`field` names the setting, for messages. Raises BadConfig where the file holds no token."""
+        """`field` is the setting's name for messages. Raises BadConfig if the file has no token."""
         self._path = path
         self._field = field
         self._seen: list[str] = []
@@ -45,7 +45,7 @@ class Bearer:
         return f"<Bearer in {self._path}>"
 
     def header(self) -> str:
-        """Value of the Authorization header."""
+        """Return the value of the Authorization header."""
         now = time.monotonic()
         if now - self._read_at >= SECONDS:
             self._read_at = now
@@ -53,7 +53,7 @@ class Bearer:
         return f"Bearer {self._seen[0]}"
 
     def redact(self, text: str) -> str:
-        """The text without the token, the one before it, or a part that an API quoted of either."""
+        """Return the text without the token, the previous token, and quoted parts of either."""
         for secret in self._seen:
             parts = (secret, secret[:_QUOTED], secret[-_QUOTED:]) if len(secret) > 2 * _QUOTED else (secret,)
             for part in parts:

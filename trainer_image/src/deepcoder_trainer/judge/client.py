@@ -35,44 +35,44 @@ from deepcoder_trainer.types import Problem
 log = logging.getLogger(__name__)
 
 ERRORS = 3
-"""Failures of judges after which a submission is given up."""
+"""Number of judge failures after which a submission is given up."""
 PATIENCE = 1800.0
-"""Most of that, where a stage may stand still for longer."""
+"""Upper bound of the patience in seconds; a stage's own limit may be lower."""
 VERSION_PAUSE = 1.0
-"""Seconds before judges are asked for their version again the first time; each time twice as long."""
+"""Seconds before the first repeated request for the version; doubles each time."""
 
 
 class NotTold(Exception):
-    """A judge does not say now what it was asked."""
+    """A judge cannot answer the question now."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What asking one judge came to."""
+    """The result of asking one judge."""
 
     response: JudgeResponse | None = None
     judged: bool = False
-    """Whether this counts as one judging: a response, or a failure of the judge."""
+    """Whether this counts as an attempt: a response, or a failure of the judge."""
     rest_seconds: float = 0.0
-    """How long the judge wants to be left alone, by everybody."""
+    """Seconds for which no submission should be sent to this judge."""
     pause_seconds: float = 0.0
-    """How long this submission waits before it is asked again the first time; each time twice as long."""
+    """Seconds before this submission's first retry; doubles each time."""
     turned_away: bool = False
-    """Not let in: nothing was judged."""
+    """The credentials were rejected: nothing was judged."""
     problem: str = ""
 
 
 class Transport(Protocol):
-    """How judges of one kind are asked. It raises nothing but JudgeRefused."""
+    """The transport to one kind of judge. It raises only JudgeRefused."""
 
     async def slots(self, judge: Endpoint) -> int | None:
-        """Programs that a judge runs at once, where it can be asked and says so. Asked before each submission."""
+        """Return the number of programs that a judge runs at once, None if unknown. Called before each submission."""
 
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
-        """Have one judge judge it."""
+        """Send the submission to one judge."""
 
     async def version(self, judge: Endpoint) -> str:
-        """What this judge says of the code that grades. Raises NotTold, and JudgeRefused where it never will."""
+        """Return this judge's code version. Raises NotTold, and JudgeRefused if it will never tell."""
 
     def refusal(self, problem: Problem) -> str | None:
         """As `Judge.refusal`."""
@@ -82,7 +82,7 @@ class Transport(Protocol):
 
 
 class JudgeClient:
-    """The `Judge` of the trainer, over judges of any kind."""
+    """The trainer's `Judge`, over any transport."""
 
     def __init__(
         self,
@@ -96,10 +96,10 @@ class JudgeClient:
         self._transport = transport
         self._beside = beside
         self.patience = patience
-        """Seconds after which a submission is given up whatever the reason."""
+        """Seconds after which a submission is given up, whatever the reason."""
         self.errors = 0
         self.retries = dict.fromkeys(("failed", "unavailable", "turned_away"), 0)
-        """Why submissions were not judged where they were asked: each was asked elsewhere, or again, or given up."""
+        """Reason to the number of requests without a judgement; each was sent elsewhere, repeated, or given up."""
 
     @property
     def capacity(self) -> int:
@@ -124,10 +124,10 @@ class JudgeClient:
         return Judgement(None, asked.attempts)
 
     async def version(self) -> str:
-        """What one of the judges says of the code that grades; those that do not answer are asked again.
+        """Return the code version that a judge reports; judges that do not answer are asked again.
 
-        Results are filed under it, so that "none told" is no version: it would be another one the next time, or another
-        judge's. Raises SandboxUnavailable after `patience`, and JudgeRefused.
+        Results are stored under it, so there is no default: the next answer, or another judge's, would differ. Raises
+        SandboxUnavailable after `patience`, and JudgeRefused.
         """
         silent: frozenset[str] = frozenset()
         pause, problem = VERSION_PAUSE, "there is none"
@@ -156,7 +156,7 @@ class JudgeClient:
         return self._transport.refusal(problem)
 
     async def run(self) -> None:
-        """What the judges need beside training, if anything."""
+        """Run the background work of the transport, if it has any."""
         if self._beside is not None:
             await self._beside()
 
@@ -165,7 +165,7 @@ class JudgeClient:
         await self._transport.close()
 
     async def _ask_one(self, endpoint: Endpoint, submission: Submission, asked: _Asked) -> Judgement | None:
-        """What one judge came to, and the judge given back; None: another is to be asked."""
+        """Ask one judge and release it. Returns None if another has to be asked."""
         rest, answered = 0.0, False
         try:
             slots = await self._transport.slots(endpoint)
@@ -197,8 +197,8 @@ class JudgeClient:
 
 
 def answer_with(response: JudgeResponse, request: JudgeRequest) -> Answer:
-    """A judge's response as an answer: one that is of another submission, no verdict, or that its verdicts deny, is the
-    judge's failure."""
+    """Return a judge's response as an answer. A response for another submission, without a verdict, or inconsistent
+    with its own verdicts is a failure of the judge."""
     if response.id != request.id:
         return Answer(judged=True, problem=f"a judgement of another submission: {response.id}")
     if response.passed is None:
@@ -211,7 +211,7 @@ def answer_with(response: JudgeResponse, request: JudgeRequest) -> Answer:
 
 @dataclass
 class _Asked:
-    """What has come of a submission so far."""
+    """The state of a submission so far."""
 
     attempts: int = 0
     erred: frozenset[str] = frozenset()

@@ -20,8 +20,8 @@ from deepcoder_trainer.judge.together.transport import TogetherTransport
 
 @asynccontextmanager
 async def connect_judge(config: StageConfig, local: LocalJudge | None) -> AsyncIterator[JudgeClient]:
-    """The back end of the stage config, ready to be asked."""
-    # A batch that waits for judges is to come back unjudged before the stage counts as stalled.
+    """Return the back end that the stage config names, ready for submissions."""
+    # A batch that waits for judges must come back unjudged before the stage counts as stalled.
     patience = min(PATIENCE, config.stage.stall_seconds / 2)
     async with open_judge(config.judge, config.run, local, patience) as client:
         yield client
@@ -31,7 +31,7 @@ async def connect_judge(config: StageConfig, local: LocalJudge | None) -> AsyncI
 async def open_judge(
     settings: JudgeEndpoint, run: RunIdentity, local: LocalJudge | None, patience: float = PATIENCE
 ) -> AsyncIterator[JudgeClient]:
-    """The back end of these settings, ready to be asked for `run`."""
+    """Return the back end of these settings, ready for submissions of `run`."""
     match settings.backend:
         case JudgeBackend.POOL:
             client = _pool(settings, run, patience)
@@ -49,7 +49,7 @@ async def open_judge(
 
 
 def local_judge(local: LocalJudge, run: RunIdentity, patience: float = PATIENCE) -> JudgeClient:
-    """Over the judge that the trainer has started itself."""
+    """Return the back end for the judge that the trainer itself has started."""
     transport = JudgeServers(run, connector=local.connector())
     return JudgeClient(Endpoints([BASE_URL]), transport, patience=patience, beside=local.watch)
 

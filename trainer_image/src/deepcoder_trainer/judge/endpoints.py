@@ -27,20 +27,20 @@ log = logging.getLogger(__name__)
 
 RESOLVE_SECONDS = 2.0
 PER_SLOT = 8
-"""Most submissions we keep at a judge for each of its slots, the one being judged included."""
+"""Most submissions in flight at a judge per slot, including the one being judged."""
 FEWEST_PER_SLOT = 2
-"""Submissions that we keep there whatever they may take: one is judged, the next is at hand."""
+"""Submissions in flight per slot however long they may take: one is judged, the next is ready."""
 LONGEST_WAIT = QUEUE_SECONDS / 2
 """Seconds that a submission may have to wait there, if all before it take as long as they may. A deadline has room for
 twice as much, since a busy machine takes longer."""
 UNKNOWN_IN_FLIGHT = PER_SLOT
-"""Submissions we keep at a judge that has not said how many slots it has."""
+"""Submissions in flight at a judge that has not reported its number of slots."""
 
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
 
 class NoJudge(Exception):
-    """No judge answered anything for too long."""
+    """No judge has answered for too long."""
 
 
 @dataclass
@@ -50,25 +50,25 @@ class Endpoint:
     url: str
     """Base URL; also its name in logs."""
     limit: int
-    """Most submissions to keep there."""
+    """Most submissions in flight there."""
     slots: int = 1
-    """Programs that it runs at once, as far as is known."""
+    """Number of programs that it runs at once, as far as is known."""
     in_flight: int = 0
     held_seconds: float = 0.0
-    """What judging those in flight takes if each takes as long as it may."""
+    """Longest time in seconds that judging the submissions in flight may take."""
     asked_capacity: bool = False
-    """Whether it has been asked for its number of slots."""
+    """Whether its number of slots has been requested."""
     rests_until: float = 0.0
-    """Loop time before which it is not asked."""
+    """Event-loop time before which no submission is sent to it."""
 
     @property
     def resting(self) -> bool:
-        """Whether it is not to be asked now."""
+        """Whether no submission should be sent to it now."""
         return self.rests_until > asyncio.get_running_loop().time()
 
     @property
     def has_room(self) -> bool:
-        """Whether another submission would be judged there soon enough."""
+        """Whether another submission would be judged there in time."""
         soon = self.in_flight < FEWEST_PER_SLOT * self.slots or self.held_seconds <= LONGEST_WAIT * self.slots
         return soon and self.in_flight < self.limit
 
@@ -85,12 +85,12 @@ class _Waiter:
 class Endpoints:
     """The judges that can be asked; empty until the first resolution.
 
-    A judge that becomes free is given to the first who waits for one, and nobody else is woken: with hundreds of
-    submissions waiting for a few judges, waking all for each would cost more than the judging.
+    A judge that becomes free goes to the first waiter, and no other waiter is woken. With hundreds of submissions
+    waiting for a few judges, waking all of them each time would cost more than the judging.
     """
 
     def __init__(self, urls: Iterable[str] = (), *, limit: int = UNKNOWN_IN_FLIGHT, slots: int = 1) -> None:
-        """`limit` is what a judge is given before it has said more, and `slots` how many of them it is taken to run."""
+        """`limit` and `slots` apply to a judge that has not reported its slots yet."""
         self._limit = limit
         self._slots = slots
         self._all: dict[str, Endpoint] = {}
@@ -104,16 +104,16 @@ class Endpoints:
 
     @property
     def capacity(self) -> int:
-        """Submissions that all judges are given at once."""
+        """Number of submissions that all judges together may have in flight."""
         return sum(e.limit for e in self._all.values())
 
     def replace(self, urls: Iterable[str]) -> None:
-        """Judges by their base URLs, of equally busy ones the first first; those that stay keep their load."""
+        """Set the judges by base URL. Of equally busy ones the first is used first; known ones keep their load."""
         self._all = {url: self._all.get(url, Endpoint(url, self._limit, self._slots)) for url in urls}
         self._grant()
 
     def learnt(self, endpoint: Endpoint, slots: int) -> None:
-        """A judge has said how many programs it runs at once."""
+        """Record how many programs a judge runs at once."""
         endpoint.slots = max(1, slots)
         endpoint.limit = PER_SLOT * endpoint.slots
         self._grant()
@@ -126,10 +126,10 @@ class Endpoints:
         patience: float | None = None,
         seconds: float = 0.0,
     ) -> Endpoint:
-        """The least busy judge, preferably none of `avoid`; waits until one may be asked. Give it to `release`.
+        """Wait for a judge and return the least busy one, preferably none of `avoid`. Pass it to `release` afterwards.
 
-        `seconds` is what the submission may take. `first` goes before all who wait. Raises `NoJudge` when no judge has
-        answered anything for `patience` seconds.
+        `seconds` is the longest time that the submission may take. `first` goes before all waiters. Raises `NoJudge` if
+        no judge has answered for `patience` seconds.
         """
         loop = asyncio.get_running_loop()
         waiter = _Waiter(avoid, loop.create_future(), loop.time(), patience, seconds)
@@ -150,9 +150,9 @@ class Endpoints:
     def release(
         self, endpoint: Endpoint, *, seconds: float = 0.0, rest_seconds: float = 0.0, answered: bool = False
     ) -> None:
-        """Give a judge back that was acquired with `seconds`; it is not asked again for `rest_seconds`.
+        """Release a judge that was acquired with `seconds`; it gets no submission for `rest_seconds`.
 
-        `answered`: it has judged.
+        `answered`: whether it has judged.
         """
         endpoint.in_flight -= 1
         endpoint.held_seconds -= seconds
@@ -165,7 +165,7 @@ class Endpoints:
         self._grant()
 
     def _grant(self) -> None:
-        """Give judges to those who wait, first come first served."""
+        """Assign judges to waiters, first come, first served."""
         still: list[_Waiter] = []
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -183,7 +183,7 @@ class Endpoints:
         self._waiters.extendleft(reversed(still))
 
     def _expire(self) -> None:
-        """Tell those whose patience has ended; look again when the next one's may have."""
+        """Fail the waiters whose patience has ended, and schedule the next check."""
         loop = asyncio.get_running_loop()
         ends: list[float] = []
         for waiter in self._waiters:
@@ -199,7 +199,7 @@ class Endpoints:
     def _choose(self, avoid: frozenset[str], now: float) -> Endpoint | None:
         awake = [e for e in self._all.values() if e.rests_until <= now and e.has_room]
         others = [e for e in awake if e.url not in avoid]
-        # Judges that erred are asked again only when there is no other at all, not when the others are busy.
+        # Judges that failed are used again only if there is no other judge at all, not if the others are busy.
         if not others and any(url not in avoid for url in self._all):
             return None
         return min(others or awake, key=lambda e: e.in_flight, default=None)
@@ -208,7 +208,7 @@ class Endpoints:
 class PoolResolver:
     """Keeps `Endpoints` equal to the addresses behind a headless Service, in a background task.
 
-    Each puts them in an order of its own: runs that share a pool would otherwise all begin at the same judge.
+    Each resolver orders them differently; otherwise all runs that share a pool would begin with the same judge.
     """
 
     def __init__(self, endpoints: Endpoints, host: str, port: int) -> None:
@@ -230,14 +230,14 @@ class PoolResolver:
             await asyncio.sleep(RESOLVE_SECONDS)
 
     async def _resolve(self) -> set[str] | None:
-        """The judges' URLs; None if the name service could not say."""
+        """Return the judges' URLs; None if the name service did not answer."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(5):
                 infos = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError) as error:
             log.debug("cannot resolve %s: %s", self._host, error)
-            # An address that the Service gave up may be another pod's by now: it is to see neither program nor token.
+            # An address that left the Service may be another pod's by now, which must see neither program nor token.
             return set() if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME else None
         addresses = {(info[0], str(info[4][0])) for info in infos}
         if any(family is socket.AF_INET for family, _ in addresses):  # a pod with two addresses is one judge

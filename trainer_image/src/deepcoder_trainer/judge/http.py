@@ -9,17 +9,17 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 MAX_REST_SECONDS = 60.0
-"""Longest time a judge is left alone, whatever it asks for."""
+"""Longest pause before the next request to a judge, whatever it asks for."""
 CONNECT_SECONDS = 5.0
 
 _UNSAID = 1.0
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
-"""A peer that has answered no probe for 30 s is gone, and so is one that leaves data unacknowledged that long."""
+"""A peer is gone if it answers no keep-alive probe for 30 s, or leaves data unacknowledged for that long."""
 _UNACKNOWLEDGED_MS = 30_000
 
 
 def rest_seconds(retry_after: str | None) -> float:
-    """How long a Retry-After header asks to wait: a number of seconds or a date; a second where it says nothing."""
+    """Return the seconds of a Retry-After header, which is a number or a date; 1 if there is none."""
     try:
         seconds = float(retry_after or _UNSAID)
     except ValueError:
@@ -33,7 +33,7 @@ def rest_seconds(retry_after: str | None) -> float:
 
 
 def watched_socket(address: Any) -> socket.socket:
-    """A TCP socket that notices a lost node: no answer may take minutes by rights, but silence on the wire may not."""
+    """Return a TCP socket that detects a lost node: an answer may take minutes, but keep-alive probes may not."""
     family, kind, protocol = address[:3]
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

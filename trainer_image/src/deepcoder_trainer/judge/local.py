@@ -32,20 +32,20 @@ WATCH_SECONDS = 1.0
 RESTARTS = 3
 RESTART_SECONDS = 600.0
 BASE_URL = "http://judge"
-"""Any name will do over a Unix socket."""
+"""The host name does not matter over a Unix socket."""
 
 LONGEST_SOCKET = 107
-"""Bytes of a Unix socket's address, without the one that ends it."""
+"""Longest path of a Unix socket in bytes, without the terminating zero."""
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
-# PR_SET_PDEATHSIG: the kernel sends SIGTERM when the trainer's main thread ends, however it ends; one that has ended
-# before this is asked for is told by the child's having another parent.
+# PR_SET_PDEATHSIG: the kernel sends SIGTERM when the trainer's main thread ends, however it ends. If it ended before
+# this call, the child notices that it has another parent.
 _DIE_WITH_PARENT = (
     "import ctypes,os,sys; ctypes.CDLL(None).prctl(1, 15); os.getppid() == int(sys.argv[1]) or sys.exit(1); "
     "os.execv(sys.argv[2], sys.argv[2:])"
 )
 _WORDS = 500
-"""Bytes at the end of its log that a judge's end is told with."""
+"""Bytes of the end of its log that are included when a judge's exit is reported."""
 
 
 class LocalJudge:
@@ -73,11 +73,11 @@ class LocalJudge:
         )
 
     def connector(self) -> aiohttp.UnixConnector:
-        """What an HTTP client needs to reach it; made within a running event loop."""
+        """Return the connector with which an HTTP client reaches it. Call it within a running event loop."""
         return aiohttp.UnixConnector(str(self.socket), limit=0)
 
     async def ready(self) -> None:
-        """Wait until it answers; raises BadConfig with its own words if it refuses to start on this machine."""
+        """Wait until it answers. Raises BadConfig with its own message if it refuses to start on this machine."""
         deadline = time.monotonic() + START_SECONDS
         once = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(connector=self.connector(), timeout=once, trust_env=False) as http:
@@ -97,7 +97,7 @@ class LocalJudge:
         raise TimeoutError(f"the local judge did not answer within {START_SECONDS:.0f} s: {self._last_words()}")
 
     async def watch(self) -> None:
-        """Start it again when it ends, until cancelled; raises when it keeps ending."""
+        """Restart it whenever it exits, until cancelled. Raises if it keeps exiting."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if self._child.poll() is None:
@@ -113,7 +113,7 @@ class LocalJudge:
             self._child = self._spawn()
 
     def close(self) -> None:
-        """End it and remove its socket."""
+        """Stop it and remove its socket."""
         self._child.terminate()
         try:
             self._child.wait(STOP_SECONDS)

@@ -15,7 +15,7 @@ _DEFAULT_PORT = 8080
 
 
 def add_judge_options(group: argparse._ArgumentGroup) -> None:
-    """`--judge-workers`, `--judge` and `--judge-token-file`."""
+    """Add the options `--judge-workers`, `--judge` and `--judge-token-file`."""
     group.add_argument(
         "--judge-workers", type=int, help="programs judged at once on this machine (default: number of CPUs)"
     )
@@ -24,7 +24,7 @@ def add_judge_options(group: argparse._ArgumentGroup) -> None:
 
 
 def judge_endpoint(options: argparse.Namespace) -> JudgeEndpoint:
-    """What they say; raises `BadConfig`."""
+    """Return the judge settings from the options; raises `BadConfig`."""
     if options.judge is None:
         if options.judge_workers is not None and options.judge_workers < 1:
             raise BadConfig(f"--judge-workers {options.judge_workers}: give 1 or more", field="--judge-workers")

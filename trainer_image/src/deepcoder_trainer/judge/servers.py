@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 PUT_SECONDS = 60.0
 CAPACITY_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
-"""What an answer may take beyond the deadline, which a judge counts from when it has the whole submission. Only one
-that is silent for longer has failed."""
+"""Seconds that an answer may take beyond the deadline, which a judge counts from when it has the whole submission. A
+judge that takes longer has failed."""
 
 ANSWER_BYTES = 64 << 20
-"""Longest answer that is read: thrice what verdicts on the most tests take."""
+"""Longest answer that is read: three times the size of verdicts on the largest number of tests."""
 
 _ABSENT_SECONDS = 2.0
 _REFUSALS = frozenset({400, 409, 413, 422})
@@ -54,18 +54,18 @@ class JudgeServers:
     ) -> None:
         self._token = Bearer(token_file, "judge.tokenFile") if token_file is not None else None
         self._headers = {RUN_HEADER: f"{run.namespace}/{run.name}/{run.uid[:8]}", "Content-Type": "application/json"}
-        # No limit here: Endpoints bounds what is in flight at each judge. No proxy either: judges are neighbours.
+        # No limit here, because Endpoints bounds what is in flight at each judge. No proxy: judges are in the cluster.
         self._http = aiohttp.ClientSession(
             connector=connector or aiohttp.TCPConnector(limit=0, socket_factory=watched_socket),
             trust_env=False,
-            # Judges do not compress: a few bytes of another program's answer are not to become gigabytes here.
+            # Judges do not compress. Another server's answer of a few bytes must not expand to gigabytes here.
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
             trace_configs=[_notes_reuse()],
         )
 
     def refusal(self, problem: Problem) -> str | None:
-        """None: such a judge says itself what it does not accept."""
+        """Always None: these judges report themselves what they do not accept."""
         return None
 
     async def close(self) -> None:
@@ -73,7 +73,7 @@ class JudgeServers:
         await self._http.close()
 
     async def slots(self, judge: Endpoint) -> int | None:
-        """Ask a judge once; one that does not say keeps what it is given unasked."""
+        """Ask a judge once; if it does not tell, the default stays."""
         if judge.asked_capacity:
             return None
         judge.asked_capacity = True
@@ -90,7 +90,7 @@ class JudgeServers:
         return None
 
     async def version(self, judge: Endpoint) -> str:
-        """Ask a judge which code grades. Raises NotTold, and JudgeRefused for one whose release does not say."""
+        """Ask a judge for its code version. Raises NotTold, and JudgeRefused if its release does not report one."""
         try:
             reply = await self._send("GET", f"{judge.url}/v1/capacity", None, CAPACITY_SECONDS)
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -106,7 +106,7 @@ class JudgeServers:
         raise NotTold(f"judge {judge.url} does not tell its version: {self._shown(reply)}")
 
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
-        """Submit it, with its tests where the judge lacks them."""
+        """Send the submission, and its tests if the judge lacks them."""
         told = await self._post(judge, submission.request)
         if told.unknown_tests and submission.stored is not None:
             problem = await self._put_tests(judge, submission.stored)
@@ -124,7 +124,7 @@ class JudgeServers:
             except _StaleConnection:
                 reply = await self._send("POST", url, body, seconds)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            # Not there (yet, or any more): nothing was asked of it, so nothing counts against the submission.
+            # The judge is not there (yet, or any more): no request reached it, so this does not count as a failure.
             return _Told(Answer(rest_seconds=_ABSENT_SECONDS, problem=f"cannot connect: {error}"))
         except (aiohttp.ClientError, TimeoutError, _StaleConnection) as error:
             return _Told(Answer(judged=True, problem=f"{type(error).__name__}: {error}"))
@@ -180,7 +180,7 @@ class JudgeServers:
 
 
 async def _body(reply: aiohttp.ClientResponse) -> bytes:
-    """An answer's body. Raises ClientPayloadError for one that is longer than any judge's."""
+    """Return an answer's body. Raises ClientPayloadError if it is longer than any judge's answer."""
     body = bytearray()
     async for chunk in reply.content.iter_any():
         body += chunk
@@ -190,11 +190,11 @@ async def _body(reply: aiohttp.ClientResponse) -> bytes:
 
 
 class _StaleConnection(Exception):
-    """A kept connection was closed by the far side as it was used again: nothing says that the judge failed."""
+    """The peer closed a kept-alive connection just as it was reused, which does not mean that the judge failed."""
 
 
 def _notes_reuse() -> aiohttp.TraceConfig:
-    """Notes in a request's trace context that it went over a kept connection."""
+    """Record in a request's trace context that it reused a connection."""
 
     async def reused(_session: Any, context: SimpleNamespace, _params: Any) -> None:
         context.trace_request_ctx.reused = True
@@ -211,7 +211,7 @@ class _Reply:
     retry_after: str | None
     body: bytes = field(repr=False)
     version: str | None = None
-    """Of the judge's code."""
+    """Version of the judge's code."""
 
     @property
     def ok(self) -> bool:
@@ -220,7 +220,7 @@ class _Reply:
 
 @dataclass(frozen=True)
 class _Told:
-    """An answer, or that the judge lacks the tests."""
+    """An answer, or the fact that the judge lacks the tests."""
 
     answer: Answer
     unknown_tests: bool = False

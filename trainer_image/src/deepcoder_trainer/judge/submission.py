@@ -17,50 +17,50 @@ from deepcoder_contracts.judge_time import judging_deadline_s, submission_limit_
 from deepcoder_trainer.types import Problem
 
 INLINE_BYTES = 16 * 1024
-"""Larger test sets are stored at the judge once and named by their digest."""
+"""Test sets above this size in bytes are stored at the judge once and referred to by their digest."""
 QUEUE_SECONDS = 300.0
-"""Allowance for waiting in a judge's queue, on top of what judging may take."""
+"""Seconds allowed for waiting in a judge's queue, on top of the judging time."""
 _ID_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class StoredTests:
-    """A test set that judges are given once. Its bytes are made when one of them lacks it: they are not kept."""
+    """A test set that is uploaded to each judge once. Its bytes are made when a judge lacks it, and not kept."""
 
     tests: Sequence[TestCase]
     sha256: str
 
     @classmethod
     def of(cls, tests: Sequence[TestCase]) -> StoredTests:
-        """Named by the digest of its bytes."""
+        """Make one, named by the digest of its bytes."""
         return cls(tests, hashlib.sha256(_body(tests)).hexdigest())
 
     def body(self) -> bytes:
-        """What is put at a judge."""
+        """Return the bytes to upload to a judge."""
         return _body(self.tests)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A program with what it is judged by."""
+    """A program with its tests and limits."""
 
     request: JudgeRequest
     stored: StoredTests | None = None
-    """The tests, where `request` names them only by digest."""
+    """The tests, if `request` refers to them by digest only."""
 
     @property
     def tests(self) -> Sequence[TestCase]:
-        """What it is judged by, wherever that is."""
+        """The tests, inline or stored."""
         return self.stored.tests if self.stored is not None else self.request.tests or ()
 
     @property
     def longest_seconds(self) -> float:
-        """What judging takes if every test takes as long as it may."""
+        """Longest time in seconds that judging may take."""
         return submission_limit_s(self.request.time_limit_s, len(self.tests))
 
 
 class JudgedProblem:
-    """Makes the submissions to one problem."""
+    """Makes the submissions for one problem."""
 
     def __init__(self, problem: Problem) -> None:
         large = sum(len(t.input) + len(t.output) for t in problem.tests) > INLINE_BYTES
@@ -82,8 +82,8 @@ class JudgedProblem:
         self._digest = hashlib.sha256(self._common.model_dump_json().encode()).hexdigest()[:_ID_DIGITS]
 
     def submission(self, code: str, key: str) -> Submission:
-        """`key` names the sample within the run; the id goes on with what it is judged by and ends in the code's
-        sha256, so that one id never has two contents."""
+        """`key` names the sample within the run. The id also contains the digest of the tests and limits and the code's
+        SHA-256, so that one id never has two contents."""
         sha256 = hashlib.sha256(code.encode(errors="replace")).hexdigest()
         request = self._common.model_copy(update={"id": f"{key}/{self._digest}/{sha256}", "code": code})
         return Submission(request, self._stored)

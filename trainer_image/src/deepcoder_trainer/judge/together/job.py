@@ -20,9 +20,9 @@ from deepcoder_trainer.judge.together.runner import SETTINGS
 from deepcoder_trainer.types import Problem
 
 OUTPUT_BYTES = 4 << 20
-"""Most that a program may write to stdout, to stderr, or to any file there."""
+"""Most bytes that a program may write to stdout, to stderr, or to any file there."""
 REPORT_BYTES = 8 << 20
-"""Most that all tests of a submission may send back, before it is packed."""
+"""Most bytes that all tests of a submission may send back, before packing."""
 
 _STARTING_SECONDS = 5.0
 _HERE = __package__ or "deepcoder_trainer.judge.together"
@@ -35,16 +35,16 @@ class Job:
     request: JudgeRequest
     tests: Sequence[TestCase]
     nonce: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
-    """Marks the report of this execution and no other; also the word that a script's end is claimed with."""
+    """Marks the report of this execution only; a script also claims its end with it."""
 
     @property
     def total_seconds(self) -> float:
-        """Wall clock of all tests together, as the judge's own."""
+        """Wall-clock limit of all tests together, as in our own judge."""
         return submission_limit_s(self.request.time_limit_s, len(self.tests))
 
     @property
     def deadline_seconds(self) -> float:
-        """Time after which no answer is waited for: the place may be slower than what is measured there."""
+        """Seconds after which the answer is given up; the API may be slower than the time measured there."""
         own = 2 * self.total_seconds + _STARTING_SECONDS * len(self.tests) + 60.0
         return min(own, self.request.deadline_s or own)
 
@@ -73,7 +73,7 @@ class Job:
 
 
 def refusal(problem: Problem) -> str | None:
-    """Why a problem cannot be judged there, and the mend; None if it can."""
+    """Return why a problem cannot be judged there, with the fix; None if it can."""
     if (reason := scoring_refusal(problem.scoring)) is not None:
         return reason
     expected = [len(test.output.encode(errors="replace")) for test in problem.tests]
@@ -87,7 +87,7 @@ def refusal(problem: Problem) -> str | None:
 
 
 def scoring_refusal(scoring: Scoring) -> str | None:
-    """Why a scoring cannot be had there."""
+    """Return why a scoring is not possible there, or None."""
     if scoring is Scoring.STRICT:
         return None
     return (

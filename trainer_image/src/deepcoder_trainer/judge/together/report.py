@@ -22,10 +22,10 @@ from deepcoder_contracts.judge import JudgeResponse, Kind, TestCase, TestVerdict
 from deepcoder_trainer.judge.together.job import OUTPUT_BYTES, REPORT_BYTES, Job
 
 UNPACKED_BYTES = (REPORT_BYTES + 2 * OUTPUT_BYTES) * 4 // 3 + (1 << 20)
-"""Longest report that is unpacked, in base64: the run that passes the limit is in it."""
+"""Longest base64 report that is unpacked; it includes the run that exceeded the limit."""
 
 _STARTING_CPU_SECONDS = 0.1
-"""What an interpreter takes to start: measured with the program there, and not its own."""
+"""CPU time of an interpreter's start, which is measured there with the program but is not the program's."""
 
 _DETAIL_CHARS = 1000
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,7 +41,7 @@ _Output = Annotated[Base64Bytes, AfterValidator(_bounded)]
 
 
 class BadReport(Exception):
-    """No report, or none that can be judged by."""
+    """There is no report, or it is unusable."""
 
 
 class _Message(BaseModel):
@@ -49,7 +49,7 @@ class _Message(BaseModel):
 
 
 class _Run(_Message):
-    """One test, as the harness saw it."""
+    """One test, as the harness reported it."""
 
     killed: Literal["wall", "cpu", "total", "starved"] | None
     status: int | None = None
@@ -59,7 +59,7 @@ class _Run(_Message):
     stderr: _Output = b""
     report: _Output = b""
     written: int = 0
-    """How many of stdout and stderr have reached their limit."""
+    """Number of streams (stdout, stderr) that reached their limit."""
 
 
 class _Report(_Message):
@@ -68,7 +68,7 @@ class _Report(_Message):
 
 
 class _Claim(_Message):
-    """What the program's process said of itself."""
+    """The claim of the program's process about itself."""
 
     failure: str | None = None
     detail: str | None = None
@@ -78,7 +78,7 @@ class _Claim(_Message):
 
 
 def judge(job: Job, printed: str, worker: str) -> JudgeResponse:
-    """The response that a job's printed report comes to. Raises BadReport."""
+    """Return the response for a job's printed report. Raises BadReport."""
     report = _unpack(job, printed)
     verdicts = [_verdict(job, test, run) for test, run in zip(job.tests, report.runs, strict=False)]
     failed = next((i for i, v in enumerate(verdicts) if v.verdict is not Verdict.PASSED), None)
@@ -177,7 +177,7 @@ def _value_difference(claim: _Claim, test: TestCase, tolerance: float | None) ->
 
 
 def _claim(text: bytes) -> _Claim:
-    """What a program's process said; what is no claim says nothing."""
+    """Parse the claim of a program's process; invalid text is an empty claim."""
     try:
         return _Claim.model_validate(json.loads(text)) if text else _Claim()
     except (ValueError, RecursionError):

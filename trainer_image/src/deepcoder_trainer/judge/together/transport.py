@@ -36,9 +36,9 @@ from deepcoder_trainer.judge.together.job import Job, refusal, scoring_refusal
 from deepcoder_trainer.types import Problem
 
 BODY_BYTES = 32 << 20
-"""Longest answer that is read."""
+"""Longest answer in bytes that is read."""
 PAUSE_SECONDS = 1.0
-"""Before a submission is asked again the first time."""
+"""Seconds before a submission's first retry."""
 
 _ABSENT_SECONDS = 2.0
 _NOT_LET_IN = frozenset({401, 402, 403, 408})
@@ -46,7 +46,7 @@ _SHOWN = 500
 
 
 class NotExecuted(Exception):
-    """There is no execution to judge by; what to make of that is in `answer`."""
+    """There is no execution to judge; `answer` says what follows."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.problem)
@@ -57,18 +57,18 @@ class TogetherTransport:
     """The `Transport` to Together Code Interpreter."""
 
     def __init__(self, key_file: Path) -> None:
-        """Raises BadConfig where the file holds no key."""
+        """Raises BadConfig if the file has no key."""
         self._key = Bearer(key_file, "judge.together.keyFile")
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, socket_factory=watched_socket), trust_env=False
         )
 
     async def version(self, judge: Endpoint) -> str:
-        """What grades there is the trainer's own code, whose digest results have; what runs programs is not told."""
+        """The trainer's own code grades, and its digest is in the results; what runs programs is unknown."""
         return f"together {judge.url}"
 
     def refusal(self, problem: Problem) -> str | None:
-        """Why programs for this problem can never be judged there."""
+        """Return why programs for this problem can never be judged there, or None."""
         return refusal(problem)
 
     async def close(self) -> None:
@@ -76,11 +76,11 @@ class TogetherTransport:
         await self._http.close()
 
     async def slots(self, judge: Endpoint) -> int | None:
-        """None: the API does not say."""
+        """Always None: the API does not tell."""
         return None
 
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
-        """Execute it in a new session and compare what comes back. Raises JudgeRefused."""
+        """Execute the program in a new session and compare its output. Raises JudgeRefused."""
         if (reason := scoring_refusal(submission.request.scoring)) is not None:
             raise JudgeRefused(f"{submission.request.id}: {reason}", field="judge.backend")
         job = Job(submission.request, submission.tests)
@@ -94,7 +94,7 @@ class TogetherTransport:
         return answer_with(response, submission.request)
 
     async def _execute(self, base: str, job: Job) -> tuple[str, str]:
-        """What the job printed, and in which session. Raises NotExecuted."""
+        """Return what the job printed, and the session's id. Raises NotExecuted."""
         url = f"{base.rstrip('/')}/tci/execute"
         timeout = aiohttp.ClientTimeout(total=job.deadline_seconds, sock_connect=CONNECT_SECONDS)
         document = {"code": await asyncio.to_thread(job.code), "language": "python"}
@@ -147,7 +147,7 @@ async def _read(reply: aiohttp.ClientResponse) -> bytes:
 
 
 def _printed(document: Any) -> tuple[str, str]:
-    """All that was printed to stdout, and the session's id. Raises ValueError where the execution did not succeed."""
+    """Return the printed stdout and the session's id. Raises ValueError if the execution did not succeed."""
     if not isinstance(document, dict):
         raise ValueError("the answer is no object")
     if document.get("errors"):
@@ -168,7 +168,7 @@ def _printed(document: Any) -> tuple[str, str]:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for a host outside of the cluster."""
+    """Return the proxy that the environment names for a host outside the cluster."""
     parts = urlsplit(url)
     if parts.hostname is None or proxy_bypass(parts.hostname):
         return None
