@@ -113,6 +113,7 @@ def test_a_write_that_lost_to_another_finds_that_one(server: Server, store: Obje
 
 def test_a_conflict_that_does_not_end_is_given_up(server: Server, store: ObjectStore, pauses: list[float]) -> None:
     server.refusals = [(409, "OperationAborted")] * 5
-    with pytest.raises(StorageUnavailable, match="OperationAborted"):
+    with pytest.raises(StorageUnavailable, match="OperationAborted") as e:
         store.put_bytes("k", b"mine")
+    assert type(e.value) is StorageUnavailable, "by which name an attempt's end is told"
     assert (len(pauses), server.refusals) == (4, [])

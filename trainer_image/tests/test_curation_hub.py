@@ -224,6 +224,7 @@ def test_a_hub_that_limits_requests_is_left_alone_for_as_long_as_it_says(
 
 def test_a_hub_that_stays_away_is_storage_that_is_away(hub: Hub, sources: Sources, pauses: list[float]) -> None:
     hub.faults = ["503"] * 1000
-    with pytest.raises(StorageUnavailable, match=r"hf://org/lcb cannot be fetched from the hub: .*503"):
+    with pytest.raises(StorageUnavailable, match=r"hf://org/lcb cannot be fetched from the hub: .*503") as e:
         sources.dataset("hf://org/lcb")
+    assert type(e.value) is StorageUnavailable, "by which name an attempt's end is told"
     assert len(pauses) < 100, "within bounded tries"

@@ -188,17 +188,19 @@ def _copy(parent: ObjectStore, key: str, path: Path) -> None:
 
 
 def _from_hub(uri: str, kind: str, revision: str | None, cache: Path, field: str) -> Path:
-    for attempt in range(1, _HUB_TRIES):
+    for attempt in range(1, _HUB_TRIES + 1):
         try:
             return _from_hub_once(uri, kind, revision, cache, field)
         except _HubFailed as failed:
+            if attempt == _HUB_TRIES:
+                raise StorageUnavailable(str(failed)) from failed.__cause__
             pause = failed.asked_pause if failed.asked_pause is not None else 2.0**attempt
             log.warning("%s; trying again in %.0f s (try %d of %d)", failed, pause, attempt, _HUB_TRIES)
             time.sleep(pause)
-    return _from_hub_once(uri, kind, revision, cache, field)
+    raise AssertionError("the last try returns or raises")
 
 
-class _HubFailed(StorageUnavailable):
+class _HubFailed(Exception):
     """The hub did not send it. What has arrived stays in the cache."""
 
     def __init__(self, uri: str, error: Exception) -> None:

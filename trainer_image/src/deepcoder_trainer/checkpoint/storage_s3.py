@@ -233,10 +233,10 @@ class S3Store:
                         Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumSHA256=checksum, **conditions
                     )
                 break
-            except _Conflict:
+            except _Conflict as conflict:
                 # Another write of the same key is in flight: S3 asks for the request to be repeated.
                 if attempt == _ATTEMPTS - 1:
-                    raise
+                    raise StorageUnavailable(str(conflict)) from conflict.__cause__
                 time.sleep(_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1))
         return replace(self._must_head(key), sha256=digest.hexdigest())
 
