@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from deepcoder_contracts.base import sha256_digest
-from deepcoder_contracts.progress import CheckpointSummary, ProgressReply, ProgressReport, TrainerPhase
+from deepcoder_contracts.progress import (
+    CheckpointSummary,
+    ExpectedSubmissions,
+    ProgressReply,
+    ProgressReport,
+    TrainerPhase,
+)
 from deepcoder_operator import progress_board as boards
 from deepcoder_operator.domain import significance
-from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunKey
+from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunEntry, RunKey
 
 RUN = RunKey("ml", "demo")
 CHECKPOINT = CheckpointSummary(uri="s3://b/k", digest=sha256_digest(b"m"), step=10)
@@ -115,9 +121,9 @@ def lives(board: ProgressBoard, key: RunKey, head: str | None = "head") -> None:
     board.post(key, run_uid=key.name, ordinal=1, reply=ProgressReply(), pool=None, head_uid=head)
 
 
-def reports(board: ProgressBoard, key: RunKey, at: float) -> None:
+def reports(board: ProgressBoard, key: RunKey, at: float, **fields: Any) -> None:
     report = {"ordinal": 1, "stage": "s", "phase": TrainerPhase.TRAINING, "step": int(at), "max_steps": 99,
-              "sent_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+              "sent_at": "2026-01-01T00:00:00Z"} | fields  # fmt: skip
     board.receive(key, Heartbeat(ProgressReport.model_validate(report), at, "head"))
 
 
@@ -178,3 +184,34 @@ def test_pool_is_told_of_runs_that_wait_for_its_judges_until_they_do_no_more(boa
     assert RUN not in board.entries
     board.withdraw(RUN)
     assert board.runs_at("ml", "judges") == 0
+
+
+class Counted(dict[RunKey, RunEntry]):
+    """Entries that are looked at one by one, never all."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("all runs were looked at")
+
+    items = values = keys = __iter__  # type: ignore[assignment]
+
+
+def test_pass_over_a_pool_looks_at_its_own_runs_alone() -> None:
+    """A thousand runs with a pool each make up to a thousand such passes a second."""
+    board = ProgressBoard(entries=Counted())
+    announced = {"expected_submissions": ExpectedSubmissions(count=3, within_seconds=60)}
+    for name in ("a", "b"):
+        key = RunKey("ml", name)
+        board.post(key, run_uid=name, ordinal=1, reply=ProgressReply(), pool=name, head_uid="head")
+        reports(board, key, 1.0, **announced)
+    assert (board.runs_at("ml", "a"), board.expected_submissions("ml", "a", 2.0)) == (1, 3)
+    assert board.heard(RunKey("ml", "a"), 0.0) == 1.0
+
+
+def test_run_that_changes_its_pool_is_asked_for_at_the_new_one_alone() -> None:
+    """A suspended run's sandbox.poolRef may be edited."""
+    board = ProgressBoard()
+    for pool in ("old", "new"):
+        board.post(RUN, run_uid="u", ordinal=1, reply=ProgressReply(), pool=pool, head_uid="head")
+    assert (board.runs_at("ml", "old"), board.runs_at("ml", "new")) == (0, 1)
+    board.wait(RUN, "third")
+    assert (board.runs_at("ml", "new"), board.runs_at("ml", "third")) == (0, 1)

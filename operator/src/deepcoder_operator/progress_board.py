@@ -125,6 +125,12 @@ class ProgressBoard:
     on_news: Callable[[RunKey], None] | None = None
     """Called after a report that is news, and after any when `FIGURES_SECONDS` have passed; wakes the run."""
 
+    _of_pool: dict[tuple[str, str], set[RunKey]] = field(default_factory=dict, init=False)
+    """Runs of the two above by namespace and pool. Every pass over a pool looks at its own, not at all runs."""
+
+    _with_head: set[RunKey] = field(default_factory=set, init=False)
+    """Runs whose live attempt's head was seen."""
+
     def post(
         self,
         key: RunKey,
@@ -138,20 +144,34 @@ class ProgressBoard:
     ) -> None:
         """Set what the live attempt of a run is answered. A new ordinal drops the old attempt's report."""
         old = self.entries.get(key)
+        self.withdraw(key)
         new = self.entries[key] = RunEntry(reply, ordinal, run_uid, pool, head_uid, posted_at=at)
-        self.waiting.pop(key, None)
+        self._note(key, pool)
+        if head_uid is not None:
+            self._with_head.add(key)
         if old and (old.run_uid, old.ordinal) == (run_uid, ordinal):
             new.heartbeat, new.told_at, new.posted_at = old.heartbeat, old.told_at, old.posted_at
 
     def withdraw(self, key: RunKey) -> None:
         """The run has no live attempt (any more)."""
-        self.entries.pop(key, None)
-        self.waiting.pop(key, None)
+        entry, waited_for = self.entries.pop(key, None), self.waiting.pop(key, None)
+        pool = entry.pool if entry else waited_for
+        if pool is not None:
+            runs = self._of_pool[key.namespace, pool]
+            runs.remove(key)
+            if not runs:
+                del self._of_pool[key.namespace, pool]
+        self._with_head.discard(key)
 
     def wait(self, key: RunKey, pool: str) -> None:
         """The run has no live attempt, and waits until a judge of the pool is ready."""
         self.withdraw(key)
         self.waiting[key] = pool
+        self._note(key, pool)
+
+    def _note(self, key: RunKey, pool: str | None) -> None:
+        if pool is not None:
+            self._of_pool.setdefault((key.namespace, pool), set()).add(key)
 
     def receive(self, key: RunKey, heartbeat: Heartbeat) -> ProgressReply | None:
         """Take a report and return the answer, None if the run has not been planned yet (answer 503)."""
@@ -184,7 +204,7 @@ class ProgressBoard:
         None where no other attempt runs, so that silence of all would mean no more than that of one. One that waits in
         its queue says nothing by being silent.
         """
-        if not any(entry.head_uid is not None and other != key for other, entry in self.entries.items()):
+        if len(self._with_head) == (key in self._with_head):
             return None
         last = self.last_heard if self.last_heard is None or self.last_heard[0] != key else self.other_heard
         return since if last is None else max(last[1], since)
@@ -202,16 +222,14 @@ class ProgressBoard:
     def expected_submissions(self, namespace: str, pool: str, now: float) -> int:
         """Programs announced to a pool whose time has not passed yet, summed over its runs."""
         total = 0
-        for key, entry in self.entries.items():
-            if key.namespace != namespace or entry.pool != pool or entry.heartbeat is None:
-                continue
-            expected = entry.heartbeat.report.expected_submissions
-            if expected and now <= entry.heartbeat.received_at + expected.within_seconds:
+        for key in self._of_pool.get((namespace, pool), ()):
+            heartbeat = self.entries[key].heartbeat if key in self.entries else None
+            expected = heartbeat.report.expected_submissions if heartbeat else None
+            if heartbeat and expected and now <= heartbeat.received_at + expected.within_seconds:
                 total += expected.count
         return total
 
     def runs_at(self, namespace: str, pool: str) -> int:
         """Runs that want a judge of this pool, whatever they have announced: a live attempt's head was seen, or they
         wait for one."""
-        at = {key: entry.pool for key, entry in self.entries.items() if entry.head_uid is not None} | self.waiting
-        return sum(key.namespace == namespace and name == pool for key, name in at.items())
+        return sum(key in self._with_head or key in self.waiting for key in self._of_pool.get((namespace, pool), ()))
