@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pool_passes import Harness
 
+from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.domain.world import pool_view
 from deepcoder_operator.kube import errors
@@ -39,6 +40,24 @@ async def test_refusal_is_said_as_long_as_judges_are_missing_for_it(ground: Harn
     await ground.passes(61)
     assert len(ground.api.pods) == 40
     assert ground.accepted() == ("True", "Valid")
+
+
+async def test_refusing_judge_whose_replacement_is_refused_is_the_last_to_go(ground: Harness) -> None:
+    """A quota that was lowered takes no judge in its place. Those that stay say why none starts."""
+    ground.edit(minReplicas=3, maxReplicas=3)
+    ground.api.quota = 3
+    await ground.passes(2)
+    for number, pod in enumerate(ground.live()):
+        ended = {"terminated": {"exitCode": EXIT_REFUSED, "reason": "Error", "message": "no Landlock"}}
+        container = {"name": "judge", "ready": False, "restartCount": 2, "state": ended, "lastState": ended}
+        pod["spec"]["nodeName"] = f"node-{number}"
+        ground.change(pod, {"phase": "Running", "containerStatuses": [container]})
+    ground.api.quota = 0
+    await ground.passes(400)
+    assert len(ground.live()) == 2
+    ground.api.quota = 99
+    await ground.passes(70)
+    assert len(ground.live()) == 3
 
 
 async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Harness) -> None:

@@ -21,7 +21,7 @@ from deepcoder_operator.builders.podtemplate import TemplateError
 from deepcoder_operator.builders.pool import PoolIdentity, template_hash
 from deepcoder_operator.domain.owners import controller_uid
 from deepcoder_operator.domain.pool_nodes import NodesPlan, plan_nodes
-from deepcoder_operator.domain.pool_plan import Deletion, JudgePod, PodPlan, backoff_until, plan_pods
+from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, PodPlan, backoff_until, plan_pods
 from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
 from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.kube import errors
@@ -81,6 +81,8 @@ class _Memory:
     """Times at which judges ended by themselves, did not start or could not be created. A pause follows each."""
     refusal: Refusal | None = None
     """Why the last judges could not be created."""
+    judges_before_move: int = 0
+    """Number of judges when one was last moved. Until its replacement exists, no other judge is moved."""
     written_at: float = float("-inf")
     dropped: dict[str, Any] = field(default_factory=dict)
     """Last written values of fields that the API server dropped, so that they are not forgotten."""
@@ -158,6 +160,8 @@ class PoolReconciler:
         if not steps.pods.empty:
             pods = await self.judges.look(pool, token, live=True)
             steps = self._plan(built.spec, previous, facts, pods, memory)
+            if any(d.cause is Cause.MOVED for d in steps.pods.delete):
+                memory.judges_before_move = _existing(pods)
             await self._carry_out(obj, pool, built, facts, steps, memory)
             pods = await self.judges.look(pool, token)
         facts = replace(facts, avoided=steps.nodes.avoided)
@@ -213,7 +217,8 @@ class PoolReconciler:
         """Decide what to do now."""
         now, wall = self.clock(), self.wall()
         free = now >= backoff_until(memory.failures, now)
-        nodes = plan_nodes(previous, pods, template_hash=facts.template_hash, now=wall, may_move=free)
+        replaced = _existing(pods) >= min(memory.judges_before_move, facts.desired)
+        nodes = plan_nodes(previous, pods, template_hash=facts.template_hash, now=wall, may_move=free and replaced)
         steps = partial(
             plan_pods,
             pods,
@@ -304,6 +309,10 @@ def _raise_first(outcomes: Iterable[object]) -> None:
     error = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
     if error is not None:
         raise error
+
+
+def _existing(pods: Sequence[JudgePod]) -> int:
+    return sum(not p.deleting and not p.ended for p in pods)
 
 
 def _load(pods: Sequence[JudgePod], expected: int, runs: int) -> Load:
