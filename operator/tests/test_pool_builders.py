@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import socket
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from deepcoder_contracts.api.sandboxpool import MAX_NAME_LENGTH, SandboxPoolSpec
 from deepcoder_operator.builders.podtemplate import TemplateError, merge
@@ -23,9 +26,12 @@ from deepcoder_operator.builders.pool import (
 from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
 from deepcoder_operator.domain.pool_names import LABEL_AVOIDS, LABEL_POOL, LABEL_TEMPLATE_HASH, pod_name
 from deepcoder_operator.domain.pool_nodes import Avoidance
+from deepcoder_sandbox.server.listener import open_listener
 
 POOL = PoolIdentity("ml", "judges", "11111111-1111-1111-1111-111111111111")
 SETTINGS = PoolSettings("deepcoder-sandbox:1", "deepcoder", {"app.kubernetes.io/name": "deepcoder-operator"}, LABEL_RUN)
+
+_NO_IPV6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 
 
 def spec(**fields: Any) -> SandboxPoolSpec:
@@ -65,6 +71,25 @@ def test_server_is_started_as_the_spec_says() -> None:
     assert options["--token-file"] == "/etc/deepcoder/token/token"
     assert mounts["/etc/deepcoder/token"]["readOnly"] is True
     assert judge()["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, pytest.param(socket.AF_INET6, marks=_NO_IPV6)])
+async def test_judge_listens_on_every_address_whichever_family_it_is_of(
+    family: socket.AddressFamily, unused_tcp_port: int
+) -> None:
+    """A kubelet probes the first address of a pod, which in a cluster of two families may be either."""
+    command = judge()["command"]
+    host = command[command.index("--host") + 1]
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    server, _ = await open_listener(runner, host, unused_tcp_port, None, 1)
+    try:
+        address = "127.0.0.1" if family is socket.AF_INET else "::1"
+        _, writer = await asyncio.open_connection(address, unused_tcp_port)
+        writer.close()
+    finally:
+        server.close()
+        await runner.cleanup()
 
 
 def test_a_mesh_puts_no_proxy_into_a_judge_unless_the_template_says_so() -> None:

@@ -45,6 +45,10 @@ DRAIN_SECONDS = 60
 _LEAVE_SERVICE_SECONDS = 3
 """Clients resolve the Service every 2 s. A judge keeps listening until they have seen it leave."""
 
+_EVERY_ADDRESS = ""
+"""What a judge listens on: every address of IPv4 and IPv6. A kubelet probes a pod's first address, which may be of
+either family. `::` would be IPv6 alone."""
+
 _USER = 1000
 """The numeric user of the judge image."""
 
@@ -308,7 +312,7 @@ def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
     slots = spec.slots_per_pod
     # the server, stored tests and requests; for each slot a test of the default limit, its files in memory, zygotes
     memory_mib = 1900 + 1272 * slots
-    command = ["deepcoder-sandbox", "serve", "--host", "0.0.0.0", "--port", str(JUDGE_PORT)]  # noqa: S104
+    command = ["deepcoder-sandbox", "serve", "--host", _EVERY_ADDRESS, "--port", str(JUDGE_PORT)]
     command += ["--token-file", f"{TOKEN_DIRECTORY}/{TOKEN_KEY}", "--slots", str(slots)]
     command += ["--minimum-tier", spec.isolation.minimum_tier.value, "--drain-seconds", str(DRAIN_SECONDS)]
     return {
