@@ -196,6 +196,17 @@ def test_a_slice_that_nobody_counts_as_a_gpu_is_refused_by_name(device: str) -> 
     assert f"limits[nvidia.com/{device}]: KubeRay takes no MIG device of this name for a GPU" in problem.message
 
 
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_devices_that_pods_claim_beside_their_gpus_are_theirs_and_gpus_that_they_claim_are_refused(gpus: int) -> None:
+    """Claims of network devices are common beside GPUs; of GPUs nothing would be seen, and CPUs would compute."""
+    group = with_gpus(gpus) if gpus else {"replicas": 1, "template": {"spec": {"containers": []}}}
+    group["template"]["spec"]["resourceClaims"] = [{"name": "device", "resourceClaimTemplateName": "device"}]
+    run = make_run(image="trainer:1", stages=[TRAIN | {"resources": {"learners": group}}])
+    problem = check_spec(run, Policy())
+    assert (problem.reason if problem else "") == ("" if gpus else "ClaimedGPUsNotSupported")
+    assert problem is None or "resources.learners claims devices (resourceClaims)" in problem.message
+
+
 def test_without_gpus_a_pod_is_one_process() -> None:
     run = make_run()
     assert {name: resources_of(g) for name, g in groups(job(run)).items()} == {
