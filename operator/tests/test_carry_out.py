@@ -55,7 +55,7 @@ class API:
     async def get(self, resource: Any, namespace: str, name: str) -> dict[str, Any]:
         return self.objects[(resource.kind, name)]
 
-    async def delete(self, resource: Any, namespace: str, name: str, *, uid: str, grace_seconds: int) -> bool:
+    async def delete(self, resource: Any, namespace: str, name: str, *, uid: str, grace_seconds: int = 0) -> bool:
         key = (resource.kind, name)
         if key in self.objects and self.objects[key]["metadata"]["uid"] == uid:
             del self.objects[key]
@@ -230,6 +230,35 @@ async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_
     mounted = ground.api.objects["ConfigMap", name]["data"]
     assert mounted["ca.crt"] == "another"
     assert StageConfig.from_json(mounted["stage.json"]).storage.drain_seconds == 77
+
+
+async def test_config_of_an_attempt_goes_with_its_job(ground: Harness) -> None:
+    """A run that is preempted often would fill its namespace's quota of ConfigMaps."""
+    assert await ground.carry_out(ground.make) is None
+    job = ground.api.objects["RayJob", "demo-s0-a1"]
+    job["metadata"]["uid"] = "job"
+    (name,) = {name for kind, name in ground.api.objects if kind == "ConfigMap"} - {config_name("demo")}
+    ground.api.objects["ConfigMap", name]["metadata"]["uid"] = "map"
+    assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "another")]) is None
+    assert ("ConfigMap", name) in ground.api.objects, "it is a later job's"
+    assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "job")]) is None
+    assert ("RayJob", "demo-s0-a1") not in ground.api.objects
+    assert [n for kind, n in ground.api.objects if kind == "ConfigMap"] == [config_name("demo")]
+
+
+async def test_config_that_somebody_has_a_job_mount_is_left_to_them(ground: Harness) -> None:
+    """Whoever may edit RayJobs is not to have the operator delete ConfigMaps for them."""
+    assert await ground.carry_out(ground.make) is None
+    job = ground.api.objects["RayJob", "demo-s0-a1"]
+    job["metadata"]["uid"] = "job"
+    volumes = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
+    (config,) = [v for v in volumes if v["name"] == "config"]
+    config["projected"]["sources"][0]["configMap"]["name"] = "theirs"
+    theirs = {"kind": "ConfigMap", "metadata": {"name": "theirs", "uid": "map"}}
+    ground.api.objects["ConfigMap", "theirs"] = theirs
+    assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "job")]) is None
+    assert ("RayJob", "demo-s0-a1") not in ground.api.objects
+    assert ground.api.objects["ConfigMap", "theirs"] == theirs
 
 
 async def test_post_mortem_in_part_is_told_in_an_event_and_counted(

@@ -130,8 +130,8 @@ async def test_finished_run_makes_nothing_again_whatever_disappears(world: Clust
     config = await world.standin.config_map(FIRST)
     await world.finish(FIRST)
     await world.until_phase("Complete")
-    for name in (config, "demo-config"):
-        assert await world.kube.delete(CONFIGMAPS, world.namespace, name)
+    assert await world.kube.find(CONFIGMAPS, world.namespace, config) is None, "it has gone with its attempt"
+    assert await world.kube.delete(CONFIGMAPS, world.namespace, "demo-config")
     await world.kube.patch(RUNS, world.namespace, "demo", {"metadata": {"labels": {"touched": "yes"}}})
     await asyncio.sleep(2)
     assert world.standin.seen == [FIRST]

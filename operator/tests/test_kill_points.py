@@ -52,7 +52,8 @@ def _attempt(name: str, first: bool) -> tuple[str, ...]:
 
 
 def _left(name: str, phase: str) -> tuple[str, ...]:
-    return (f"PUT deepcoderruns demo/status {phase}:{name}:Leaving", f"DELETE rayjobs {name}")
+    ends = (f"DELETE configmaps {name}", f"DELETE rayjobs {name}")
+    return (f"PUT deepcoderruns demo/status {phase}:{name}:Leaving", *ends)
 
 
 _BEGIN = ("POST secrets progress-tls", "PUT deepcoderruns demo/status Pending", "PATCH deepcoderruns demo held")

@@ -11,7 +11,7 @@ from loop_world import Cluster, wait_for
 from operator_lives import lives_in
 from run_manifests import TRAIN
 
-from deepcoder_operator.kube.resources import EVENTS, NETWORK_POLICIES, POOLS, RAYJOBS
+from deepcoder_operator.kube.resources import CONFIGMAPS, EVENTS, NETWORK_POLICIES, POOLS, RAYJOBS
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
@@ -19,7 +19,8 @@ FIRST, SECOND = "demo-s0-a1", "demo-s0-a2"
 EDITED = [{"ports": [{"port": 1}]}]
 
 HARMLESS = {
-    f"POST rayjobs {FIRST}",  # made once more, and deleted as a stray
+    f"POST configmaps {FIRST}",
+    f"POST rayjobs {FIRST}",  # made once more, and deleted as a stray, with the one that it mounts
     "POST tokenreviews",
     *(f"PATCH {kind} demo-sandbox-judge" for kind in ("services", "networkpolicies", "poddisruptionbudgets")),
 }
@@ -64,6 +65,8 @@ async def test_all_that_a_leader_has_written_may_come_once_more_late(site: Clust
             return told and await site.kube.find(RAYJOBS, site.namespace, FIRST) is None
 
         await wait_for("the attempt of before is deleted again", stray_is_gone)
+        maps, _ = await site.kube.list(CONFIGMAPS, site.namespace, "deepcoder.dev/run=demo")
+        assert not [m for m in maps if m["metadata"]["name"].startswith(FIRST)]
         policy = await site.kube.get(NETWORK_POLICIES, site.namespace, "demo-trainer")
         assert policy["spec"]["egress"][0]["ports"][0]["port"] == 1
         now = await site.kube.get(RAYJOBS, site.namespace, SECOND)

@@ -16,14 +16,21 @@ from deepcoder_contracts.sizing import per_pod
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.stage_config import CONFIG_DIRECTORY, STAGE_FILE
-from deepcoder_operator.builders.trainer_pod import AttemptPods, refuse_template
-from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_STAGE, LEARNER, SAMPLER
+from deepcoder_operator.builders.trainer_pod import CONFIG_VOLUME, AttemptPods, refuse_template
+from deepcoder_operator.domain.names import (
+    HEAD,
+    LABEL_ASKED_QUEUE,
+    LABEL_ORDINAL,
+    LABEL_STAGE,
+    LEARNER,
+    QUEUE_LABEL,
+    SAMPLER,
+)
 
 RAY_VERSION = "2.60.0"
 TTL_SECONDS = 60
 """How long the cluster outlives its job, so that its pods' last states can be seen. The operator is usually faster."""
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 """A WorkloadPriorityClass, which orders the queue alone. Kueue reads it from the RayJob, which a user cannot label."""
 _BACKSTOP_SECONDS = 120
@@ -34,6 +41,7 @@ def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_m
     stage = run.spec.stages[attempt.stage_index]
     labels = {LABEL_STAGE: stage.name, LABEL_ORDINAL: str(attempt.ordinal)}
     queue = run.spec.scheduling.queue_name
+    labels[LABEL_ASKED_QUEUE] = queue or ""
     labels |= {QUEUE_LABEL: queue} if queue else {}
     labels |= {k: v for k, v in run.metadata.labels.items() if k == PRIORITY_LABEL}
     meta = metadata(run, attempt.name, labels)
@@ -53,6 +61,16 @@ def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_m
             "rayClusterSpec": _cluster(AttemptPods(run, stage, attempt.ordinal, config_map, image, s3_ca)),
         },
     }
+
+
+def mounted_config_map(rayjob: Object) -> str | None:
+    """Return the name of the ConfigMap that the head of a RayJob mounts, or None if it mounts none."""
+    template = rayjob["spec"].get("rayClusterSpec", {}).get("headGroupSpec", {}).get("template", {})
+    for volume in template.get("spec", {}).get("volumes") or ():
+        if volume["name"] == CONFIG_VOLUME:
+            sources = (volume.get("projected") or {}).get("sources") or ()
+            return next((s["configMap"]["name"] for s in sources if "configMap" in s), None)
+    return None
 
 
 def refuse_templates(run: DeepCoderRun, stage: Stage) -> None:

@@ -1,8 +1,9 @@
 """The stage config of an attempt, in an immutable ConfigMap that its head mounts.
 
 The ConfigMap is named after its content, so a RayJob's head mounts exactly the config that the RayJob was created with.
-If an operator dies between ConfigMap and RayJob, the next one may create a ConfigMap with other content (a newer
-release, an edited spec, a new certificate authority). The first one is then unused and is deleted with the run.
+It is deleted together with the RayJob. If an operator dies between ConfigMap and RayJob, the next one may create a
+ConfigMap with other content (a newer release, an edited spec, a new certificate authority). The first one is then
+unused and is deleted with the run.
 """
 
 from __future__ import annotations

@@ -48,6 +48,9 @@ METRICS_PORT_VARIABLE = "DEEPCODER_METRICS_PORT"
 METRICS_PORT = 9464
 """Port at which the driver, on the head, serves the trainer's own metrics."""
 
+CONFIG_VOLUME = "config"
+"""Volume of the head with the stage config and its tokens."""
+
 _READY = {
     "httpGet": {"path": "/api/healthz", "port": 52365},
     "periodSeconds": 2,
@@ -125,7 +128,7 @@ def _pod_spec(pods: AttemptPods, role: str) -> dict[str, Any]:
     ]
     if role == HEAD:
         sources = _sources(run, pods.config_map)
-        volumes.append({"name": "config", "projected": {"defaultMode": 0o440, "sources": sources}})
+        volumes.append({"name": CONFIG_VOLUME, "projected": {"defaultMode": 0o440, "sources": sources}})
     if pods.s3_ca and checkpoint.s3.credentials_secret_ref:
         items = [{"key": S3_CA_KEY, "path": S3_CA_KEY}]
         secret = {"secretName": checkpoint.s3.credentials_secret_ref.name, "items": items, "defaultMode": 0o440}
@@ -184,7 +187,7 @@ def _container(pods: AttemptPods, role: str) -> dict[str, Any]:
         {"name": "home", "mountPath": HOME},
     ]
     if role == HEAD:
-        mounts.append({"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True})
+        mounts.append({"name": CONFIG_VOLUME, "mountPath": CONFIG_DIRECTORY, "readOnly": True})
     if pods.s3_ca:
         mounts.append({"name": "s3-ca", "mountPath": S3_CA_DIRECTORY, "readOnly": True})
     container: dict[str, Any] = {

@@ -16,7 +16,7 @@ from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun, Metadata
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_operator import metrics
-from deepcoder_operator.builders.rayjob import build_rayjob
+from deepcoder_operator.builders.rayjob import build_rayjob, mounted_config_map
 from deepcoder_operator.builders.run_objects import (
     CONFIG_FILE,
     build_config_map,
@@ -123,7 +123,7 @@ class Executor:
                     if reason in metrics.WARNED_REASONS:
                         metrics.WARNINGS.labels(meta.namespace, reason).inc()
             case DeleteRayJob(name, uid):
-                await self._kube.delete(RAYJOBS, meta.namespace, name, uid=uid)
+                await self._end_job(run, name, uid)
             case EndPods(pods):
                 for name, uid in pods:
                     await self._kube.delete(PODS, meta.namespace, name, uid=uid, grace_seconds=END_SECONDS)
@@ -194,6 +194,23 @@ class Executor:
             text = f"RayJob {job['metadata']['name']} is created without template fields that KubeRay's CRDs lack"
             self._record(_reference(run), "TemplateFieldsDropped", f"{text}: {', '.join(e.fields)}", warning=True)
             return await self._kube.create(job)
+
+    async def _end_job(self, run: DeepCoderRun, name: str, uid: str) -> None:
+        """Delete a RayJob and the ConfigMap that its head mounts. A run that is often preempted would otherwise fill
+        its namespace's quota of ConfigMaps. A mounted file stays until its pod is gone.
+
+        The ConfigMap goes first: only the RayJob says which one it is.
+        """
+        namespace = run.metadata.namespace
+        job = await self._kube.find(RAYJOBS, namespace, name)
+        if job is None or job["metadata"]["uid"] != uid:
+            return
+        mounted = mounted_config_map(job)
+        config = await self._kube.find(CONFIGMAPS, namespace, mounted) if mounted else None
+        if config is not None and owned_by(config, run.metadata.uid):  # a job may have been edited to mount another
+            meta = config["metadata"]
+            await self._kube.delete(CONFIGMAPS, namespace, meta["name"], uid=meta["uid"])
+        await self._kube.delete(RAYJOBS, namespace, name, uid=uid)
 
     async def _resolved(self, run: DeepCoderRun) -> ResolvedConfig:
         """Return the config as it was resolved when the run was accepted, never as this release would resolve it."""

@@ -22,6 +22,13 @@ from deepcoder_contracts.labels import trainer_container as trainer_container
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "deepcoder-operator"
 
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Label of a RayJob by which Kueue finds its LocalQueue."""
+
+LABEL_ASKED_QUEUE = "deepcoder.dev/queue"
+"""The queue that the run named when its RayJob was created, empty if it named none. Kueue's own label may be set, and
+policies may rewrite it."""
+
 TOGETHER_KEY = "TOGETHER_API_KEY"
 """Key of the Secret that sandbox.together refers to."""
 
