@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import yaml
@@ -52,8 +53,10 @@ async def create(kube: Kube, resource: Resource, obj: Object, namespace: str | N
 
 
 @asynccontextmanager
-async def running(kube: Kube, kubeconfig: Path, directory: Path, built: Path, ports: list[int]) -> AsyncIterator[None]:
-    """Install its CRDs, start it, wait until it is ready, and end it."""
+async def running(
+    kube: Kube, kubeconfig: Path, directory: Path, built: Path, ports: list[int], **more: Any
+) -> AsyncIterator[None]:
+    """Install its CRDs, start it, wait until it is ready, and end it. `more` is added to its configuration."""
     for path in sorted((built / "manifests").glob("kueue.x-k8s.io_*.yaml")):
         crd = yaml.load(path.read_text(), yaml.CSafeLoader)
         await kube.apply(crd)
@@ -74,7 +77,7 @@ async def running(kube: Kube, kubeconfig: Path, directory: Path, built: Path, po
         "internalCertManagement": {"enable": False},
         "namespace": "kueue-system",
         "integrations": {"frameworks": ["ray.io/rayjob"]},
-    }
+    } | more
     path = directory / "kueue.json"
     path.write_text(json.dumps(config))
     log = (directory / "kueue.log").open("wb")

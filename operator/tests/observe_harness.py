@@ -15,6 +15,7 @@ from plan_world import START, Cluster
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
 from deepcoder_operator.controllers.observe import Children, Observer
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage, World
+from deepcoder_operator.kube import errors
 from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.storage.s3 import Credentials
 
@@ -25,6 +26,14 @@ class API:
 
     asked: Counter[str] = field(default_factory=Counter)
     objects: dict[str, Any] = field(default_factory=dict)
+    events: list[dict[str, Any]] | None = field(default_factory=list)
+    """None: they may not be listed."""
+
+    async def list(self, resource: Any, namespace: str, *, field_selector: str) -> tuple[list[dict[str, Any]], str]:
+        self.asked[resource.kind] += 1
+        if self.events is None:
+            raise errors.Forbidden("events", 403)
+        return self.events, "1"
 
     async def find(self, resource: Any, namespace: str, name: str) -> Any:
         self.asked[resource.kind] += 1

@@ -102,6 +102,8 @@ class Cluster:
     questions: int = 0
     """Asked of storage."""
     meter: Meter = field(default_factory=Meter)
+    withdrawal: str = ""
+    """What the queue says when it takes its quota back."""
     gpus: int = 0
     """GPUs of each attempt's learner; none: an attempt has no such pod."""
 
@@ -130,12 +132,12 @@ class Cluster:
             return world
         self.questions += 1
         if self.storage_problem:
-            return replace(world, storage=StorageView(problem=self.storage_problem))
+            return replace(world, storage=StorageView(problem=self.storage_problem), withdrawal=self.withdrawal)
         stage = None
         if query.stage_index is not None:
             found = self.stored.get(self.run.spec.stages[query.stage_index].name, StoredStage())
             stage = replace(found, exit=self.exits.get(query.ordinal or 0))
-        return replace(world, storage=StorageView(stage=stage))
+        return replace(world, storage=StorageView(stage=stage), withdrawal=self.withdrawal)
 
     def decide(self) -> d.Plan:
         """One plan, nothing carried out."""
@@ -183,6 +185,8 @@ class Cluster:
                     self.jobs[attempt.name] = RayJobView(
                         attempt.name, f"{meta.uid}-{len(self.made)}", meta.uid, attempt.ordinal,
                         deployment_status="Initializing", suspended=bool(self.run.spec.scheduling.queue_name),
+                        queue=self.run.spec.scheduling.queue_name or "",
+                        asked_queue=self.run.spec.scheduling.queue_name or "",
                     )  # fmt: skip
                     if self.seen_jobs is not None:
                         self.seen_jobs[attempt.name] = self.jobs[attempt.name]

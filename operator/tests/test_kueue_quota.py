@@ -72,16 +72,25 @@ class Queue:
         return run
 
 
+NOT_READY_SECONDS = 3
+"""Time that Kueue gives the pods of an attempt, where it gives them a bounded one."""
+
+
 @pytest.fixture
 async def queue(
-    site: Cluster, kubeconfig: Path, tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
+    request: pytest.FixtureRequest,
+    site: Cluster,
+    kubeconfig: Path,
+    tmp_path: Path,
+    unused_tcp_port_factory: Callable[[], int],
 ) -> AsyncIterator[Queue]:
     built = kueue_server.built()
     if built is None:
         pytest.skip("Kueue has not been built: run `python -m devcluster build --with kueue`")
     ports = [unused_tcp_port_factory() for _ in range(4)]
     kube, name = site.kube, f"q-{uuid.uuid4().hex[:8]}"
-    async with kueue_server.running(kube, kubeconfig, tmp_path, built, ports), kept_alive(site):
+    more = getattr(request, "param", {})
+    async with kueue_server.running(kube, kubeconfig, tmp_path, built, ports, **more), kept_alive(site):
         for priority, value in (("low", 1), ("high", 10)):
             await kueue_server.create(
                 kube, PRIORITIES, {"metadata": {"name": f"{name}-{priority}"}, "value": value, "description": "a test"}
@@ -156,3 +165,16 @@ async def test_eviction_drains_gives_quota_back_and_goes_on_from_what_was_saved(
     assert jobs == []
     assert sorted(queue.site.standin.seen) == ["high-s0-a1", "low-s0-a1", "low-s0-a2"]
     await queue.free()
+
+
+@pytest.mark.parametrize("queue", [{"waitForPodsReady": {"timeout": f"{NOT_READY_SECONDS}s"}}], indirect=True)
+async def test_attempt_whose_pods_are_not_ready_in_kueues_time_says_so(queue: Queue) -> None:
+    queue.site.standin.starts = False
+    run = await queue.submit("late", "low")
+    told = await run.until(
+        "its next attempt", lambda run: ((run.get("status") or {}).get("attempt") or {}).get("ordinal", 0) > 1
+    )
+    stage = told["status"]["stages"][0]
+    assert "PreRunningDeadlineExceeded" in stage["message"]
+    assert "Exceeded the PodsReady timeout" in stage["message"]
+    assert (stage.get("failures", 0), stage.get("preemptions", 0)) == (0, 0)

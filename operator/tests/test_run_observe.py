@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import plan_world
 import pytest
@@ -118,6 +119,35 @@ async def test_job_that_is_suspended_indeed_is_seen_so(ground: Harness) -> None:
     assert world.rayjob.suspended
     ground.api.objects = {}
     assert (await ground.look(cluster.run)).rayjob is None
+
+
+def stopped(cluster: Cluster, note: str, *, at: str, uid: str | None = None) -> dict[str, Any]:
+    """Kueue's event on a RayJob."""
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    return {"metadata": {"creationTimestamp": at}, "reason": "Stopped", "note": note,
+            "regarding": {"name": attempt.name, "uid": uid or attempt.uid}}  # fmt: skip
+
+
+async def test_what_a_queue_says_of_an_attempt_that_it_stopped_before_it_ran_is_read_once_it_is_gone(
+    ground: Harness,
+) -> None:
+    cluster = Cluster(make_run(scheduling={"queueName": "team"}))
+    cluster.settle()
+    cluster.change_job(suspended=False)
+    cluster.settle()
+    cluster.change_job(suspended=True)
+    cluster.step()
+    ground.api.events = [
+        stopped(cluster, "Not admitted by cluster queue", at="2026-01-01T00:00:00Z"),
+        stopped(cluster, "Exceeded the PodsReady timeout", at="2026-01-01T00:05:00Z"),
+        stopped(cluster, "of a job before", at="2026-01-01T00:09:00Z", uid="another"),
+    ]
+    world = await ground.look(cluster.run)
+    assert world.withdrawal == "Exceeded the PodsReady timeout"
+    assert ground.api.asked["Event"] == 1
+    ground.api.events = None
+    assert (await ground.look(cluster.run)).withdrawal == "", "it settles without what cannot be read"
 
 
 async def test_queued_job_without_pods_is_believed(ground: Harness) -> None:

@@ -7,6 +7,7 @@ while storage is waited for, and after its answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of, templates_of
+from deepcoder_operator.domain.eviction import QUEUE_STOPPED, was_withdrawn_before_it_ran
 from deepcoder_operator.domain.names import (
     LABEL_RUN_UID,
     TOGETHER_KEY,
@@ -45,6 +47,7 @@ from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import (
     CONFIGMAPS,
+    EVENTS,
     NETWORK_POLICIES,
     PODS,
     POOLS,
@@ -55,11 +58,16 @@ from deepcoder_operator.kube.resources import (
 from deepcoder_operator.progress_board import ProgressBoard, RunKey
 from deepcoder_operator.storage.service import StorageService
 
+log = logging.getLogger(__name__)
+
 _REMEMBERED = 4096
 """Number of runs with checked templates, and of RayJobs with redacted messages, kept in memory."""
 
 LOOK_SECONDS = 2.0
 """Interval at which child objects are observed while storage is waited for."""
+
+_NOTE_LENGTH = 200
+"""Characters kept of a queue's event."""
 
 LAST_LOOK_SECONDS = 5.0
 """How long a pass waits for storage after the end of a drain, to see whether the trainer left an exit record."""
@@ -117,7 +125,9 @@ class Observer:
         else:
             storage = await self._ask(run, query, now, outdated)
         world = replace(await self._look(run, obstacle), storage=storage, seen_at=now())
-        return await self._admission(run, world) if query.admission else world
+        if query.admission:
+            return await self._admission(run, world)
+        return replace(world, withdrawal=await self._withdrawal(run))
 
     async def _ask(
         self, run: DeepCoderRun, query: StorageQuery, now: Callable[[], datetime], outdated: Callable[[], bool]
@@ -189,6 +199,24 @@ class Observer:
             refusal = await self._hosted_judge(run) or await self._foreign(run)
         shared = run.spec.sandbox.pool_ref is not None
         return replace(world, refusal=refusal, pool=world.pool or await self._pool(run, live=shared))
+
+    async def _withdrawal(self, run: DeepCoderRun) -> str:
+        """Return the newest event of the queue about an attempt whose quota it withdrew before its program ran."""
+        attempt = run.status.attempt
+        if attempt is None or not was_withdrawn_before_it_ran(attempt):
+            return ""
+        try:
+            selector = f"regarding.name={attempt.name}"
+            found, _ = await self.kube.list(EVENTS, run.metadata.namespace, field_selector=selector)
+        except errors.KubeError as e:
+            log.info("events of RayJob %s cannot be listed: %s", attempt.name, e)
+            return ""
+        notes = [
+            (e["metadata"].get("creationTimestamp") or "", e.get("note") or "")
+            for e in found
+            if e.get("reason") == QUEUE_STOPPED and (e.get("regarding") or {}).get("uid") == attempt.uid
+        ]
+        return max(notes, default=("", ""))[1][:_NOTE_LENGTH]
 
     async def _quotable(self, run: DeepCoderRun, job: Object) -> Object:
         """Return the RayJob with a message that may appear in a status, which more people can read than logs. KubeRay

@@ -38,6 +38,9 @@ from deepcoder_operator.domain.own_pool import keep_pool, pool_is_ending
 from deepcoder_operator.domain.provenance import forget_attempt, note_head
 from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
 
+_WITHDRAWN_LENGTH = 700
+"""Characters kept of why an attempt's pods were not ready when its queue withdrew the quota."""
+
 
 def intend(draft: Draft) -> None:
     """Record the next attempt of the current stage. The next pass creates its RayJob."""
@@ -95,7 +98,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
         _evicted(draft, world, job, stop)
         return
     if job.suspended:
-        _queued(draft, stop)
+        _queued(draft, job, stop)
         return
     _admitted(draft, world, job)
     if _ended(draft, world, job):
@@ -166,12 +169,28 @@ def _note_pods(draft: Draft, world: World) -> None:
     note_head(draft, world.head(attempt.ordinal))
 
 
-def _queued(draft: Draft, stop: DrainCause | None) -> None:
-    """The RayJob is suspended: its queue has not admitted it yet."""
+def _queued(draft: Draft, job: RayJobView, stop: DrainCause | None) -> None:
+    """The RayJob is suspended: its queue has not admitted it yet, or it has none and something else suspended it."""
+    attempt, queue = draft.attempt, draft.run.spec.scheduling.queue_name or ""
     if stop is not None:
         _call_off(draft, stop)
         return
-    draft.progressing(True, "WaitingForQuota", f"attempt {draft.attempt.ordinal} waits in its queue")
+    if job.asked_queue not in (None, queue):
+        told = f"attempt {attempt.ordinal} waits in queue {job.asked_queue or 'none'}, and scheduling.queueName changed"
+        draft.event("QueueChanged", f"{told}: the next attempt asks queue {queue or 'none'}")
+        end_attempt(draft, Outcome.DRAINED)
+        return
+    if queue or job.queue:
+        draft.progressing(True, "WaitingForQuota", f"attempt {attempt.ordinal} waits in its queue")
+        return
+    text = f"RayJob {job.name} was suspended by something else, and no queue will admit it: set scheduling.queueName "
+    text += "(Kueue may be configured to manage jobs without a queue), or find out what suspends RayJobs"
+    bound = draft.stage(attempt.stage_index).pre_running_deadline_seconds
+    if draft.due(attempt.intended_time, bound):
+        text = f"not admitted within {bound} s (preRunningDeadlineSeconds): {text}"
+        end_attempt(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
+        return
+    draft.progressing(False, "NoQueue", text)
 
 
 def _evicted(draft: Draft, world: World, job: RayJobView, stop: DrainCause | None) -> None:
@@ -179,6 +198,8 @@ def _evicted(draft: Draft, world: World, job: RayJobView, stop: DrainCause | Non
     attempt = draft.attempt
     if attempt.evicted_time is None:
         lost = f"the queue of RayJob {job.name} took its quota back"
+        if attempt.running_time is None:
+            lost = world.with_waits(lost, attempt.ordinal)[:_WITHDRAWN_LENGTH]
         draft.update_attempt(evicted_time=draft.now, reason=FailureReason.PREEMPTED, evidence=lost)
         draft.event("Evicted", f"attempt {attempt.ordinal} ends: {lost}; the next attempt queues again", warning=True)
     _deleted(draft, world, stop)

@@ -14,10 +14,12 @@ from deepcoder_contracts.api.failure import FailureAction, FailureReason
 from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.stage import StageType
+from deepcoder_operator.domain import eviction, judge_outage
 from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft, fitted
-from deepcoder_operator.domain.judge_outage import is_uncounted, with_pool_message
+from deepcoder_operator.domain.eviction import with_queue_message
+from deepcoder_operator.domain.judge_outage import with_pool_message
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.promotion import promote
 from deepcoder_operator.domain.provenance import note_manifest
@@ -60,6 +62,7 @@ def settle(draft: Draft, world: World) -> None:
             failure = refine(attempt, record)
     else:
         failure = refine(attempt, record)
+    failure = with_queue_message(attempt, world, failure)
     _failed(draft, world, with_pool_message(draft, world, failure))
 
 
@@ -94,7 +97,8 @@ def _failed(draft: Draft, world: World, failure: Failure) -> None:
     latest, backoff = draft.status.latest_checkpoint, draft.status.backoff
     progressed = latest is not None and latest.ordinal == attempt.ordinal
     row = 1 if progressed or backoff is None else backoff.failures_in_row + 1
-    action, rule = decide(policy, failure, free=is_uncounted(draft, world, failure, row))
+    free = judge_outage.is_uncounted(draft, world, failure, row) or eviction.is_uncounted(attempt, failure, row)
+    action, rule = decide(policy, failure, free=free)
     note_waste(draft, attempt)
     counted = action is FailureAction.RETRY
     entry = draft.update_stage(

@@ -19,7 +19,13 @@ from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.progress import ProgressReport
 from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, trainer_container
+from deepcoder_operator.domain.names import (
+    LABEL_ASKED_QUEUE,
+    LABEL_ORDINAL,
+    LABEL_ROLE,
+    QUEUE_LABEL,
+    trainer_container,
+)
 from deepcoder_operator.domain.owners import controller_uid
 from deepcoder_operator.domain.pool_status import IDLE, STUCK_REASONS
 
@@ -65,6 +71,10 @@ class RayJobView:
     deleting: bool = False
     suspended: bool = False
     """spec.suspend, which Kueue controls if a queue is set."""
+    queue: str = ""
+    """The queue that Kueue finds on it, whoever named it."""
+    asked_queue: str | None = None
+    """The queue that the run named when it was created, empty if it named none. None: an older release created it."""
     job_status: str = ""
     """PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, or empty."""
     deployment_status: str = ""
@@ -212,6 +222,8 @@ class World:
     beat: Beat | None = None
     refusal: Problem | None = None
     """What the builders refuse in the spec."""
+    withdrawal: str = ""
+    """What the queue said when it withdrew the quota of an attempt that had not run."""
     obstacle: Problem | None = None
     """Why the previous plan could not be carried out. None if it could, or after a restart."""
     watching_since: datetime | None = None
@@ -259,6 +271,7 @@ class World:
 def rayjob_view(obj: Object) -> RayJobView:
     """A RayJob."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    labels = meta.get("labels") or {}
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
@@ -266,6 +279,8 @@ def rayjob_view(obj: Object) -> RayJobView:
         ordinal=_ordinal(meta),
         deleting=bool(meta.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
+        queue=labels.get(QUEUE_LABEL, ""),
+        asked_queue=labels.get(LABEL_ASKED_QUEUE),
         job_status=status.get("jobStatus") or "",
         deployment_status=status.get("jobDeploymentStatus") or "",
         reason=status.get("reason") or "",
