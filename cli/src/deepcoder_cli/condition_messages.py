@@ -15,14 +15,14 @@ from deepcoder_client.connection import Object
 from deepcoder_contracts.api.run_status import TROUBLE, Phase
 
 JUDGES_SECONDS = 30.0
-"""Judges take a while to start, and are replaced one by one: what keeps them from it is told when it has lasted."""
+"""Seconds for which a problem of judges must last to be reported: they start slowly and are replaced one by one."""
 
 _WAITS = frozenset({Phase.PENDING, Phase.BACKOFF, Phase.HELD, Phase.FAILED})
-"""Phases that ask why."""
+"""Phases in which the reason is reported."""
 
 
 class ConditionMessage(NamedTuple):
-    """What a condition says."""
+    """The content of a condition."""
 
     type: str
     status: str
@@ -31,12 +31,12 @@ class ConditionMessage(NamedTuple):
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The condition as one line of text."""
         return f"{self.type}={self.status} {self.reason}: {self.message}"
 
     @property
     def key(self) -> tuple[str, str]:
-        """What stays the same while its words change."""
+        """Identifies the message while its words change."""
         return self.type, self.reason
 
 
@@ -44,17 +44,17 @@ _NOTHING = ConditionMessage("Progressing", "Unknown", "", "")
 
 
 def troubles(status: Object) -> list[ConditionMessage]:
-    """Each condition that says of itself that something is wrong with the run."""
+    """Return each condition that says that something is wrong with the run."""
     return [said for said in _said(status) if TROUBLE.get(said.type) == said.status and said.message]
 
 
 def progressing(status: Object) -> ConditionMessage:
-    """What the run is about, or why it waits, in the operator's words; empty where it has not said anything."""
+    """Return the operator's message on what the run does or waits for; empty if there is none."""
     return next((said for said in _said(status) if said.type == "Progressing"), _NOTHING)
 
 
 def judges_trouble(pool: Object | None) -> ConditionMessage | None:
-    """What keeps judges from being there, or from being enough, in the pool's own words."""
+    """Return the pool's message on why judges are missing or too few, or None."""
     for said in _said((pool or {}).get("status") or {}):
         wrong = (said.type in ("Accepted", "Ready") and said.status == "False") or said.reason == "AtMaximum"
         if wrong and said.message:
@@ -63,7 +63,7 @@ def judges_trouble(pool: Object | None) -> ConditionMessage | None:
 
 
 def avoided_nodes(pool: Object | None) -> list[str]:
-    """The nodes on which no judge is made for a while, each with what the one that did not start there said last."""
+    """Return the nodes that new judges avoid, each with the last message of the judge that did not start there."""
     nodes = ((pool or {}).get("status") or {}).get("avoidedNodes") or ()
     return [
         f"judges: none is made on node {n['name']}, where one did not start: {n.get('message') or '–'}" for n in nodes
@@ -71,7 +71,7 @@ def avoided_nodes(pool: Object | None) -> list[str]:
 
 
 class NewMessages:
-    """What a log was told: each thing once, for as long as it goes on."""
+    """Selects new messages for a log: each problem is reported once while it lasts."""
 
     def __init__(self) -> None:
         self._troubles: set[tuple[str, str]] = set()
@@ -80,7 +80,7 @@ class NewMessages:
         self._waiting: tuple[str, str] | None = None
 
     def news(self, snapshot: Snapshot, now: float) -> list[str]:
-        """Lines that are to be told of it; `now` is seconds of a clock that only goes forward."""
+        """Return the new lines for a snapshot; `now` is seconds of a monotonic clock."""
         status = snapshot.run.get("status") or {}
         wrong = troubles(status)
         new = [said.text for said in wrong if said.key not in self._troubles]
@@ -88,7 +88,7 @@ class NewMessages:
         return new + list(self._why(status, wrong)) + list(self._of_judges(snapshot.pool, now))
 
     def _why(self, status: Object, wrong: Iterable[ConditionMessage]) -> Iterable[str]:
-        """Why it waits; nothing where a trouble has just that to say."""
+        """Yield why the run waits, unless a problem's message says the same."""
         said, phase = progressing(status), str(status.get("phase", ""))
         waiting = (phase, said.reason) if phase in _WAITS and said.message else None
         if waiting is not None and waiting != self._waiting and not any(said.message in w.message for w in wrong):

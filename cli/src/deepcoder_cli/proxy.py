@@ -22,17 +22,17 @@ _PIECE_BYTES = 64 << 10
 
 
 class Proxy:
-    """Listens on this machine's loopback alone."""
+    """Listens on the loopback interface only."""
 
     def __init__(self, port: int, key: str, token: Callable[[], str], dial: Callable[[], Stream]) -> None:
-        """`port` 0 takes a free one; raises OSError where it is taken."""
+        """`port` 0 means a free one. Raises OSError if the port is taken."""
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._filter, self._token, self._dial = RequestFilter(self.port, key), token, dial
         self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
     def serve(self) -> None:
-        """Until `close`, or for ever."""
+        """Serve until `close`."""
         while True:
             try:
                 browser, _ = self._listener.accept()
@@ -44,7 +44,7 @@ class Proxy:
             threading.Thread(target=self._serve_one, args=(browser,), daemon=True).start()
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 

@@ -20,19 +20,19 @@ _METHODS = ("GET", "HEAD")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OURS = frozenset({"authorization", "cookie", "connection", "keep-alive", "proxy-connection", "upgrade", "te"})
-"""Headers of the browser's that are not passed on: ours take their place, or they are for this connection alone."""
+"""Browser headers that are not forwarded: we set our own, or they apply to this connection only."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer that the gate gives itself."""
+    """A response of the filter itself."""
 
     status: str
     text: str = ""
     headers: tuple[tuple[str, str], ...] = ()
 
     def encode(self) -> bytes:
-        """As it is sent."""
+        """Return the response's bytes."""
         body = self.text.encode()
         own = (
             *self.headers,
@@ -46,16 +46,16 @@ class Reply:
 
 
 class RequestFilter:
-    """One port's."""
+    """The filter of one local port."""
 
     def __init__(self, port: int, key: str) -> None:
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self._key = key
         self.cookie = f"deepcoder-{port}"
-        """Its name: cookies are shared by all ports of a host."""
+        """Name of the cookie; it contains the port because all ports of a host share cookies."""
 
     def judge(self, head: bytes, token: str) -> bytes | Reply:
-        """What is sent on in place of a request's head, the end included; or the answer to it."""
+        """Return the request head to forward, including its end, or the response that refuses it."""
         request = _read(head)
         if request is None:
             return Reply("400 Bad Request", "this is no request")
@@ -96,7 +96,7 @@ class RequestFilter:
 
 
 def _read(head: bytes) -> tuple[str, str, list[tuple[str, str]]] | None:
-    """Method, target and headers; None for what one server could read otherwise than another."""
+    """Parse method, target and headers. Returns None if servers could interpret the head differently."""
     first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     words = first.split(" ")
     if len(words) != 3 or not all(words) or not words[2].startswith("HTTP/1."):

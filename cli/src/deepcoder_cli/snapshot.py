@@ -21,11 +21,11 @@ class Snapshot:
     pool: Object | None
     pods: tuple[Object, ...]
     withheld: tuple[str, ...] = ()
-    """What is not shown for want of a permission."""
+    """Parts that are left out because a permission is missing."""
 
 
 def take(client: Client, name: str) -> Snapshot:
-    """The run with its pool and pods; raises `NotFound`."""
+    """Read the run with its pool and pods. Raises `NotFound`."""
     run = client.raw(name)
     place, withheld = client.namespace, list[str]()
     pool: Object | None = None

@@ -21,7 +21,7 @@ NAMESPACES = Kind("namespaces")
 
 
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Names of runs in the namespace that is meant."""
+    """Return the names of runs in the selected namespace."""
     try:
         return _beginning(incomplete, (run["metadata"]["name"] for run in _client(context).raw_list()))
     except (ClientError, click.UsageError):
@@ -29,7 +29,7 @@ def runs(context: click.Context, parameter: click.Parameter, incomplete: str) ->
 
 
 def held_stages(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Stages of the run that is named which wait for somebody."""
+    """Return the named run's stages with a hold."""
     try:
         stages = _client(context).get(str(context.params["run"])).spec.stages
     except (ClientError, click.UsageError, KeyError):
@@ -38,7 +38,7 @@ def held_stages(context: click.Context, parameter: click.Parameter, incomplete: 
 
 
 def namespaces(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Of the cluster, for whoever may list them."""
+    """Return the cluster's namespaces, if the user may list them."""
     try:
         found = _client(context).connection.list(NAMESPACES, None)["items"]
     except (ClientError, click.UsageError):
@@ -47,7 +47,7 @@ def namespaces(context: click.Context, parameter: click.Parameter, incomplete: s
 
 
 def contexts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Of the kubeconfig that is meant."""
+    """Return the contexts of the selected kubeconfig."""
     try:
         return _beginning(incomplete, context_names(where(context, context.params).kubeconfig))
     except (ClientError, click.UsageError):

@@ -55,9 +55,9 @@ from deepcoder_contracts.redaction import (
 
 LOG_LINES = 5000
 PREVIOUS_LINES = 500
-"""Of a container that was started again: what it said before it ended, which is why."""
+"""Last lines of the previous container of a restarted one, which show why it ended."""
 LAST_ATTEMPTS = 2
-"""Whose files are taken from the bucket."""
+"""Number of newest attempts whose files are read from the bucket."""
 OPERATOR_LINES = 20_000
 OPERATOR_LAST_LINES = 50
 """Of one that was started again: why, which names no run."""
@@ -68,13 +68,13 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 @dataclass
 class Bundle:
-    """Documents by name, and what is missing, and why."""
+    """Documents by name, and the missing parts with the reasons."""
 
     documents: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     def archive(self, root: str) -> bytes:
-        """As tar.gz, everything below one folder."""
+        """Return everything as tar.gz, below one folder."""
         out = io.BytesIO()
         report = "".join(f"missing: {line}\n" for line in self.missing) or "nothing is missing\n"
         with tarfile.open(fileobj=out, mode="w:gz") as archive:
@@ -89,9 +89,9 @@ class Bundle:
 def gather(
     client: Client, name: str, *, operator_namespace: str, logs: bool = False, endpoint: str | None = None
 ) -> Bundle:
-    """A run's; raises `NotFound` and `Forbidden` for the run itself alone.
+    """Collect the bundle of a run. Raises `NotFound` and `Forbidden` only for the run itself.
 
-    `logs`: although a Secret cannot be read. `endpoint`: where this machine reaches the run's S3 server.
+    `logs`: include program output even if a Secret cannot be read. `endpoint`: URL of the run's S3 server from here.
     """
     run = client.raw(name)
     asking = _Asking(client, Bundle(), name, run["metadata"]["namespace"])
@@ -138,7 +138,7 @@ class _Asking:
         return list(found["items"]) if found else []
 
     def objects(self, run: Object) -> dict[str, list[Object]]:
-        """The run, what belongs to it, and what happened to that."""
+        """Collect the run, its objects, and their events."""
         mine = {"labelSelector": f"{LABEL_RUN}={self.name}"}
         objects = {
             "run.yaml": [run],
@@ -159,7 +159,7 @@ class _Asking:
         return objects
 
     def surroundings(self, operator_namespace: str) -> dict[str, list[Object]]:
-        """What keeps runs from getting on that is not theirs."""
+        """Collect objects outside the run that may hold it up."""
         bounds = (("ResourceQuotas", QUOTAS), ("LimitRanges", LIMITS), ("NetworkPolicies", NETWORK_POLICIES))
         chart = {"labelSelector": OPERATOR_LABEL}
         return {
@@ -169,7 +169,7 @@ class _Asking:
         }
 
     def words(self, pods: Sequence[Object]) -> dict[str, str]:
-        """What its pods print, and its live trainer within the head's."""
+        """Collect the output of its pods, and of the live trainer inside the head."""
         found = {}
         for pod in pods:
             for container, previous in _containers(pod):
@@ -184,14 +184,14 @@ class _Asking:
         return found
 
     def past(self, endpoint: str | None) -> dict[str, str]:
-        """Files of the newest attempts, whose pods are gone, as the bucket has them."""
+        """Collect the newest attempts' files from the bucket, because their pods are gone."""
         return (
             self.tried("what past attempts left", partial(_attempts, self.client, self.name, self.place, endpoint))
             or {}
         )
 
     def operator(self, pods: Sequence[Object], namespace: str) -> dict[str, str]:
-        """What the operator says of the run."""
+        """Collect the operator's log lines about the run."""
         said = self.tried(
             "the operator's log", lambda: _operator(self.client, pods, f"{self.place}/{self.name}", self.name)
         )
@@ -237,7 +237,7 @@ def _attempts(client: Client, name: str, namespace: str, endpoint: str | None) -
 def _redactor(
     client: Client, place: str, run: Object, objects: dict[str, list[Object]], missing: list[str]
 ) -> tuple[Redactor, bool]:
-    """What takes secrets out, and whether it knows all of them."""
+    """Return the redactor, and whether it knows all secrets."""
     s3 = run["spec"]["checkpoint"]["s3"].get("credentialsSecretRef")
     names = {**referred_secrets(objects["pods.yaml"]), **({str(s3["name"]): False} if s3 else {})}
     values = set(named_values(list(objects.values())))

@@ -48,7 +48,7 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class Change:
-    """What a watch tells."""
+    """A change that a watch reports."""
 
     type: str
     """ADDED, MODIFIED or DELETED."""
@@ -63,7 +63,7 @@ class Client:
         self, context: str | None = None, *, kubeconfig: str | Path | None = None, namespace: str | None = None,
         timeout: float = TIMEOUT_SECONDS, connection: Connection | None = None, overrides: Overrides = NO_OVERRIDES,
     ) -> None:  # fmt: skip
-        """By the kubeconfig, or over a connection of one's own; `namespace` is meant where none is named."""
+        """Connect by the kubeconfig, or use `connection`. `namespace` is the default namespace of all calls."""
         self.connection = connection or Connection.open(context, kubeconfig, timeout, overrides)
         self.namespace = namespace or self.connection.namespace
 
@@ -71,9 +71,9 @@ class Client:
         self, manifest: RunManifest | Object | str | Path, *, namespace: str | None = None, force: bool = False,
         dry_run: bool = False, field_manager: str = FIELD_MANAGER,
     ) -> DeepCoderRun:  # fmt: skip
-        """Make it so, by server-side apply; `force` takes over fields that others own.
+        """Create or change a run by server-side apply. `force` takes over fields with another owner.
 
-        `dry_run`: the API server checks it, with all its rules, and keeps nothing. Raises `Refused` and `Conflict`.
+        `dry_run`: the API server validates it with all its rules, and stores nothing. Raises `Refused` and `Conflict`.
         """
         if isinstance(manifest, str | Path):
             manifest = load(manifest)
@@ -92,11 +92,11 @@ class Client:
         return typed(answer)
 
     def get(self, name: str, namespace: str | None = None) -> DeepCoderRun:
-        """A run; raises `NotFound`."""
+        """Return a run. Raises `NotFound`."""
         return typed(self.raw(name, namespace))
 
     def raw(self, name: str, namespace: str | None = None) -> Object:
-        """A run as the API server has it, which a client that is older than the cluster can read as well."""
+        """Return a run as a plain object, which works even if the cluster is newer than this client."""
         try:
             return self.connection.get(RUNS, namespace or self.namespace, name)
         except NotFound as error:
@@ -105,9 +105,9 @@ class Client:
     def list(
         self, namespace: str | None = None, *, all_namespaces: bool = False, selector: str = ""
     ) -> Sequence[DeepCoderRun]:
-        """Runs of a namespace, or of all, by namespace and name; `selector` is a label selector.
+        """Return the runs of a namespace, or of all, sorted by namespace and name. `selector` is a label selector.
 
-        One of another release that cannot be read hides no other: it is left out, with a warning in the log.
+        A run that this release cannot read is left out, with a warning in the log.
         """
         items = self.raw_list(namespace, all_namespaces=all_namespaces, selector=selector)
         return [run for item in items if (run := _known(item)) is not None]
@@ -115,7 +115,7 @@ class Client:
     def raw_list(
         self, namespace: str | None = None, *, all_namespaces: bool = False, selector: str = ""
     ) -> Sequence[Object]:
-        """The same as the API server has them."""
+        """Return the same runs as plain objects."""
         place = None if all_namespaces else namespace or self.namespace
         items: list[Object] = self.connection.list(RUNS, place, **({"labelSelector": selector} if selector else {}))[
             "items"
@@ -125,10 +125,10 @@ class Client:
     def watch(
         self, name: str | None = None, namespace: str | None = None, *, seconds: float, all_namespaces: bool = False
     ) -> Iterator[Change]:
-        """What becomes of a run, or of all, for so many seconds: first what is there, then each change.
+        """Watch a run, or all runs, for `seconds`: yields the existing runs first, then each change.
 
-        Where the server ends a watch it goes on from what was seen last, or from a new list where that is too old. A
-        run of another release that cannot be read is passed over, with a warning in the log.
+        If the server ends the watch, it resumes from the last seen version, or from a new list if that is too old. A
+        run that this release cannot read is skipped, with a warning in the log.
         """
         for kind, run in self.raw_watch(name, namespace, seconds=seconds, all_namespaces=all_namespaces):
             if (known := _known(run)) is not None:
@@ -138,7 +138,7 @@ class Client:
         self, name: str | None = None, namespace: str | None = None, *, seconds: float, all_namespaces: bool = False,
         patience: float = PATIENCE_SECONDS,
     ) -> Iterator[tuple[str, Object]]:  # fmt: skip
-        """The same as (type, run as the API server has it); an API server that is away is raised after `patience`."""
+        """Yield the same as (type, plain object). Raises if the API server does not answer for `patience` seconds."""
         place = None if all_namespaces else namespace or self.namespace
         chosen = {"fieldSelector": f"metadata.name={name}"} if name else {}
         end, told = time.monotonic() + seconds, dict[tuple[str, str], Object]()
@@ -163,9 +163,9 @@ class Client:
     def _changes(
         self, place: str | None, version: str, chosen: dict[str, str], end: float
     ) -> Iterator[tuple[str, Object]]:
-        """Changes until the version that was seen last is too old for the server, or the time is over.
+        """Yield changes until the last seen version is too old for the server, or the time is over.
 
-        Where the server, or a proxy before it, ends each watch at once no more is asked than each `POLL_SECONDS`.
+        If the server, or a proxy before it, ends each watch at once, there is at most one request per `POLL_SECONDS`.
         """
         right = Right("watch", RUNS.plural, RUNS.group, place)
         while (left := end - time.monotonic()) > 0:
@@ -192,9 +192,9 @@ class Client:
         self, name: str, namespace: str | None = None, *, seconds: float,
         until: Callable[[DeepCoderRun], bool] | None = None,
     ) -> DeepCoderRun:  # fmt: skip
-        """The run once `until` holds of it, by default once it is Complete or Failed.
+        """Wait until `until` is true for the run, by default until it is Complete or Failed, and return it.
 
-        Raises `NotInTime` after `seconds`, and `NotFound` when there is none, or none any more.
+        Raises `NotInTime` after `seconds`, and `NotFound` if the run does not exist or was deleted.
         """
         holds = until or (lambda run: run.status.phase in TERMINAL)
         end = time.monotonic() + seconds
@@ -209,7 +209,7 @@ class Client:
             time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
 
     def _patiently(self, ask: Callable[[], Any], end: float) -> Any:
-        """The answer, asked for again while the API server is away, until the end and for no longer than patience."""
+        """Return the answer; repeat the request while the API server is away, until the end or the patience is over."""
         give_up = min(end, time.monotonic() + PATIENCE_SECONDS)
         while True:
             try:
@@ -220,7 +220,7 @@ class Client:
                 time.sleep(POLL_SECONDS)
 
     def approve(self, name: str, stages: Sequence[str], namespace: str | None = None) -> DeepCoderRun:
-        """Let held stages be passed: their names are added to spec.approvedStages."""
+        """Approve held stages: adds their names to spec.approvedStages."""
 
         def added(run: Object) -> Object | None:
             known = [s["name"] for s in run["spec"]["stages"]]
@@ -233,15 +233,15 @@ class Client:
         return self._change(name, namespace, added)
 
     def suspend(self, name: str, namespace: str | None = None) -> DeepCoderRun:
-        """Drain the live attempt, which saves, and free its pods."""
+        """Suspend a run: its live attempt saves a checkpoint, and its pods are deleted."""
         return self._change(name, namespace, lambda run: None if run["spec"].get("suspend") else {"suspend": True})
 
     def resume(self, name: str, namespace: str | None = None) -> DeepCoderRun:
-        """Go on from the newest checkpoint."""
+        """Resume a run from its newest checkpoint."""
         return self._change(name, namespace, lambda run: {"suspend": False} if run["spec"].get("suspend") else None)
 
     def _change(self, name: str, namespace: str | None, change: Callable[[Object], Object | None]) -> DeepCoderRun:
-        """Change a spec as it is now: read again, a few times, when somebody else was quicker."""
+        """Change the current spec; on a conflict it is read again, a few times."""
         place = namespace or self.namespace
         for _ in range(_TRIES):
             run = self.raw(name, place)
@@ -259,25 +259,25 @@ class Client:
         raise Conflict(f"{place}/{name} was changed by others {_TRIES} times meanwhile: try again")
 
     def pool(self, run: DeepCoderRun) -> Object | None:
-        """The SandboxPool that judges for a run, None where there is none (yet)."""
+        """Return the SandboxPool that judges for a run; None if there is none (yet)."""
         name = pool_name(run)
         return self.find_pool(run.metadata.namespace, name) if name else None
 
     def find_pool(self, namespace: str, name: str) -> Object | None:
-        """A SandboxPool by name, None where there is none."""
+        """Return a SandboxPool by name; None if there is none."""
         try:
             return self.connection.get(POOLS, namespace, name)
         except NotFound:
             return None
 
     def pods(self, run: DeepCoderRun | str, namespace: str | None = None, **labels: str) -> Sequence[Object]:
-        """The run's pods, by name, judges of a pool of its own left out; `labels` narrows them."""
+        """Return the run's pods, sorted by name, without the judges of its own pool. `labels` selects some of them."""
         place, name = (namespace, run) if isinstance(run, str) else (run.metadata.namespace, run.metadata.name)
         wanted = {LABEL_RUN: name, **labels}
         return self._pods(place or self.namespace, wanted)
 
     def judges(self, namespace: str, pool: str) -> Sequence[Object]:
-        """A pool's pods, by name."""
+        """Return a pool's pods, sorted by name."""
         return self._pods(namespace, {LABEL_POOL: pool})
 
     def _pods(self, namespace: str, labels: dict[str, str]) -> Sequence[Object]:
@@ -295,9 +295,9 @@ class Client:
         tail: int | None = None,
         previous: bool = False,
     ) -> Iterator[str]:
-        """Lines of a container's log; with `follow` as they come, until the container ends or is silent for minutes.
+        """Yield a container's log lines; with `follow` as they come, until the container ends or is silent for minutes.
 
-        `previous`: of the container before, where it was started again.
+        `previous`: the log of the previous container, if it was restarted.
         """
         right = Right("get", "pods/log", "", namespace)
         query: dict[str, str | int] = {"follow": "true"} if follow else {}
@@ -307,7 +307,7 @@ class Client:
         return self.connection.lines(PODS, namespace, right, query, PODS.path(namespace, pod, "log"))
 
     def events(self, namespace: str, *names: str) -> Sequence[Object]:
-        """Events about objects of these names, oldest first."""
+        """Return the events about objects of these names, oldest first."""
         found = []
         for name in dict.fromkeys(names):
             found += self.connection.list(EVENTS, namespace, fieldSelector=f"regarding.name={name}")["items"]
@@ -316,10 +316,10 @@ class Client:
     def folder(
         self, run: DeepCoderRun | str, namespace: str | None = None, *, endpoint: str | None = None
     ) -> RunFolder:
-        """The run's folder in its bucket: metrics, samples, logs, lineage.
+        """Open the run's folder in its bucket: metrics, samples, logs, lineage.
 
-        Credentials are the user's own, else those of the run's Secret; `endpoint` is where this machine reaches the
-        server, if elsewhere than the cluster does. Raises `StorageError`.
+        Credentials are the user's own, else those of the run's Secret. `endpoint` is the server's URL from this
+        machine, if it differs from the cluster's. Raises `StorageError`.
         """
         from deepcoder_client.run_folder import open_folder
 
@@ -327,7 +327,7 @@ class Client:
 
 
 def pool_of(run: Object) -> str | None:
-    """As the contracts' `pool_name`, of a run that a newer release may have written."""
+    """Return the contracts' `pool_name` for a plain run, which a newer release may have written."""
     sandbox = run["spec"]["sandbox"]
     if "together" in sandbox:
         return None
@@ -336,7 +336,7 @@ def pool_of(run: Object) -> str | None:
 
 
 def typed(run: Object) -> DeepCoderRun:
-    """A run as the API server has it, checked; raises `Unknown` with the field that this build cannot read."""
+    """Parse a plain run. Raises `Unknown`, with the field that this build cannot read."""
     try:
         return DeepCoderRun.model_validate(run)
     except ValidationError as error:

@@ -33,7 +33,7 @@ Object = dict[str, Any]
 
 TIMEOUT_SECONDS = 10.0
 RENEWAL_SECONDS = 60.0
-"""Refused credentials are read anew at most this often."""
+"""Shortest time between two reads of the credentials after a refusal."""
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _SHOWN = 500
 _CANNOT = re.compile(r"cannot (\w+) resource")
@@ -59,7 +59,7 @@ class Kind:
     version: str = "v1"
 
     def path(self, namespace: str | None, name: str | None = None, below: str | None = None) -> str:
-        """Its address; raises `BadName`."""
+        """Return its path in the API. Raises `BadName`."""
         for part in (namespace, name):
             if part is not None and not _NAME.fullmatch(part):
                 raise BadName(part)
@@ -84,7 +84,7 @@ RAYCLUSTERS = Kind("rayclusters", "ray.io")
 
 
 class Connection:
-    """An API server, as one user."""
+    """A connection to an API server as one user."""
 
     def __init__(
         self, configuration: client.Configuration, namespace: str, timeout: float = TIMEOUT_SECONDS,
@@ -134,12 +134,12 @@ class Connection:
         return self.headers()
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
-        """One object; raises `NotFound`."""
+        """Return one object. Raises `NotFound`."""
         right = Right("get", kind.plural, kind.group, namespace)
         return self._json("GET", kind.path(namespace, name), right, what=f"{kind.plural} {name}")
 
     def list(self, kind: Kind, namespace: str | None, **query: str | int) -> Object:
-        """A list with its metadata, all pages; `query` as the API has it (labelSelector, fieldSelector, …)."""
+        """Return a list (all pages) with its metadata. `query` has API parameters (labelSelector, fieldSelector, …)."""
         right = Right("list", kind.plural, kind.group, namespace)
         found: list[Object] = []
         asked: dict[str, str | int] = {"limit": 500, **query}
@@ -153,7 +153,7 @@ class Connection:
     def patch(
         self, kind: Kind, namespace: str, name: str, body: Object, content: str = MERGE, **query: str | bool
     ) -> Object:
-        """Change an object, or with `content=APPLY` make it so."""
+        """Patch an object, or with `content=APPLY` apply it on the server side."""
         right = Right("patch", kind.plural, kind.group, namespace)
         text = {key: str(value).lower() if isinstance(value, bool) else value for key, value in query.items()}
         return self._json(
@@ -164,13 +164,13 @@ class Connection:
     def create(
         self, kind: Kind, namespace: str | None, body: Object, below: str = "", name: str | None = None
     ) -> Object:
-        """Send a new object, or with `name` and `below` one that belongs to another (`serviceaccounts/NAME/token`)."""
+        """Create an object, or with `name` and `below` a subresource (`serviceaccounts/NAME/token`)."""
         resource = f"{kind.plural}/{below}" if below else kind.plural
         right = Right("create", resource, kind.group, namespace)
         return self._json("POST", kind.path(namespace, name, below or None), right, body=body)
 
     def can_i(self, right: Right, name: str = "") -> bool:
-        """Whether the user has a right, by the API server's own word."""
+        """Ask the API server whether the user has a permission."""
         asked = {"verb": right.verb, "resource": right.resource.partition("/")[0], "group": right.group}
         asked |= {"namespace": right.namespace or "", "subresource": right.resource.partition("/")[2], "name": name}
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
@@ -179,14 +179,14 @@ class Connection:
         return bool(answer.get("status", {}).get("allowed"))
 
     def lacking(self, rights: Iterable[Right], name: str = "") -> Right | None:
-        """The first of several rights that the user has not."""
+        """Return the first of several permissions that the user lacks, or None."""
         return next((right for right in rights if not self.can_i(right, name)), None)
 
     def lines(
         self, kind: Kind, namespace: str | None, right: Right, query: Mapping[str, str | int], path: str | None = None,
         *, idle: float = _IDLE_SECONDS,
     ) -> Iterator[str]:  # fmt: skip
-        """Lines of a watch or a log as they come, until the server ends them, or is silent for `idle` seconds."""
+        """Yield lines of a watch or a log as they come, until the server ends them or is silent for `idle` seconds."""
         with self._sent("GET", path or kind.path(namespace), right, query, None, None, "", idle) as response:
             rest = b""
             try:

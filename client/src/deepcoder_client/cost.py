@@ -13,27 +13,27 @@ from deepcoder_contracts.api.run_status import PodUsage
 
 @dataclass(frozen=True)
 class Cost:
-    """Up to a moment."""
+    """The cost of a run up to a moment."""
 
     gpu_hours: float
-    """Of all pods with GPUs, those that run included."""
+    """GPU-hours of all pods with GPUs, including running ones."""
     wasted_gpu_hours: float
-    """Of these, what settled attempts spent after their last checkpoint."""
+    """The part of these that settled attempts spent after their last checkpoint."""
     sandbox_hours: float
-    """Judges of the run's own pool."""
+    """Hours of the judges of the run's own pool."""
     gpus: int
-    """GPUs that run now."""
+    """GPUs of pods that run now."""
     amount: float | None
-    """By the operator's price list, or by the one that was given; None without either."""
+    """Cost by the operator's price list, or by the given one; None without either."""
     estimated: bool
     """Whether the end of a pod was not seen, or the operator's list has no price for pods that run."""
 
 
 def cost(run: DeepCoderRun, now: datetime, prices: Sequence[Price] = ()) -> Cost:
-    """From a run's status.
+    """Compute the cost from a run's status.
 
-    Of `prices`, in place of the operator's, the entry without a node selector counts: a status does not say on which
-    nodes settled pods ran.
+    `prices` replaces the operator's list. Only its entry without a node selector is used, because a status does not say
+    on which nodes settled pods ran.
     """
     usage = run.status.usage
     running = sum(_gpu_seconds(pod, now) for pod in usage.pods)

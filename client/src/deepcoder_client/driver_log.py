@@ -23,16 +23,16 @@ from deepcoder_contracts.labels import HEAD_CONTAINER
 
 FILES = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108  in the head's container
 NOTHING_YET = 3
-"""Exit status of the command where there is no file; `tail` has others."""
+"""Exit status of the command if there is no file; those of `tail` differ."""
 _WAIT_SECONDS = 1.0
 _READ_SECONDS = 60.0
-"""Longest time for lines that are there: a kubelet that has stopped leaves the connection open."""
+"""Longest time in seconds to read existing lines, because a stopped kubelet leaves the connection open."""
 
 
 def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int, follow: bool) -> Iterator[str]:
-    """The last lines that the trainer in a head pod printed; with `follow` also what it prints, until the head goes.
+    """Yield the last lines of the trainer in a head pod; with `follow` also new ones, until the head is gone.
 
-    Raises `NoData` where the trainer has not begun, `Forbidden` and `Unreachable`.
+    Raises `NoData` if the trainer has not begun, `Forbidden` and `Unreachable`.
     """
     rights = socket_rights("pods/exec", namespace)
     if (missing := connection.lacking(rights, head)) is not None:
@@ -67,14 +67,14 @@ def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int
 
 
 def program(tail: int, *, follow: bool, files: str = FILES) -> str:
-    """For the head's shell. A pattern that no file has is given to `tail` as it is, which then follows it for ever."""
+    """Return the head's shell script. It waits for the file or exits: `tail` would follow an unmatched pattern."""
     without = "sleep 1" if follow else f"exit {NOTHING_YET}"
     wait = f'set -- {files}; until [ -e "$1" ]; do {without}; set -- {files}; done'
     return f'{wait}; exec tail -n {int(tail)} {"-F " if follow else ""}"$@"'
 
 
 def _exit_status(stream: WSClient) -> int | None:
-    """Of the command, as the kubelet tells it; None where it does not."""
+    """Return the command's exit status as the kubelet reports it, or None."""
     try:
         return int(json.loads(stream.read_channel(ERROR_CHANNEL))["details"]["causes"][0]["message"])
     except (ValueError, KeyError, IndexError, TypeError):

@@ -11,22 +11,22 @@ from deepcoder_client.permissions import Right
 
 
 class ClientError(Exception):
-    """The base of all of them."""
+    """Base class of the client's errors."""
 
 
 class NotFound(ClientError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class BadName(ClientError):
-    """A name that no object has: an empty one would name a list, one with a slash what lies below another object."""
+    """An invalid name: an empty one would address a list, one with a slash a subresource."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name!r} is not the name of an object: use lower-case letters, digits, '-' and '.'")
 
 
 class Forbidden(ClientError):
-    """A permission is missing: which one, where, and which role would grant it."""
+    """A permission is missing; says which one, where, and which role grants it."""
 
     def __init__(self, right: Right) -> None:
         super().__init__(right.sentence())
@@ -34,7 +34,7 @@ class Forbidden(ClientError):
 
 
 class Unknown(ClientError):
-    """An object of a release that this build does not know."""
+    """An object of another release that this build cannot read."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(
@@ -45,35 +45,35 @@ class Unknown(ClientError):
 
 
 class Refused(ClientError):
-    """The API server does not take what it was given: a field, or one that somebody else owns."""
+    """The API server refuses the request, because of a field's value or its owner."""
 
 
 class Conflict(Refused):
-    """Somebody else owns a field, or has changed the object meanwhile."""
+    """A field has another owner, or the object was changed meanwhile."""
 
 
 class Unreachable(ClientError):
-    """No answer within the deadline, or none that can be used."""
+    """There was no answer within the deadline, or no usable one."""
 
 
 class NoCluster(Unreachable):
-    """Neither a kubeconfig nor a pod's own account says which cluster is meant."""
+    """Neither a kubeconfig nor a pod's own account names a cluster."""
 
 
 class NoToken(ClientError):
-    """The kubeconfig has no token that could be shown to anybody but the API server."""
+    """The kubeconfig has no token that can be sent to a server other than the API server."""
 
 
 class NotInTime(ClientError):
-    """What was waited for did not come within the time given."""
+    """The condition did not become true within the given time."""
 
 
 class BadFile(ClientError):
-    """A file that cannot be read as a run, naming each field at fault."""
+    """A file cannot be read as a run; names each invalid field."""
 
 
 class StorageFault(StrEnum):
-    """What is wrong with a bucket, in a word that says nothing of servers, Secrets or keys."""
+    """The kind of a bucket's problem, without names of servers, Secrets or keys."""
 
     UNREACHABLE = "Unreachable"
     UNTRUSTED = "Untrusted"
@@ -85,7 +85,7 @@ class StorageFault(StrEnum):
 
 
 class StorageError(ClientError):
-    """The run's bucket cannot be read, and what would mend it."""
+    """The run's bucket cannot be read; says how to fix it."""
 
     def __init__(self, message: str, fault: StorageFault = StorageFault.OTHER) -> None:
         super().__init__(message)
@@ -93,4 +93,4 @@ class StorageError(ClientError):
 
 
 class NoData(ClientError):
-    """The run has nothing of the kind that was asked for, yet."""
+    """The run does not have the requested data yet."""

@@ -19,7 +19,7 @@ KIND = "DeepCoderRun"
 
 
 class ManifestMetadata(Spec):
-    """What a file says of a run beside its spec."""
+    """The metadata of a run in a file."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -27,7 +27,7 @@ class ManifestMetadata(Spec):
     """Name of the run."""
 
     namespace: str | None = None
-    """Its namespace; where none is written the client's."""
+    """Namespace of the run; default: the client's."""
 
     labels: dict[str, str] = {}
     """Labels."""
@@ -46,19 +46,19 @@ class RunManifest(Spec):
     """Kind."""
 
     metadata: ManifestMetadata
-    """Its name."""
+    """Metadata."""
 
     spec: RunSpec
-    """What is asked for."""
+    """Spec of the run."""
 
     def to_object(self, namespace: str) -> dict[str, Any]:
-        """As it is applied: what was written, and nothing else."""
+        """Return the object to apply: only what was written."""
         written = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
         return {**written, "metadata": {**written["metadata"], "namespace": namespace}}
 
 
 def load(path: str | Path) -> RunManifest:
-    """The one run in a YAML or JSON file, which may hold objects of other kinds; raises `BadFile`."""
+    """Read the single run in a YAML or JSON file, which may also hold other kinds. Raises `BadFile`."""
     runs = load_all(path)
     if len(runs) != 1:
         names = ", ".join(run.metadata.name for run in runs) or "none"
@@ -67,7 +67,7 @@ def load(path: str | Path) -> RunManifest:
 
 
 def load_all(path: str | Path) -> list[RunManifest]:
-    """All runs in a file, in its order; raises `BadFile`."""
+    """Read all runs in a file, in its order. Raises `BadFile`."""
     path = Path(path)
     try:
         documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
@@ -79,7 +79,7 @@ def load_all(path: str | Path) -> list[RunManifest]:
 
 
 def parse(document: Any, source: str = "the document") -> RunManifest:
-    """A run from its fields, a status passed over; raises `BadFile` with a line for each that is wrong."""
+    """Parse a run and ignore its status. Raises `BadFile`, with a line for each invalid field."""
     if not isinstance(document, dict):
         raise BadFile(f"{source} holds no object: write apiVersion: {API_VERSION}, kind: {KIND}, metadata and spec")
     try:

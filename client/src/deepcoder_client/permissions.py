@@ -12,7 +12,7 @@ from deepcoder_contracts.api.base import GROUP
 
 READS = frozenset({"get", "list", "watch"})
 _SOCKETS = ("pods/exec", "pods/portforward")
-"""Kubernetes' own view reads none of these: to get one is to open it."""
+"""Kubernetes' own `view` does not include these, because `get` opens a connection."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Right:
 
     verb: str
     resource: str
-    """As rules of RBAC name it: `deepcoderruns`, `pods/log`."""
+    """Resource as in RBAC rules: `deepcoderruns`, `pods/log`."""
 
     group: str = ""
     """API group; empty for the core's."""
@@ -30,17 +30,17 @@ class Right:
     """None for all namespaces."""
 
     granted_by: str = ""
-    """The role to ask for, where the resource alone does not say it."""
+    """The role that grants it, if it does not follow from the resource."""
 
     @property
     def qualified(self) -> str:
-        """`deepcoderruns.deepcoder.dev`, as kubectl auth can-i takes it."""
+        """The form that kubectl auth can-i takes: `deepcoderruns.deepcoder.dev`."""
         name, slash, below = self.resource.partition("/")
         return (f"{name}.{self.group}" if self.group else name) + slash + below
 
     @property
     def role(self) -> str:
-        """Which role would grant it."""
+        """The role that grants it."""
         if self.granted_by:
             return self.granted_by
         if self.group == GROUP:
@@ -59,7 +59,7 @@ class Right:
         return "Kubernetes' own role view" if self.verb in READS else "Kubernetes' own role edit"
 
     def sentence(self) -> str:
-        """What a user reads."""
+        """Return the message for the user."""
         where = f"in namespace {self.namespace}" if self.namespace else "in all namespaces"
         binding = "a RoleBinding there" if self.namespace else "a ClusterRoleBinding"
         return f"you lack the permission to {self.verb} {self.qualified} {where}: ask for {binding} to {self.role}"
@@ -72,9 +72,9 @@ OPERATOR_LOG = "a Role for that alone, since all teams' runs are in that log; or
 
 
 def socket_rights(resource: str, namespace: str, granted_by: str = "") -> tuple[Right, Right]:
-    """What it takes to open a WebSocket to `pods/exec` or `pods/portforward`.
+    """Return the permissions needed to open a WebSocket to `pods/exec` or `pods/portforward`.
 
-    It is opened by a GET, so the API server has always asked for `get`; from Kubernetes 1.35 on also for `create`.
+    It is opened by a GET, so the API server has always required `get`; from Kubernetes 1.35 on also `create`.
     """
     get, create = (Right(verb, resource, "", namespace, granted_by) for verb in ("get", "create"))
     return get, create

@@ -34,17 +34,17 @@ from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_contracts.supported import model_refusals, stage_refusals
 
 GPU_GB = 80.0
-"""Memory of a GPU where none is named, in GB of 10^9 bytes."""
+"""Default memory of a GPU, in GB of 10^9 bytes."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a plan is told beside the file."""
+    """Inputs of a plan besides the file."""
 
     gpu_gb: float = GPU_GB
     prices: Sequence[Price] = ()
     step_seconds: Mapping[str, float] | None = None
-    """Seconds of a step, by stage; `""` for every stage that is not named."""
+    """Seconds per step by stage; `""` applies to all other stages."""
 
 
 DEFAULTS = Given()
@@ -52,65 +52,65 @@ DEFAULTS = Given()
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage, reckoned."""
+    """The plan of one stage."""
 
     name: str
     type: str
     context_tokens: int
     max_steps: int | None
     gpus: int
-    """Of all its pods."""
+    """GPUs of all its pods."""
     engines: int
     learners: int
     learner_gb: float | None
-    """Memory of one learner at the worst moment; None where nothing is trained, or the model's sizes are not known."""
+    """Peak memory of one learner in GB; None if nothing is trained, or if the model's sizes are unknown."""
     sequences: int | None
-    """Sequences of the longest length that an engine holds at once; None without GPUs, or sizes."""
+    """Number of sequences of the longest length that an engine holds at once; None without GPUs or sizes."""
     per_hour: float | None
-    """What its GPUs cost an hour; None without a price for each."""
+    """Cost of its GPUs per hour; None without a price for each."""
     hours: float | None
     cost: float | None
     at_most: float | None
-    """What it costs until activeDeadlineSeconds ends it."""
+    """Cost until activeDeadlineSeconds ends it."""
     problems: tuple[str, ...]
-    """Why it cannot work as it stands, and what to change."""
+    """Why it cannot work as it is, and what to change."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A whole run."""
+    """The plan of a whole run."""
 
     name: str
     model: str
     parameters: float | None
-    """None where the model's sizes are not known."""
+    """Number of parameters; None if the model's sizes are unknown."""
     checkpoint_gb: float | None
     export_gb: float | None
-    """Host memory of the first learner when a stage ends, while its export is written and compared; None without sizes,
-    or where nothing is trained."""
+    """Host memory of the first learner in GB at the end of a stage, while its export is written and compared; None
+    without sizes, or if nothing is trained."""
     stages: tuple[StagePlan, ...]
     notes: tuple[str, ...]
-    """What could not be reckoned, and what would make it."""
+    """What could not be computed, and what input would be needed."""
 
     @property
     def gpus(self) -> int:
-        """Most GPUs that it has at once: stages run one after the other."""
+        """Most GPUs at once, because stages run one after the other."""
         return max(stage.gpus for stage in self.stages)
 
     @property
     def cost(self) -> float | None:
-        """Of all stages; None unless each is known."""
+        """Cost of all stages; None unless each is known."""
         costs = [stage.cost for stage in self.stages if stage.gpus]
         return sum(cost for cost in costs if cost is not None) if costs and None not in costs else None
 
     @property
     def fits(self) -> bool:
-        """Whether nothing is known that keeps it from working."""
+        """Whether there is no known problem."""
         return not any(stage.problems for stage in self.stages)
 
 
 def read_model_config(path: str | Path) -> dict[str, Any]:
-    """A model's config.json, given by hand; raises `BadFile`."""
+    """Read a model's config.json. Raises `BadFile`."""
     try:
         config = json.loads(Path(path).read_bytes())
         ModelShape.of(config)
@@ -120,7 +120,7 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
 
 
 def plan(manifest: RunManifest, given: Given = DEFAULTS, model_config: Mapping[str, Any] | None = None) -> RunPlan:
-    """Reckon a run; `model_config` is its model's config.json, unneeded for models of the published recipe."""
+    """Plan a run. `model_config` is its model's config.json, not needed for models of the published recipe."""
     spec = manifest.spec
     config = model_config or KNOWN.get(spec.model.uri)
     notes = []
@@ -180,14 +180,14 @@ def _stage(manifest: RunManifest, stage: Stage, given: Given, config: Mapping[st
 
 
 def _groups(stage: Stage) -> list[WorkerGroup]:
-    """Worker pods of an attempt, defaults filled in; the head has no GPU work."""
+    """Return the worker pods of an attempt with defaults filled in; the head does no GPU work."""
     learners = stage.resources.learners or (WorkerGroup() if stage.type is StageType.TRAIN else None)
     samplers = None if stage.placement is Placement.COLOCATED else stage.resources.samplers or WorkerGroup()
     return [group for group in (samplers, learners) if group is not None]
 
 
 def _misfits(stage: Stage, recipe: Recipe, config: Mapping[str, Any], learners: int) -> Iterator[str]:
-    """What does not go together with the model."""
+    """Return the settings that do not match the model."""
     yield from (r.message for r in model_refusals(config))
     shape, where = ModelShape.of(config), f"stages[{stage.name}]"
     longest = [(stage.context_tokens, f"{where}.contextTokens")]

@@ -21,35 +21,35 @@ from deepcoder_client.permissions import DASHBOARD, Right, socket_rights
 
 TOKEN_SECONDS = 3600
 _RENEW_SECONDS = 300.0
-"""So long before its end a token is asked for anew."""
+"""Seconds before its expiry at which a token is renewed."""
 
 
 class Stream(Protocol):
-    """What is used of a socket."""
+    """The part of a socket's interface that is used."""
 
     def recv(self, size: int, /) -> bytes:
-        """Bytes that have come, none at the end."""
+        """Return received bytes, none at the end."""
 
     def sendall(self, data: bytes, /) -> None:
-        """Send all."""
+        """Send all bytes."""
 
     def settimeout(self, seconds: float | None, /) -> None:
-        """Longest wait of the others."""
+        """Set the time-out of the other calls."""
 
     def shutdown(self, how: int, /) -> None:
-        """End it for whoever waits in `recv`."""
+        """End the stream for a thread that waits in `recv`."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the stream."""
 
 
 def forward_rights(namespace: str) -> tuple[Right, Right]:
-    """What it takes, in the namespace of the chart."""
+    """Return the permissions needed, in the chart's namespace."""
     return socket_rights("pods/portforward", namespace, DASHBOARD)
 
 
 def port_forward(connection: Connection, namespace: str, pod: str, port: int) -> Stream:
-    """A connection to a port of a pod; raises `Unreachable`, `Forbidden` and `Refused`."""
+    """Connect to a port of a pod. Raises `Unreachable`, `Forbidden` and `Refused`."""
     address = connection.host.replace("http", "ws", 1) + PODS.path(namespace, pod, "portforward")
     websocket.setdefaulttimeout(connection.timeout)
     headers = connection.socket_headers()
@@ -67,10 +67,10 @@ def port_forward(connection: Connection, namespace: str, pod: str, port: int) ->
 
 
 class Bearer:
-    """The user's own token, or one of a ServiceAccount for as long as it is needed."""
+    """The user's own token, or a ServiceAccount's, renewed as long as it is needed."""
 
     def __init__(self, connection: Connection, account: str | None = None, namespace: str | None = None) -> None:
-        """`account` in place of the user's own; raises `NoToken` where there is neither."""
+        """`account` is used instead of the user's own token. Raises `NoToken` if there is neither."""
         self._connection, self._account, self._namespace = connection, account, namespace or connection.namespace
         self._kept, self._until = "", 0.0
         if connection.acting:
@@ -85,7 +85,7 @@ class Bearer:
             )
 
     def token(self) -> str:
-        """The token, asked for anew when it is due."""
+        """Return the token, and renew it when it is due."""
         if not self._account:
             return self._own()
         if time.time() > self._until - _RENEW_SECONDS:

@@ -17,7 +17,7 @@ from deepcoder_contracts.api.base import Spec
 
 
 class Price(Spec):
-    """What a GPU costs on pods with a node selector."""
+    """The price of a GPU on pods with a node selector."""
 
     per_gpu_hour: Annotated[float, Field(ge=0)]
     """Price of one GPU for an hour."""
@@ -27,7 +27,7 @@ class Price(Spec):
 
 
 def read_prices(path: str | Path) -> list[Price]:
-    """A list of prices, alone or under `prices` as in the chart's values; raises `BadFile`."""
+    """Read a list of prices, alone or under `prices` as in the chart's values. Raises `BadFile`."""
     try:
         document = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -42,12 +42,12 @@ def read_prices(path: str | Path) -> list[Price]:
 
 
 def price_list(path: str | Path | None, for_all: float | None) -> list[Price]:
-    """That of a file, then one price for what it has none for; either may be missing."""
+    """Return a file's prices, then one default price; either may be missing."""
     return [*(read_prices(path) if path else ()), *([Price(per_gpu_hour=for_all)] if for_all is not None else ())]
 
 
 def per_gpu_hour(prices: Sequence[Price], node_selector: Mapping[str, str]) -> float | None:
-    """What one GPU of a pod costs an hour; None without a price for it."""
+    """Return the price of one GPU of a pod per hour; None without a matching price."""
     for price in prices:
         if all(node_selector.get(key) == value for key, value in price.node_selector.items()):
             return price.per_gpu_hour

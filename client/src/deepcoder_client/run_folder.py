@@ -50,20 +50,20 @@ _MERGED = ("stage", "step", "ordinal", "time")
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a past or present attempt has left."""
+    """The stored data of a past or live attempt."""
 
     stage: str
     ordinal: int
     claimed: datetime | None
     """When storage received its claim."""
     exit: ExitRecord | None
-    """How it ended, in its own words; None while it runs or where it was killed."""
+    """Its exit record; None while it runs or if it was killed."""
     logs: tuple[str, ...]
     """Names of its logs."""
     ended: datetime | None = None
     """When storage received its exit record."""
     seen: datetime | None = None
-    """When storage last received anything of it."""
+    """When storage last received anything from it."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Evaluation:
 
     manifest: Manifest
     results: dict[str, Any]
-    """results.json as it is stored: figures by target and problem set, with intervals, and paired comparisons."""
+    """The stored results.json: figures by target and problem set, with intervals, and paired comparisons."""
 
 
 class RunFolder:
-    """One run's."""
+    """One run's folder."""
 
     def __init__(self, bucket: Bucket, key: str, run: DeepCoderRun) -> None:
         """`key` is the folder's prefix, without slashes at its ends."""
@@ -85,11 +85,11 @@ class RunFolder:
 
     @property
     def uri(self) -> str:
-        """Of the folder."""
+        """The folder's URI."""
         return f"s3://{self.bucket.name}/{self.key}"
 
     def attempts(self) -> list[Attempt]:
-        """All attempts that have left something, by ordinal."""
+        """Return all attempts with stored data, sorted by ordinal."""
         found: dict[tuple[str, int], dict[str, datetime]] = {}
         for stage in self.stages:
             for file, stored in self._of_attempts(stage):
@@ -105,7 +105,7 @@ class RunFolder:
         ]  # fmt: skip
 
     def read_log(self, stage: str, ordinal: int, name: str = DRIVER_LOG) -> str:
-        """A log of an attempt, or what the operator saved beside it; raises `NoData`."""
+        """Return a log of an attempt, or a file that the operator saved with it. Raises `NoData`."""
         key = f"{self.key}/{log_key(stage, ordinal, name)}"
         try:
             return self.bucket.get(key)[0].decode(errors="replace")
@@ -116,13 +116,13 @@ class RunFolder:
             ) from None
 
     def steps(self) -> list[StepRecord]:
-        """Every trained step with its metrics, of all stages; of one that was trained twice the later attempt's."""
+        """Return every trained step of all stages with its metrics; for one trained twice, the later attempt's."""
         return merge_steps(
             [(ordinal, self.read_metrics(stage, ordinal)) for stage, ordinal, _ in self.metrics_objects()]
         )
 
     def metrics_objects(self) -> list[tuple[str, int, Stored]]:
-        """Each attempt's metrics.jsonl as (stage, ordinal, object): one that has not changed need not be read again."""
+        """Return each attempt's metrics.jsonl as (stage, ordinal, object), so that callers can skip unchanged ones."""
         return [
             (stage, file.ordinal, stored)
             for stage in self.stages
@@ -131,13 +131,13 @@ class RunFolder:
         ]
 
     def _of_attempts(self, stage: str) -> Iterator[tuple[AttemptFile, Stored]]:
-        """All that attempts at a stage have left."""
+        """Return everything stored by attempts at a stage."""
         for stored in self.bucket.objects(f"{self.key}/{attempts_dir(stage)}/"):
             if (file := parse_attempt_file(stage, stored.key.removeprefix(f"{self.key}/"))) is not None:
                 yield file, stored
 
     def read_metrics(self, stage: str, ordinal: int) -> list[str]:
-        """Lines of an attempt's metrics.jsonl, none where it has not stored one."""
+        """Return the lines of an attempt's metrics.jsonl; empty if it has none."""
         try:
             data, _ = self.bucket.get(f"{self.key}/{metrics_key(stage, ordinal)}", data=True)
         except Missing:
@@ -145,11 +145,11 @@ class RunFolder:
         return data.decode(errors="replace").splitlines()
 
     def metrics(self) -> pd.DataFrame:
-        """`steps` as a frame: a row a step, columns stage, step, ordinal, time, metrics, `verdict/…`, `seconds/…`."""
+        """Return `steps` as a DataFrame: stage, step, ordinal, time, metrics, `verdict/…`, `seconds/…` per row."""
         return metrics_frame(self.steps())
 
     def sample_steps(self, stage: str | None = None) -> list[tuple[str, int]]:
-        """(stage, step) of which samples are stored, in order."""
+        """Return (stage, step) of all stored samples, in order."""
         found = []
         for name in self.stages if stage is None else (stage,):
             stored = self.bucket.objects(f"{self.key}/{samples_dir(name)}/")
@@ -158,7 +158,7 @@ class RunFolder:
         return found
 
     def sample_table(self, stage: str | None = None, step: int | None = None) -> pa.Table:
-        """Rollouts of a step, by default the newest that is stored: a row a response, dropped draws too.
+        """Return the rollouts of a step, by default the newest stored one: a row per response, including dropped draws.
 
         Raises `NoData`.
         """
@@ -180,27 +180,27 @@ class RunFolder:
         return table.append_column("stage", pa.array([stage] * table.num_rows, pa.string()))
 
     def samples_object(self, stage: str, step: int) -> Stored:
-        """The object with a step's rollouts, which an attempt that trains the step again replaces; raises `NoData`."""
+        """Return the object with a step's rollouts; training the step again replaces it. Raises `NoData`."""
         try:
             return self.bucket.head(f"{self.key}/{samples_key(stage, step)}")
         except Missing:
             raise NoData(f"{self.uri} has no samples of stage {stage} step {step}") from None
 
     def read_samples(self, stage: str, step: int) -> bytes:
-        """A step's rollouts as Parquet; raises `NoData`."""
+        """Return a step's rollouts as Parquet. Raises `NoData`."""
         try:
             return self.bucket.get(f"{self.key}/{samples_key(stage, step)}", data=True)[0]
         except Missing:
             raise NoData(f"{self.uri} has no samples of stage {stage} step {step}") from None
 
     def samples(self, stage: str | None = None, step: int | None = None) -> pd.DataFrame:
-        """`sample_table` as a frame."""
+        """Return `sample_table` as a DataFrame."""
         _need_pandas()
         frame: pd.DataFrame = self.sample_table(stage, step).to_pandas()
         return frame
 
     def evaluations(self) -> list[Evaluation]:
-        """Committed evaluations, oldest first."""
+        """Return the committed evaluations, oldest first."""
         found = []
         for name in self.bucket.folders(f"{self.key}/eval/"):
             folder = f"{self.key}/eval/{name}"
@@ -215,7 +215,7 @@ class RunFolder:
         return sorted(found, key=lambda each: each.manifest.created_at)
 
     def _results(self, folder: str, manifest: Manifest) -> dict[str, Any]:
-        """results.json of an evaluation's folder, as its manifest says it is."""
+        """Return an evaluation's results.json, checked against its manifest."""
         entries = {entry.path: entry for entry in manifest.files}
         path = evaluation_file(entries, RESULTS)
         if path is None:
@@ -227,10 +227,10 @@ class RunFolder:
         return found
 
     def lineage(self, uri: str | None = None, digest: str | None = None, *, deep: bool = False) -> Iterator[Link]:
-        """Each manifest from a folder up to the root, verified as it is walked; by default from the newest checkpoint.
+        """Yield each manifest from a folder up to the root, verified on the way; by default from the newest checkpoint.
 
-        `digest` is what the first manifest's must be; `deep` reads every byte. Raises
-        `deepcoder_contracts.chain.Damaged` at the first that is not as its child says.
+        `digest` is the expected digest of the first manifest; `deep` reads every byte. Raises
+        `deepcoder_contracts.chain.Damaged` at the first manifest that does not match its child.
         """
         if uri is None:
             latest = self.run.status.latest_checkpoint
@@ -252,13 +252,13 @@ class RunFolder:
 
 
 def open_folder(connection: Connection, run: DeepCoderRun, endpoint: str | None = None) -> RunFolder:
-    """A run's folder; raises `NoData` before the operator has accepted the run."""
+    """Open a run's folder. Raises `NoData` before the operator has accepted the run."""
     key, s3 = folder_key(run), run.spec.checkpoint.s3
     return RunFolder(Bucket(s3, credentials(connection, run.metadata.namespace, s3), endpoint), key, run)
 
 
 def folder_key(run: DeepCoderRun) -> str:
-    """The prefix of a run's folder, without slashes at its ends; raises `NoData` before the run was accepted."""
+    """Return the prefix of a run's folder, without slashes at its ends. Raises `NoData` before the run was accepted."""
     if run.status.provenance is None:
         raise NoData(
             f"{run.metadata.namespace}/{run.metadata.name} has no folder yet: the operator has not accepted it"
@@ -267,7 +267,7 @@ def folder_key(run: DeepCoderRun) -> str:
 
 
 def metrics_frame(steps: Iterable[StepRecord]) -> pd.DataFrame:
-    """Steps as a frame."""
+    """Return steps as a DataFrame."""
     pandas = _need_pandas()
     rows = [metrics_row(step) for step in steps]
     frame: pd.DataFrame = pandas.DataFrame(rows, columns=None if rows else list(_MERGED))
@@ -275,7 +275,7 @@ def metrics_frame(steps: Iterable[StepRecord]) -> pd.DataFrame:
 
 
 def metrics_row(step: StepRecord) -> dict[str, Any]:
-    """A step as one flat row."""
+    """Return a step as one flat row."""
     verdicts = {f"verdict/{name}": count for name, count in step.verdicts.items()}
     seconds = {f"seconds/{name}": value for name, value in step.phase_seconds.items()}
     own = {"stage": step.stage, "step": step.step, "ordinal": step.ordinal, "time": step.time}

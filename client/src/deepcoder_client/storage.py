@@ -46,7 +46,7 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Credentials:
-    """Keys, and where they are from; without keys boto3 looks for some itself."""
+    """Access keys and their origin; without keys boto3 looks for some itself."""
 
     source: str
     access_key: str | None = None
@@ -54,12 +54,12 @@ class Credentials:
     session_token: str | None = field(default=None, repr=False)
     ca: str | None = field(default=None, repr=False)
     hint: str = ""
-    """Why they are not better ones, for the message of a refusal."""
+    """Why no better ones were found, for the message if they are refused."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An object as storage tells it."""
+    """An object in storage."""
 
     key: str
     size: int
@@ -70,22 +70,22 @@ class Stored:
 
 @dataclass(frozen=True)
 class Limits:
-    """What reading may cost a server that reads what others have stored."""
+    """Limits for a server that reads what others have stored."""
 
     document_bytes: int
-    """Of a manifest, a record, results."""
+    """Largest manifest, record or results file in bytes."""
     data_bytes: int
-    """Of metrics or samples."""
+    """Largest metrics or samples file in bytes."""
     objects: int
-    """Listed below one prefix."""
+    """Most objects listed below one prefix."""
     seconds: float
-    """Until an object or a list has arrived, however slowly its server goes on sending."""
+    """Longest time in seconds until an object or a list has arrived, even if the server keeps sending slowly."""
     vet: Callable[[str], None] = lambda url: None
-    """Called with each address before it is asked; raises for one that must not be."""
+    """Called with each URL before a request; raises if it is not allowed."""
 
 
 def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
-    """The user's own, or the run's; see above."""
+    """Return the user's own credentials or the run's; see the module's description."""
     if named := next((name for name in _OWN if os.environ.get(name)), None):
         return Credentials(f"your own credentials ({named})")
     reference = s3.credentials_secret_ref
@@ -101,7 +101,7 @@ def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
 
 
 def secret_credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
-    """Those of the run's Secret and no others; raises `StorageError`, `Forbidden` and `NotFound`."""
+    """Return the credentials in the run's Secret only. Raises `StorageError`, `Forbidden` and `NotFound`."""
     reference = s3.credentials_secret_ref
     if reference is None:
         raise StorageError(
@@ -122,10 +122,10 @@ def secret_credentials(connection: Connection, namespace: str, s3: S3) -> Creden
 
 
 class Bucket:
-    """A bucket, for reading: what `deepcoder_contracts.chain` asks of one, and files."""
+    """A bucket, read-only: the interface that `deepcoder_contracts.chain` needs, and files."""
 
     def __init__(self, s3: S3, access: Credentials, endpoint: str | None = None, limits: Limits | None = None) -> None:
-        """`endpoint` in place of the run's, where this machine reaches the server by another name."""
+        """`endpoint` replaces the run's, if this machine reaches the server under another name."""
         self.name, self.limits = s3.bucket, limits
         self._access = access
         named = None if limits else endpoint or os.environ.get("AWS_ENDPOINT_URL_S3")
@@ -157,7 +157,7 @@ class Bucket:
             self._client.meta.events.register("before-send.s3", lambda request, **_: limits.vet(request.url))
 
     def get(self, key: str, *, data: bool = False) -> tuple[bytes, datetime]:
-        """Content, and when it was stored; `data` is larger than a document may be. Raises `Missing`."""
+        """Return the content, and when it was stored. `data`: allow the larger size of data files. Raises `Missing`."""
         with self._translated(key):
             answer = self._client.get_object(Bucket=self.name, Key=key)
             with closing(answer["Body"]) as body:
@@ -167,13 +167,13 @@ class Bucket:
                 return body.read(), answer["LastModified"]
 
     def head(self, key: str) -> Stored:
-        """Size and checksum; raises `Missing`."""
+        """Return size and checksum. Raises `Missing`."""
         with self._translated(key):
             a = self._client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
             return Stored(key, a["ContentLength"], a["LastModified"], a.get("ChecksumSHA256"), a.get("ETag", ""))
 
     def sha256(self, key: str) -> str:
-        """Hash of an object of any size, read in pieces; raises `Missing`."""
+        """Return the SHA-256 of an object of any size, read in parts. Raises `Missing`."""
         found = hashlib.sha256()
         with self._translated(key), closing(self._client.get_object(Bucket=self.name, Key=key)["Body"]) as body:
             for piece in body.iter_chunks(_PIECE_BYTES):
@@ -181,19 +181,19 @@ class Bucket:
         return found.hexdigest()
 
     def objects(self, prefix: str) -> list[Stored]:
-        """Everything below a prefix."""
+        """Return all objects below a prefix."""
         with self._translated(prefix):
             listed = self._pages("Contents", Bucket=self.name, Prefix=prefix)
             return [Stored(o["Key"], o["Size"], o["LastModified"], etag=o.get("ETag", "")) for o in listed]
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders right below a prefix that ends in a slash."""
+        """Return the names of the folders directly below a prefix that ends in a slash."""
         with self._translated(prefix):
             listed = self._pages("CommonPrefixes", Bucket=self.name, Prefix=prefix, Delimiter="/")
             return [p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for p in listed]
 
     def _pages(self, part: str, **asked: str) -> list[Any]:
-        """All pages of a list, within the limits."""
+        """Yield all pages of a list, within the limits."""
         found: list[Any] = []
         end = time.monotonic() + self.limits.seconds if self.limits else None
         for page in self._client.get_paginator("list_objects_v2").paginate(**asked):
@@ -247,7 +247,7 @@ class Bucket:
 
 
 def _read(body: Any, size: int, most: int, seconds: float) -> bytes:
-    """An object's content, cut off where it is larger than its server has said, or is not there in time."""
+    """Return an object's content; aborts if it is larger than announced or does not arrive in time."""
     if size > most:
         raise StorageError(f"an object of {size} bytes is larger than {most}", StorageFault.TOO_LARGE)
     cut = threading.Timer(seconds, _cut, (body,))
@@ -266,6 +266,6 @@ def _read(body: Any, size: int, most: int, seconds: float) -> bytes:
 
 
 def _cut(body: Any) -> None:
-    """End a transfer that another thread waits for: nothing but its socket can be told to."""
+    """End a transfer that another thread waits for, by shutting down its socket."""
     with suppress(AttributeError, OSError):
         body._raw_stream._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 async def serve(
     config: WebConfig, client: Client, stop: asyncio.Event, started: asyncio.Future[tuple[int, ...]] | None = None
 ) -> None:
-    """Serve until told to stop; `started` gets the ports: the page's, the probes', and that of HTTPS where it is."""
+    """Serve until stopped. `started` gets the ports of the page, of the probes, and of HTTPS if it is on."""
     certificate = Certificate(config.tls_directory) if config.tls_directory else None
     runs = Runs(client, config.watch_namespaces)
     storage = Storage(client.connection, config.allowed_endpoints)
@@ -76,7 +76,7 @@ def _probes(runs: Runs) -> web.Application:
         return web.Response(text="ok\n")
 
     async def ready(request: web.Request) -> web.Response:
-        """While the API server is away what was known is shown, and that it is away."""
+        """Ready also while the API server is away: the page then shows the last known state, and says so."""
         waits = runs.waits
         return web.Response(text=f"{waits or 'ok'}\n", status=503 if waits else 200)
 
@@ -96,7 +96,7 @@ async def _run(config: WebConfig) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 told to stop, 1 no cluster, 64 a configuration that cannot be used."""
+    """Run the command. Returns 0 when stopped, 1 without a cluster, 64 for an invalid configuration."""
     parser = argparse.ArgumentParser(prog="deepcoder-web", description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("serve", help="serve the dashboard")

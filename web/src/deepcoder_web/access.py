@@ -24,9 +24,9 @@ from deepcoder_client.errors import ClientError
 ALLOWED_SECONDS = 60.0
 REFUSED_SECONDS = 10.0
 _VIEWERS, _STRANGERS, _ANSWERS = 4096, 1024, 32768
-"""How many of each are remembered."""
+"""Sizes of the caches."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/:-]{1,8192}=*")
-"""What a bearer token may look like (RFC 6750; a colon is in those of some webhooks)."""
+"""Allowed form of a bearer token (RFC 6750; some webhooks also use a colon)."""
 _TOKEN_REVIEWS = Kind("tokenreviews", "authentication.k8s.io")
 _ACCESS_REVIEWS = Kind("subjectaccessreviews", "authorization.k8s.io")
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Unauthenticated(Exception):
-    """The token proves nothing."""
+    """The token is not valid."""
 
 
 class Unavailable(Exception):
@@ -43,7 +43,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who a token belongs to, as the API server says."""
+    """The user that a token belongs to, as the API server says."""
 
     name: str
     uid: str
@@ -61,11 +61,11 @@ class Access:
         self._allowed: _Remembered[bool] = _Remembered(clock, _ANSWERS)
 
     def known(self, token: str) -> bool:
-        """Whether the token has belonged to somebody lately: who is known does not wait behind who is not."""
+        """Whether the token was valid recently, so that known viewers do not wait behind unknown ones."""
         return self._viewers.get(_digest(token))[1] is not None
 
     def viewer(self, token: str) -> Viewer:
-        """Whose token it is; raises `Unauthenticated` and `Unavailable`."""
+        """Return the token's user. Raises `Unauthenticated` and `Unavailable`."""
         refused = Unauthenticated("the token is not valid: it may have expired; sign in with another")
         if not _TOKEN.fullmatch(token):
             raise refused
@@ -126,14 +126,14 @@ def _digest(token: str) -> bytes:
 
 
 class _Remembered(Generic[T]):
-    """Answers with an end; the ones asked for longest ago go when there are many."""
+    """A cache with expiry times that drops the least recently used entries."""
 
     def __init__(self, clock: Callable[[], float], most: int) -> None:
         self._clock, self._most, self._lock = clock, most, threading.Lock()
         self._held: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
 
     def get(self, key: Hashable) -> tuple[bool, T | None]:
-        """Whether the answer still holds, and which it was."""
+        """Return whether the answer is still fresh, and the answer."""
         with self._lock:
             if key not in self._held:
                 return False, None

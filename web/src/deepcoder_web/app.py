@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 STREAM_SECONDS = 3600.0
 BEAT_SECONDS = 15.0
-"""A line is sent at least so often: proxies close what is silent, and a withdrawn right is noticed."""
+"""Longest time between two lines of a stream: proxies close silent connections, and permissions are checked again."""
 STREAMS_OF_ONE = 16
 STREAMS_OF_ALL = 512
 REVIEW_SECONDS = 10.0
 _REVIEWS_AT_ONCE = 16
 _LISTS_AT_ONCE = 8
-"""Namespaces that are asked about at once for one list, so that it waits for its answers and not for its own turn."""
+"""Namespaces whose permissions are checked in parallel for one list."""
 _STRANGERS_AT_ONCE = 4
 _STRANGERS_WAITING = 64
 _RETRY_SECONDS = 5
@@ -77,7 +77,7 @@ class Dashboard:
         self._encoders = ThreadPoolExecutor(2, thread_name_prefix="json")
         self._strangers = 0
         self._streams: Counter[tuple[str, str]] = Counter()
-        """By name and uid: what else a token says of its owner may differ from token to token."""
+        """Streams by user name and uid, because other attributes may differ between a user's tokens."""
 
     def application(self) -> web.Application:
         """All routes."""
@@ -113,7 +113,7 @@ class Dashboard:
         return _json({"runs": rows, "problem": self._runs.problem})
 
     async def _listed(self, viewer: Viewer) -> set[str] | None:
-        """Namespaces whose runs the viewer may list; None: all."""
+        """Return the namespaces whose runs the viewer may list; None: all."""
         if await self._may(viewer, "list", ""):
             return None
         names = sorted({key.namespace for key, _ in self._runs.all()})
@@ -138,7 +138,7 @@ class Dashboard:
         return handle
 
     async def _run(self, request: web.Request, namespace: str, name: str) -> tuple[Viewer, DeepCoderRun]:
-        """The viewer and the run; what they may not get is said to be absent, as it is to kubectl without `list`."""
+        """Return viewer and run. A run that they may not get is reported as missing, as by kubectl without `list`."""
         viewer = await self._viewer(request)
         run = self._runs.get(RunKey(namespace, name))
         if not await self._may(viewer, "get", namespace, name):
@@ -192,7 +192,7 @@ class Dashboard:
         return stage, _whole(request, "step")
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        """A line for each change: the topic `runs` of the list, `run` of one; empty lines in between."""
+        """Send a line for each change (topic `runs` for the list, `run` for one run), and empty lines in between."""
         one = "name" in request.query
         if one:
             viewer, run = await self._run(request, request.query.get("namespace", ""), request.query["name"])
@@ -231,7 +231,7 @@ class Dashboard:
         return response
 
     async def _told(self, viewer: Viewer, key: RunKey | None, changed: set[RunKey]) -> bool | None:
-        """Whether the viewer is told of a change; None: they may not read this run any more, or it is gone."""
+        """Whether to send a change to the viewer; None: they may not read this run any more, or it is gone."""
         if key is not None:
             if self._runs.get(key) is None or not await self._may(viewer, "get", *key):
                 return None
@@ -275,7 +275,7 @@ async def _index(request: web.Request) -> web.FileResponse:
 
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Headers on everything, and refusals as JSON."""
+    """Add headers to all responses, and return refusals as JSON."""
     try:
         response = await handler(request)
     except Unauthenticated as error:
@@ -321,7 +321,7 @@ def _json(document: dict[str, Any]) -> web.Response:
 
 
 def _answer(body: bytes, threads: ThreadPoolExecutor | None = None) -> web.Response:
-    """A large one is compressed in a thread."""
+    """Return a JSON response; a large one is compressed in a thread."""
     response = web.Response(
         body=body, content_type="application/json", charset="utf-8", zlib_executor_size=64 << 10, zlib_executor=threads
     )

@@ -19,15 +19,15 @@ from deepcoder_web.views import Steps
 
 _MOST_BYTES = 40 << 20
 _MOST_FIGURES = 1_500_000
-"""By their names: a figure takes the more memory the shorter its text is."""
+"""Most figures of a run: the shorter a figure's text, the more memory it takes relative to it."""
 _KEPT_BYTES = 48 << 20
 _UNPACKED = 8
-"""Times that metrics are larger than their text while they are parsed."""
+"""Memory of metrics during parsing, as a multiple of their text."""
 
 
 @dataclass
 class _Run:
-    """What is known of a run."""
+    """The cached data of a run."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     lines: dict[tuple[str, int], tuple[object, bytes]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class _Run:
 
 
 class Curves:
-    """Steps, for threads."""
+    """The steps of runs. Thread-safe."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -46,7 +46,7 @@ class Curves:
         self._lock = threading.Lock()
 
     def steps(self, folder: RunFolder) -> Steps:
-        """All steps of a run."""
+        """Return all steps of a run."""
         uid = folder.run.metadata.uid
         with self._lock:
             known = self._runs.setdefault(uid, _Run())

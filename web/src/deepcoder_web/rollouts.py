@@ -25,12 +25,12 @@ from deepcoder_web.storage_threads import Budget
 
 _KEPT_BYTES = 64 << 20
 _MOST_BYTES = 64 << 20
-"""Of the columns of the list."""
+"""Largest size of the list's columns in bytes."""
 _MOST_TEXT_BYTES = 192 << 20
-"""Of the texts of a row group."""
+"""Largest size of a row group's texts in bytes."""
 _MOST_ROWS = 100_000
 _LONGEST_WORD = 4096
-"""Bytes of a name or verdict."""
+"""Longest name or verdict in bytes."""
 _BATCH_ROWS = 16
 _PLACE = ("group_id", "index", "draw")
 _LISTED = (*_PLACE, "problem_id", "reward", "verdict", "response_tokens", "dropped")
@@ -39,7 +39,7 @@ Key = tuple[str, str, int]
 
 
 class Rollouts:
-    """Of all runs, for threads."""
+    """The rollouts of all runs. Thread-safe."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -47,7 +47,7 @@ class Rollouts:
         self._lock = threading.Lock()
 
     def rows(self, folder: RunFolder, stage: str, step: int) -> list[dict[str, Any]]:
-        """All of a step, without their texts."""
+        """Return all rollouts of a step, without their texts."""
         with self._object(folder, stage, step, _MOST_BYTES) as data:
             rows: list[dict[str, Any]] = _short(data, _LISTED).to_pylist()
             return rows
@@ -55,7 +55,7 @@ class Rollouts:
     def one(
         self, folder: RunFolder, stage: str, step: int, place: tuple[int, int], draw: int | None
     ) -> dict[str, Any] | None:
-        """One, whole; of several draws the last, which was trained on, where none is named. None: there is none."""
+        """Return one complete rollout, or None. Without `draw`, the last of several draws, which was trained on."""
         with self._object(folder, stage, step, _MOST_TEXT_BYTES) as data:
             places = _short(data, _PLACE).to_pylist()
             found = [
@@ -89,7 +89,7 @@ class Rollouts:
 
 
 def _short(data: bytes, wanted: Sequence[str]) -> pa.Table:
-    """Columns of words and numbers, as dictionaries where they are words: a word that is repeated is read once."""
+    """Read the short columns; strings are dictionary-encoded, so that a repeated one is read once."""
     file = pq.ParquetFile(io.BytesIO(data))
     if file.metadata.num_rows > _MOST_ROWS:
         raise _large(f"{file.metadata.num_rows} rows are more than {_MOST_ROWS}")
@@ -107,7 +107,7 @@ def _short(data: bytes, wanted: Sequence[str]) -> pa.Table:
 
 
 def _row(data: bytes, number: int) -> dict[str, Any]:
-    """A row by its number, from batches that are let go one after the other."""
+    """Return a row by its number, reading batches one after the other."""
     file = pq.ParquetFile(io.BytesIO(data))
     columns = file.schema_arrow.names
     if (size := max(_sizes(file, columns))) > _MOST_TEXT_BYTES:
@@ -122,7 +122,7 @@ def _row(data: bytes, number: int) -> dict[str, Any]:
 
 
 def _sizes(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[int]:
-    """Bytes of these columns in each row group, by the file's own word."""
+    """Return the size of these columns in each row group, as the file states it."""
     about = file.metadata
     for group in (about.row_group(n) for n in range(about.num_row_groups)):
         chunks = (group.column(n) for n in range(group.num_columns))

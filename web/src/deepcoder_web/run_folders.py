@@ -33,12 +33,12 @@ T = TypeVar("T")
 
 
 class NotAllowed(Exception):
-    """A server that the page does not ask."""
+    """A server that the page must not contact."""
 
 
 @dataclass
 class _Open:
-    """A bucket, the keys it was opened with, and when these were last looked at."""
+    """A bucket, the keys it was opened with, and when the Secret was last read."""
 
     s3: S3
     access: Credentials
@@ -47,7 +47,7 @@ class _Open:
 
 
 class RunFolders:
-    """Opens them, for threads."""
+    """Opens run folders. Thread-safe."""
 
     def __init__(
         self, connection: Connection, allowed_endpoints: Sequence[str], clock: Callable[[], float] = time.monotonic
@@ -58,7 +58,7 @@ class RunFolders:
         self._lock = threading.Lock()
 
     def ask(self, run: DeepCoderRun, question: Callable[[RunFolder], T]) -> T:
-        """The answer of a run's folder; keys that are refused are read anew once."""
+        """Run `question` on a run's folder and return its result. If the keys are refused, they are read again once."""
         folder = self._folder(run, self._clock() - FRESH_SECONDS)
         try:
             return question(folder)
@@ -71,7 +71,7 @@ class RunFolders:
         return question(again)
 
     def _folder(self, run: DeepCoderRun, oldest: float) -> RunFolder:
-        """The folder, with keys that were looked at after the moment that is given."""
+        """Return the folder with keys that were read after `oldest`."""
         s3, key = run.spec.checkpoint.s3, folder_key(run)
         self._check(s3)
         with self._lock:
@@ -108,7 +108,7 @@ class RunFolders:
 
 
 def vet_address(url: str) -> None:
-    """Raise where a server is on this machine or its link."""
+    """Raise `NotAllowed` if a server is on this machine or its link."""
     if resolves_to_local(url, loopback=False):
         raise NotAllowed(
             "checkpoint.s3.endpoint is on the dashboard's own machine or link: only a server that the chart's "

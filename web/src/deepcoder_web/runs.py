@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 3600.0
 PAUSE_SECONDS = 5.0
-"""Between a watch that failed and the next."""
+"""Seconds between a failed watch and the next."""
 
 
 class RunKey(NamedTuple):
@@ -37,12 +37,12 @@ class RunKey(NamedTuple):
 
 
 EVERYTHING = RunKey("", "")
-"""A change that concerns whoever waits: the watch broke, or goes on."""
+"""A change for all waiters: a watch broke, or works again."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """What is known of a run that this build cannot read, and why it cannot."""
+    """The known fields of a run that this build cannot read, and why it cannot."""
 
     key: RunKey
     uid: str
@@ -56,7 +56,7 @@ Run = DeepCoderRun | Unreadable
 
 
 class Waiter:
-    """Someone who waits for changes: of one run, or of any."""
+    """Waits for changes of one run, or of any."""
 
     def __init__(self, key: RunKey | None) -> None:
         self.key = key
@@ -64,13 +64,13 @@ class Waiter:
         self._changed: set[RunKey] = set()
 
     def tell(self, key: RunKey) -> None:
-        """A run has changed, or `EVERYTHING`."""
+        """Report that a run has changed, or `EVERYTHING`."""
         if self.key is None or key in (self.key, EVERYTHING):
             self._changed.add(key)
             self._event.set()
 
     async def changes(self, seconds: float) -> set[RunKey]:
-        """What has changed since the last call, empty after so many seconds without a change."""
+        """Return the changes since the last call; empty after `seconds` without a change."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()
@@ -82,10 +82,10 @@ class Waiter:
 
 
 class Runs:
-    """The runs that there are."""
+    """All runs of the served namespaces."""
 
     def __init__(self, client: Client, namespaces: Sequence[str]) -> None:
-        """`namespaces`: empty for all of the cluster."""
+        """`namespaces`: empty for the whole cluster."""
         self._client, self._namespaces = client, tuple(namespaces) or (None,)
         self._runs: dict[RunKey, Run] = {}
         self._waiters: set[Waiter] = set()
@@ -95,7 +95,7 @@ class Runs:
         self._over = threading.Event()
 
     def start(self) -> None:
-        """Begin to watch; call it in the event loop that is told of changes."""
+        """Start watching. Call it in the event loop that receives the changes."""
         self._loop = asyncio.get_running_loop()
         for namespace in self._namespaces:
             threading.Thread(
@@ -103,39 +103,39 @@ class Runs:
             ).start()
 
     def stop(self) -> None:
-        """Take no more changes; a watch that is waiting for one ends with the process."""
+        """Stop processing changes; a watch that waits for one ends with the process."""
         self._over.set()
 
     @property
     def problem(self) -> str | None:
-        """Why some of what is known may be old, None where it is not."""
+        """Why some of the data may be stale, or None."""
         return next(iter(self._problems.values()), None)
 
     def problem_of(self, namespace: str) -> str | None:
-        """Why what is known of a namespace may be old, None where it is not."""
+        """Return why a namespace's data may be stale, or None."""
         return self._problems.get(namespace) or self._problems.get(None)
 
     @property
     def waits(self) -> str | None:
-        """Why nothing can be shown yet, None once there has been a list, and a word about each other namespace.
+        """Why nothing can be shown yet; None once there was a list, and an answer for each other namespace.
 
-        A namespace whose list is forbidden has been answered: it is gone, with the page's Role in it.
+        A namespace whose list is forbidden counts as answered: it was deleted, with the page's Role in it.
         """
         if self._listed and not self._unanswered:
             return None
         return self.problem or "the runs have not been listed yet"
 
     def get(self, key: RunKey) -> Run | None:
-        """A run."""
+        """Return a run."""
         return self._runs.get(key)
 
     def all(self) -> list[tuple[RunKey, Run]]:
-        """All of them, by namespace and name."""
+        """Return all runs, sorted by namespace and name."""
         return [(key, self._runs[key]) for key in sorted(self._runs)]
 
     @contextmanager
     def waiting(self, key: RunKey | None) -> Iterator[Waiter]:
-        """Be told of changes for as long as the context lasts."""
+        """Receive changes for as long as the context lasts."""
         waiter = Waiter(key)
         self._waiters.add(waiter)
         try:
@@ -180,7 +180,7 @@ class Runs:
             self._unanswered.discard(namespace)
 
     def _take_all(self, namespace: str | None, listed: Sequence[Run]) -> None:
-        """What is not listed any more went while nobody watched."""
+        """Replace the state by a list: runs missing from it were deleted while there was no watch."""
         if self._problems.pop(namespace, None):
             self._tell(EVERYTHING)
         self._unanswered.discard(namespace)
@@ -231,7 +231,7 @@ def _key(run: Run) -> RunKey:
 
 
 def _version(run: Run) -> tuple[str, str | None]:
-    """Its uid, and which state of it this is."""
+    """Return the run's uid and resource version."""
     if isinstance(run, Unreadable):
         return run.uid, run.version
     return run.metadata.uid, run.metadata.resource_version

@@ -25,15 +25,15 @@ T = TypeVar("T")
 
 
 class Busy(Exception):
-    """Others ask the same storage already."""
+    """Too many queries of the same run or namespace are in flight."""
 
 
 class Late(Exception):
-    """Storage has not answered in time."""
+    """Storage did not answer in time."""
 
 
 class _Places:
-    """Places of one run or namespace, and how many have them or wait for them."""
+    """The slots of one run or namespace, and the number of queries that hold or wait for one."""
 
     def __init__(self, number: int) -> None:
         self.free = asyncio.Semaphore(number)
@@ -41,14 +41,14 @@ class _Places:
 
 
 class StorageThreads:
-    """Questions in threads. Used in one event loop."""
+    """Runs storage queries in threads. Used from one event loop."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
         self._places: dict[tuple[str, str], _Places] = {}
 
     async def ask(self, namespace: str, uid: str, question: Callable[[], T]) -> T:
-        """The answer; raises `Busy` and `Late`, and what the question raises."""
+        """Run `question` and return its result. Raises `Busy`, `Late`, and what the question raises."""
         loop, keys = asyncio.get_running_loop(), [("run", uid), ("namespace", namespace)]
         taken: list[tuple[str, str]] = []
         try:
@@ -96,7 +96,7 @@ class StorageThreads:
 
 
 class Budget:
-    """Bytes that are read and unpacked at once, of all runs together; for threads."""
+    """Limits the bytes that are read and unpacked at once, over all runs. Thread-safe."""
 
     def __init__(self, most: int, patience: float = 10.0) -> None:
         self._left, self._most, self._patience = most, most, patience
@@ -104,7 +104,7 @@ class Budget:
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Have so many for as long as the context lasts; raises `Busy` where there are none for a while."""
+        """Reserve `size` bytes for the context. Raises `Busy` if they do not become free in time."""
         size = min(size, self._most)
         with self._changed:
             if not self._changed.wait_for(lambda: self._left >= size, self._patience):

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Certificate:
-    """A context that serves what lies in a folder."""
+    """A TLS context with the certificate in a folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -33,13 +33,13 @@ class Certificate:
             raise ConfigError(f"tlsDirectory: {directory} has no usable tls.crt and tls.key: {error}") from error
 
     async def follow(self) -> None:
-        """Load what is new, until cancelled: connections from then on are shown it."""
+        """Reload the certificate when it changes, until cancelled; new connections then use it."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self.look()
 
     def look(self) -> None:
-        """Load the files again where they have changed."""
+        """Load the files again if they have changed."""
         try:
             now = self._state()
             if now == self._seen:

@@ -25,11 +25,11 @@ from deepcoder_contracts.steps import StepRecord
 Document = dict[str, Any]
 
 SAMPLES_SHOWN = 500
-"""Rollouts of a step that are listed."""
+"""Most rollouts of a step in the list."""
 
 
 def run_row(run: DeepCoderRun) -> Document:
-    """A line of the list of runs."""
+    """Return a row of the list of runs."""
     status, stage, progress = run.status, run.status.current_stage, run.status.progress
     return {
         "namespace": run.metadata.namespace,
@@ -49,14 +49,14 @@ def run_row(run: DeepCoderRun) -> Document:
 
 
 def unreadable_row(namespace: str, name: str, uid: str, phase: str, created: str | None, why: str) -> Document:
-    """A line for a run that another release wrote, of which this build can read no more than its name."""
+    """Return a row for a run of another release, of which this build can read only the name."""
     unknown = dict.fromkeys(("stage", "contextTokens", "display", "reward"))
     about = {"namespace": namespace, "name": name, "uid": uid, "phase": phase, "created": created, "message": why}
     return about | unknown | {"step": 0, "gpus": 0, "attempt": 0, "unreadable": True}
 
 
 def run_page(run: DeepCoderRun, problem: str | None = None) -> Document:
-    """Everything about one run that its object says, and why that may be old."""
+    """Return everything that the run's object says, and why it may be stale."""
     status = run.status
     document = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     progress = status.progress
@@ -74,7 +74,7 @@ def run_page(run: DeepCoderRun, problem: str | None = None) -> Document:
 
 
 def settings(run: DeepCoderRun) -> Document:
-    """What two runs are compared by."""
+    """Return the settings by which runs are compared."""
     spec = run.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     kept = (
         "name",
@@ -98,7 +98,7 @@ _ENDS: dict[int, str] = {ExitCode.DONE: "Complete", ExitCode.DRAINED: "Stopped"}
 
 
 def attempt_rows(run: DeepCoderRun, attempts: Iterable[Attempt]) -> list[Document]:
-    """Attempts by ordinal, with what ended each; one that was killed has left no word of its own."""
+    """Return attempts by ordinal with the reason of their end; a killed attempt has no exit record."""
     live = run.status.attempt
     rows = [_attempt(run, attempt, live.ordinal if live else None) for attempt in attempts]
     if live and all(row["ordinal"] != live.ordinal for row in rows):
@@ -138,14 +138,14 @@ def _row(
 
 
 class Steps:
-    """Steps as columns, and cursors into them: what a page has, as long as that still holds."""
+    """Steps as columns, with cursors by which a page asks for the steps that it does not have yet."""
 
     def __init__(self, steps: Sequence[StepRecord]) -> None:
         self._steps = steps
         self._cursors = list(_cursors(steps))
 
     def document(self, after: str = "") -> Document:
-        """`after` is the cursor of what the page has: while that holds, what came since is enough."""
+        """Return the steps after the cursor `after`, or all steps if the cursor is no longer valid."""
         held = _length(after)
         reset = held is None or held > len(self._steps) or self._cursors[held] != after
         new = self._steps if reset or held is None else self._steps[held:]
@@ -181,12 +181,12 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no infinities; six digits are more than a screen shows."""
+    """Round to six digits, more than a screen shows; None for infinity and nan, which JSON lacks."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
 def sample_rows(rows: Sequence[Mapping[str, Any]], verdict: str = "", order: str = "group") -> Document:
-    """The list of a step's rollouts, without their texts."""
+    """Return the list of a step's rollouts, without their texts."""
     verdicts: dict[str, int] = {}
     for row in rows:
         verdicts[row["verdict"]] = verdicts.get(row["verdict"], 0) + 1
@@ -216,7 +216,7 @@ def _place(row: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _reward(row: Mapping[str, Any]) -> float:
-    """One that was not judged comes after all others, whichever way."""
+    """Sort key: rollouts that were not judged come last in either order."""
     return math.inf if row["reward"] is None else row["reward"]
 
 
@@ -229,7 +229,7 @@ _ORDERS = {
 
 
 def sample_page(row: Mapping[str, Any]) -> Document:
-    """One rollout, whole."""
+    """Return one complete rollout."""
     return {
         "problem": row["problem_id"],
         "prompt": row["prompt"],
@@ -246,7 +246,7 @@ def sample_page(row: Mapping[str, Any]) -> Document:
 
 
 def lineage_node(link: Link) -> Document:
-    """A checkpoint of the chain."""
+    """Return a checkpoint of the chain."""
     manifest = link.manifest
     return {
         "digest": link.digest,
@@ -260,7 +260,7 @@ def lineage_node(link: Link) -> Document:
 
 
 def evaluations_document(evaluations: Iterable[Evaluation]) -> Document:
-    """Figures with their intervals, newest last, and the paired comparisons that were stored with them."""
+    """Return the figures with their intervals, newest last, and the stored paired comparisons."""
     rows: list[Document] = []
     comparisons: list[Document] = []
     for evaluation in evaluations:
@@ -274,7 +274,7 @@ def evaluations_document(evaluations: Iterable[Evaluation]) -> Document:
 
 
 def _evaluation(key: str, target: str, dataset: str, figures: Mapping[str, Any]) -> Document:
-    """Of a target on a set, by the names that results.json has."""
+    """Return the figures of a target on a set, under the names in results.json."""
     return {
         "key": key,
         "target": target,
@@ -302,12 +302,12 @@ _FAULTS = {
 
 
 def storage_problem(error: StorageError) -> str:
-    """What a viewer is told, who is at no command line and may not know the Secret."""
+    """Return the message for a viewer, who has no command line and may not know the Secret."""
     return f"{_FAULTS[error.fault]}; the dashboard's log says more"
 
 
 def encoded(document: Document) -> bytes:
-    """JSON, in pieces: other threads have their turn between two columns of a long run."""
+    """Encode as JSON in parts, so that other threads can run between two columns of a long run."""
     return b"".join(_pieces(document, 2))
 
 
@@ -324,7 +324,7 @@ def _pieces(value: Any, depth: int) -> Iterator[bytes]:
 
 
 def pool_document(pool: Mapping[str, Any] | None) -> Document:
-    """The judges of a run."""
+    """Return the judges of a run."""
     if pool is None:
         return {"pool": None, "why": "No SandboxPool judges for this run, or it does not exist yet."}
     spec, status = pool.get("spec") or {}, pool.get("status") or {}
@@ -340,7 +340,7 @@ def pool_document(pool: Mapping[str, Any] | None) -> Document:
 
 
 def _message(run: DeepCoderRun) -> str:
-    """What a viewer should know first: why it failed, is held, waits or is not accepted."""
+    """Return what a viewer should know first: why the run failed, is held, waits or is not accepted."""
     by_type = {c.type: c for c in run.status.conditions}
     for kind, status in TROUBLE.items():
         condition = by_type.get(kind)
