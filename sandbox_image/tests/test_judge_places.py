@@ -19,6 +19,14 @@ zygote = ZygoteProcess(ZygoteConfig(tier=Tier(sys.argv[1]), packages=tuple(sys.a
 print(attack(zygote).broken)
 zygote.kill()
 """
+SHOW_UMASK = """
+from deepcoder_sandbox.api import Judge, JudgeRequest, TestCase
+code = "import os; print(format(os.umask(0), '03o'))"
+with Judge(slots=1, minimum_tier=Tier(sys.argv[1])) as judge:
+    for umask in ("077", "022"):
+        request = JudgeRequest(id=umask, code=code, tests=[TestCase(input="", output=umask)])
+        if judge.judge(request).passed: print(umask)
+"""
 REQUEST = b'{"id": "a", "code": "import mine; print(mine.ONE)", "tests": [{"input": "", "output": "1"}]}\n'
 
 needs_namespaces = pytest.mark.skipif(
@@ -68,6 +76,29 @@ def test_a_judge_starts_where_it_cannot_write(places, tier):
 def test_a_judge_starts_as_a_user_whom_the_machine_does_not_know():
     nobody = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME"]
     found = run(*nobody, sys.executable, "-c", ATTACK, Tier.LANDLOCK)
+    assert (found.returncode, found.stdout) == (0, b"[]\n"), found
+
+
+@needs_namespaces
+@pytest.mark.root
+@pytest.mark.parametrize("tier", [Tier.NAMESPACES, Tier.LANDLOCK])
+def test_a_strict_umask_of_whoever_starts_a_judge_reaches_neither_its_tiers_nor_its_programs(tier):
+    found = run("sh", "-c", 'umask 077 && exec "$@"', "sh", sys.executable, "-c", ATTACK + SHOW_UMASK, tier)
+    assert (found.returncode, found.stdout) == (0, b"[]\n022\n"), found
+
+
+HIDE_PROCESSES = 'mount --make-rprivate / && mount -t proc -o hidepid=2,gid=54321 proc /proc && exec "$@"'
+
+
+@needs_namespaces
+@pytest.mark.root
+def test_a_judge_that_proc_does_not_show_its_programs_to_does_not_start():
+    """It could count no program's threads, and would refuse each one."""
+    hidden = ["unshare", "--mount", "sh", "-c", HIDE_PROCESSES, "sh"]
+    found = run(*hidden, sys.executable, "-c", ATTACK, Tier.LANDLOCK)
+    assert found.returncode != 0, found
+    assert b"hidepid" in found.stderr, found
+    found = run(*hidden, sys.executable, "-c", ATTACK, Tier.NAMESPACES)
     assert (found.returncode, found.stdout) == (0, b"[]\n"), found
 
 

@@ -49,12 +49,16 @@ _PLAIN_PREAMBLE = ("datetime", "decimal", "fractions")
 """More of them, where programs import for themselves what they use."""
 
 _SEED = 0
+_UMASK = 0o022
+"""The umask of zygotes and programs. With a stricter one, inherited from whoever starts the judge, a program that has a
+user of its own could not enter the directories of its own root."""
 _STACK_BYTES, _HARNESS_STACK_BYTES = 128 << 20, 8 << 20  # what the harness's own process usually has
 
 
 def main(descriptor: int, root: str) -> None:
     """Serve on an inherited socket. `root` is where this package was found, and is forgotten again."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(_UMASK)
     channel = socket.socket(fileno=confine.out_of_the_way(descriptor))
     os.close(descriptor)
     packet = channel.recv(1 << 16)
@@ -152,11 +156,30 @@ def _settle() -> None:
 
 
 def _thread_gate(proc: int) -> thread_gate.ThreadGate | None:
-    """Return the gate, None where the kernel has none to offer."""
+    """Return the gate, None where the kernel has none to offer. Raises OSError where it could count no threads."""
+    _check_visible(proc)
     try:
         return thread_gate.ThreadGate(proc)
     except OSError:
         return None
+
+
+def _check_visible(proc: int) -> None:
+    """Raise OSError if /proc hides the processes of programs: the gate would then refuse every thread."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # not dumpable, as a program is
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        os.close(os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc))
+    except OSError as error:
+        raise OSError(f"/proc does not show a program's threads, mount it without hidepid: {error}") from error
+    finally:
+        os.close(reading)
+        os.close(writing)
+        os.waitpid(pid, 0)
 
 
 def _address_space(proc: int) -> int:
