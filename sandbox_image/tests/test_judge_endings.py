@@ -155,6 +155,24 @@ def test_output_and_exit_status_are_the_plain_interpreters(slot, code):
     assert ours(code, slot.ensure_zygote()) == plain(code)
 
 
+SURROUNDINGS = {
+    "calls within calls": "def f(n):\n    print(n)\n    f(n + 1)\nf(0)",
+    "calls within calls, after a larger limit": (
+        "import sys\nsys.setrecursionlimit(3000)\ndef f(n):\n    print(n)\n    f(n + 1)\nf(0)"
+    ),
+    "calls within calls of a thread": (
+        "import threading\ndef f(n):\n    print(n)\n    f(n + 1)\nthreading.Thread(target=f, args=(0,)).start()"
+    ),
+    "the locale of the environment": "import locale\nprint(locale.setlocale(locale.LC_ALL, ''), f'{12345678:n}')",
+}
+"""What a program may find around it, short of the names of files and of who runs it."""
+
+
+@pytest.mark.parametrize("code", SURROUNDINGS.values(), ids=SURROUNDINGS)
+def test_program_finds_what_the_plain_interpreter_has(slot, code):
+    assert ours(code, slot.ensure_zygote()) == plain(code)
+
+
 @pytest.mark.parametrize("scoring", ["strict", "taco-compat"])
 def test_what_only_the_end_writes_is_compared(judge_once, scoring):
     assert judge_once("f = open(1, 'w')\nf.write('3\\n')", ("", "3"), scoring=scoring).passed is True

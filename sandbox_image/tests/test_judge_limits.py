@@ -138,3 +138,15 @@ signal.pause()
 print(len(got))
 """
     assert judge(code, ("", "1001"), scoring=scoring).passed is True
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
+def test_program_that_a_thread_of_its_own_interrupts_can_catch_that(judge, scoring):
+    code = """
+import _thread, threading, time
+try:
+    threading.Thread(target=_thread.interrupt_main).start()
+    while True: time.sleep(0.001)
+except KeyboardInterrupt: print(17)
+"""
+    assert judge(code, ("", "17"), scoring=scoring).passed is True

@@ -118,8 +118,9 @@ def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
     """Do once, in the zygote, what its runners inherit. `stack_bytes` is a limit that programs may raise."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")  # for want of memory the kernel ends a runner or a zygote, and not the server
-    for number in (signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGXFSZ, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs interrupt themselves (`_thread.interrupt_main`)
     for which, limit in _FIXED_LIMITS:
         _lower(which, limit, limit)
     _lower(resource.RLIMIT_STACK, stack_bytes, resource.RLIM_INFINITY)

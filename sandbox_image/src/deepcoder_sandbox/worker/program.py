@@ -25,7 +25,7 @@ from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
 
-from deepcoder_sandbox.worker import dry_run, interpreter_exit, taco, values
+from deepcoder_sandbox.worker import dry_run, interpreter_exit, recursion, taco, values
 from deepcoder_sandbox.worker.confine import Confinement
 from deepcoder_sandbox.worker.packets import PlainJob
 
@@ -73,6 +73,7 @@ def report(descriptor: int, **fields: Any) -> None:
 
 def prepare_zygote(harmless: Confinement) -> None:
     """Do once, in the zygote, what is the same for every program: its module, its arguments, where its source is."""
+    recursion.prepare_zygote()
     for _ in range(dry_run.TIMES):
         dry_run.become_runner(_run_nothing, 0, 0, harmless, sessions=False)
     sys.modules["__main__"] = main = ModuleType("__main__")
@@ -158,6 +159,7 @@ def _execute(code: CodeType, fn_name: str, arguments: list[Any], kind: str, prea
         module.__name__ = "solution"  # a block for the command line is not for the caller of a function
         sys.modules["solution"] = module
     status = 0
+    recursion.start_anew()
     try:
         exec(code, module.__dict__)  # noqa: S102
         if kind == "script":

@@ -37,8 +37,8 @@ def library_files() -> list[str]:
 
 
 def other_files() -> list[str]:
-    """Return what is left: the loader's cache, the local time zone."""
-    names = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
+    """Return what is left: the loader's cache, the local time zone, the locale of every program's environment."""
+    names = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/usr/lib/locale/C.utf8")
     return [name for name in names if exists(name)]
 
 
