@@ -31,6 +31,7 @@ class API:
 
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     refuses: dict[str, Exception] = field(default_factory=dict)
+    undeletable: dict[str, Exception] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     """Fields of a RayJob that KubeRay's CRDs do not know."""
 
@@ -57,6 +58,8 @@ class API:
 
     async def delete(self, resource: Any, namespace: str, name: str, *, uid: str, grace_seconds: int = 0) -> bool:
         key = (resource.kind, name)
+        if resource.kind in self.undeletable:
+            raise self.undeletable[resource.kind]
         if key in self.objects and self.objects[key]["metadata"]["uid"] == uid:
             del self.objects[key]
         return key not in self.objects
@@ -244,6 +247,17 @@ async def test_config_of_an_attempt_goes_with_its_job(ground: Harness) -> None:
     assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "job")]) is None
     assert ("RayJob", "demo-s0-a1") not in ground.api.objects
     assert [n for kind, n in ground.api.objects if kind == "ConfigMap"] == [config_name("demo")]
+
+
+@pytest.mark.parametrize("error", [errors.Forbidden("no right", 403), errors.WebhookAway("gatekeeper", 500)])
+async def test_job_ends_though_its_config_may_not_be_deleted(ground: Harness, error: Exception) -> None:
+    """Roles of the cluster's own (rbac.create: false) may lack the right. GPUs are not held for a ConfigMap."""
+    assert await ground.carry_out(ground.make) is None
+    for obj in ground.api.objects.values():
+        obj["metadata"]["uid"] = "uid"
+    ground.api.undeletable["ConfigMap"] = error
+    assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "uid")]) is None
+    assert ("RayJob", "demo-s0-a1") not in ground.api.objects
 
 
 async def test_config_that_somebody_has_a_job_mount_is_left_to_them(ground: Harness) -> None:

@@ -199,17 +199,21 @@ class Executor:
         """Delete a RayJob and the ConfigMap that its head mounts. A run that is often preempted would otherwise fill
         its namespace's quota of ConfigMaps. A mounted file stays until its pod is gone.
 
-        The ConfigMap goes first: only the RayJob says which one it is.
+        The ConfigMap goes first: only the RayJob says which one it is. If it cannot be deleted (the operator's role may
+        be the cluster's own, and older), it stays until the run is deleted: no GPU is held for that.
         """
         namespace = run.metadata.namespace
         job = await self._kube.find(RAYJOBS, namespace, name)
         if job is None or job["metadata"]["uid"] != uid:
             return
         mounted = mounted_config_map(job)
-        config = await self._kube.find(CONFIGMAPS, namespace, mounted) if mounted else None
-        if config is not None and owned_by(config, run.metadata.uid):  # a job may have been edited to mount another
-            meta = config["metadata"]
-            await self._kube.delete(CONFIGMAPS, namespace, meta["name"], uid=meta["uid"])
+        try:
+            config = await self._kube.find(CONFIGMAPS, namespace, mounted) if mounted else None
+            if config is not None and owned_by(config, run.metadata.uid):  # a job may be edited to mount another
+                meta = config["metadata"]
+                await self._kube.delete(CONFIGMAPS, namespace, meta["name"], uid=meta["uid"])
+        except errors.KubeError as e:
+            log.warning("run %s/%s: ConfigMap %s is left: %s", namespace, run.metadata.name, mounted, e)
         await self._kube.delete(RAYJOBS, namespace, name, uid=uid)
 
     async def _resolved(self, run: DeepCoderRun) -> ResolvedConfig:
