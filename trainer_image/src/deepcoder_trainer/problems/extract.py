@@ -16,6 +16,7 @@ _OPENING = re.compile(  # none gives back: a model may write nothing but spaces
     r"```(?:[ \t]*+[^\s`]*+[ \t]*+\r?\n|(?P<attributes>[A-Za-z{][^`\n]*+\n))"
 )
 _CLOSING = re.compile(r"^[ \t]*```([A-Za-z][^\s`]*+[ \t]*+\r?\n)?", re.MULTILINE)
+_CLOSING_LINE_END = re.compile(r"```()[ \t]*+$", re.MULTILINE)
 
 
 def last_fenced_block(text: str) -> str | None:
@@ -23,23 +24,29 @@ def last_fenced_block(text: str) -> str | None:
 
     The opening fence may carry a language word and may stand behind other text on its line. Where it begins its line,
     it may carry attributes behind the word (```python title="a.py"). The closing fence begins its line, so that a
-    program may print or quote backticks within one. A closing fence with a language word opens the next block. Fences
-    are of backticks; a longer one may be closed by three. Where the opening fence is indented, as below an item of a
-    list, each line of the block loses as much indentation as the fence has, unless the program stands at the start of
-    its lines already.
+    program may print or quote backticks within one. A closing fence with a language word opens the next block. Where no
+    block has such a fence, one at the end of a line closes it. Fences are of backticks; a longer one may be closed by
+    three. Where the opening fence is indented, as below an item of a list, each line of the block loses as much
+    indentation as the fence has, unless the program stands at the start of its lines already.
     """
-    block: tuple[int, int, int] | None = None
-    position = 0
-    while (opening := _opening(text, position)) is not None:
-        closing = _CLOSING.search(text, opening.end())
-        if closing is None:
-            break
-        block = opening.start(), opening.end(), closing.start()
-        position = closing.start() if closing[1] else closing.end()
+    block = _last_block(text, _CLOSING) or _last_block(text, _CLOSING_LINE_END)
     if block is None:
         return None
     fence, begin, end = block
     return _outdented(text[begin:end], _before(text, fence))
+
+
+def _last_block(text: str, closing_fence: re.Pattern[str]) -> tuple[int, int, int] | None:
+    """Where the last block's fence, its content, and its closing fence begin."""
+    block: tuple[int, int, int] | None = None
+    position = 0
+    while (opening := _opening(text, position)) is not None:
+        closing = closing_fence.search(text, opening.end())
+        if closing is None:
+            break
+        block = opening.start(), opening.end(), closing.start()
+        position = closing.start() if closing[1] else closing.end()
+    return block
 
 
 def _opening(text: str, position: int) -> re.Match[str] | None:
