@@ -25,6 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
+from deepcoder_trainer.learner.host_bytes import HostBytes
+
 ATTENTION = frozenset(
     {
         torch.ops.torch_attn._varlen_attn.default,
@@ -103,7 +105,9 @@ class _Reusing(TorchDispatchMode):
 class Parked:
     """A tensor in host memory."""
 
-    host: Tensor
+    host: HostBytes
+    like: Tensor
+    """Its shape, layout and number format, on the meta device."""
     device: torch.device
     layer: int
     loaded: Tensor | None = None
@@ -144,17 +148,19 @@ class HostMemory:
         """Copy to host memory; a small tensor stays where it is."""
         if tensor.nbytes < self._small:
             return tensor
-        layer = self._layers[-1]
+        layer, like, tensor = self._layers[-1], torch.empty_like(tensor, device="meta"), tensor.detach()
+        if like.stride() != tensor.stride():  # its elements are not the whole of a piece of memory
+            tensor = tensor.contiguous()
+        host = HostBytes(tensor.nbytes, pinned=tensor.is_cuda)
         if tensor.is_cuda:
-            host = torch.empty_like(tensor, device="cpu", pin_memory=True)
             stream = self._side_stream(tensor)
             with torch.cuda.stream(stream):
-                host.copy_(tensor, non_blocking=True)
+                host.fill(_bytes(tensor))
                 layer.copied = stream.record_event()
             tensor.record_stream(stream)
         else:
-            host = tensor.detach().clone()
-        layer.parked.append(Parked(host, tensor.device, len(self._layers) - 1))
+            host.fill(_bytes(tensor))
+        layer.parked.append(Parked(host, like, tensor.device, len(self._layers) - 1))
         return layer.parked[-1]
 
     def fetch(self, parked: Tensor | Parked) -> Tensor:
@@ -173,13 +179,13 @@ class HostMemory:
     def _load(self, parked: Parked) -> None:
         if parked.loaded is not None:
             return
+        parked.loaded = torch.empty_like(parked.like, device=parked.device)
         if parked.device.type != "cuda":
-            parked.loaded = parked.host
+            parked.host.restore(_bytes(parked.loaded))
             return
-        parked.loaded = torch.empty_like(parked.host, device=parked.device)
         stream = self._side_stream(parked.loaded)
         with torch.cuda.stream(stream):
-            parked.loaded.copy_(parked.host, non_blocking=True)
+            parked.host.restore(_bytes(parked.loaded))
             parked.ready = stream.record_event()
 
     def _side_stream(self, tensor: Tensor) -> Any:
@@ -188,3 +194,8 @@ class HostMemory:
             self._stream = torch.cuda.Stream(tensor.device)
         self._stream.wait_stream(torch.cuda.current_stream(tensor.device))
         return self._stream
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The [n] bytes of a tensor whose elements are the whole of a piece of memory, in whatever order."""
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)

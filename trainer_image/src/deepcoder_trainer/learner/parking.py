@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from deepcoder_trainer.learner.host_bytes import HostBytes
+
 
 class Parking:
     """Where the tensors of one rank wait for their turn."""
@@ -21,7 +23,7 @@ class Parking:
     def __init__(self, tensors: Callable[[], Iterable[Tensor]]) -> None:
         """`tensors` gives the same ones, in the same order, each time."""
         self._tensors = tensors
-        self._hosts: list[Tensor] = []
+        self._hosts: list[HostBytes] = []
         self.parked = False
 
     def park(self) -> None:
@@ -30,11 +32,9 @@ class Parking:
             return
         storages = self._storages()
         if not self._hosts:
-            self._hosts = [
-                torch.empty(s.nbytes(), dtype=torch.uint8, pin_memory=s.device.type == "cuda") for s in storages
-            ]
+            self._hosts = [HostBytes(s.nbytes(), pinned=s.device.type == "cuda") for s in storages]
         for storage, host in zip(storages, self._hosts, strict=True):
-            host.copy_(_bytes(storage), non_blocking=True)
+            host.fill(_bytes(storage))
         _wait(storages)
         for storage in storages:
             storage.resize_(0)
@@ -49,7 +49,7 @@ class Parking:
         storages = self._storages()
         for storage, host in zip(storages, self._hosts, strict=True):
             storage.resize_(host.nbytes)
-            _bytes(storage).copy_(host, non_blocking=True)
+            host.restore(_bytes(storage))
         _wait(storages)
         self.parked = False
 
