@@ -56,6 +56,15 @@ def test_what_runs_is_nobody_in_particular_and_has_no_sources_or_tools(file: str
     assert not [word for word, _ in instructions(file) if word == "ADD"]
 
 
+def test_the_gpu_image_has_what_triton_and_nccl_look_for_at_run_time() -> None:
+    """A compiler's absence ends an engine; without InfiniBand's libraries NCCL uses TCP and does not say so."""
+    runs = [
+        rest for word, rest in stages("trainer_image/Dockerfile")[""] if word == "RUN" and '"${DEVICE}" = cpu' in rest
+    ]
+    (installed,) = [run.partition("apt-get install")[2].partition("&&")[0].split() for run in runs]
+    assert {"gcc", "libc6-dev", "libibverbs1", "ibverbs-providers"} <= {*installed}
+
+
 def test_the_trainer_finds_a_driver_that_gke_mounts_and_asks_no_runtime_for_gpus() -> None:
     """GKE mounts the driver's libraries there. A node's GPUs go to pods that request them: a head requests none."""
     words = " ".join(rest for word, rest in stages("trainer_image/Dockerfile")[""] if word == "ENV").split()
