@@ -4,14 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from deepcoder_contracts.judge import Tier
 from deepcoder_sandbox.api import Judge
+from deepcoder_sandbox.worker import readable_files
 
 ATTACK = """
 import sys
+from pathlib import Path
 from deepcoder_contracts.judge import Tier
 from deepcoder_sandbox.attack import attack
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
@@ -115,6 +118,18 @@ def test_packages_that_are_not_there_are_refused_before_programs_fail_for_want_o
     found = run(sys.executable, "-m", "deepcoder_sandbox", "judge", "--packages", "missing", cwd=tmp_path)
     assert found.returncode == 64
     assert found.stderr.startswith(b"deepcoder-sandbox: --packages: "), found
+
+
+def test_what_is_no_library_beside_this_python_is_not_shown_to_programs(tmp_path, monkeypatch):
+    """Beside a distribution's Python lies all of /usr/lib: a link to nowhere would stop every zygote's start."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libpython3.11.so.1.0").touch()
+    (tmp_path / "lib" / "libpython3.11.so").symlink_to("libpython3.11.so.1.0")
+    (tmp_path / "lib" / "libgone.so").symlink_to("/nonexistent/libgone.so.1")
+    (tmp_path / "lib" / "ld.so.conf.d").mkdir()
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    shown = [Path(path).name for path in readable_files.library_files()]
+    assert shown == ["libpython3.11.so", "libpython3.11.so.1.0"]
 
 
 @needs_namespaces

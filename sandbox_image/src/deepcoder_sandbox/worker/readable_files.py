@@ -33,7 +33,7 @@ def library_dirs() -> list[str]:
 def library_files() -> list[str]:
     """Return the shared libraries beside this Python (libpython of a Python that was built by hand)."""
     with os.scandir(f"{sys.base_prefix}/lib") as entries:
-        return sorted(entry.path for entry in entries if ".so" in entry.name)
+        return sorted(entry.path for entry in entries if ".so" in entry.name and entry.is_file())
 
 
 def other_files() -> list[str]:
