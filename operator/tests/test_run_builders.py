@@ -1,73 +1,25 @@
-"""What is built for a run: RayJob, pod templates, stage config, and what a template may not ask for."""
+"""What is built for a run: RayJob, pods, stage config, and network policy."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from plan_world import START, UID, make_run
+from plan_world import UID, make_run
+from run_builds import SETTINGS, config, groups, head, job, pods, resources_of, with_gpus
 from run_manifests import EVALUATE, LONGER, TRAIN, run_manifest
 
-from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_spec import MAX_STAGES
-from deepcoder_contracts.api.run_status import ProvenanceStatus
 from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_operator.builders.check import check_templates
-from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.run_objects import build_network_policy, build_pool
-from deepcoder_operator.builders.settings import TrainerSettings
-from deepcoder_operator.builders.stage_config import build_stage_config
 from deepcoder_operator.domain.admission import check_spec
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.resolve import resolve
 
-SETTINGS = TrainerSettings("https://operator.deepcoder.svc:8443", "CA", monitoring_namespace="monitoring")
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
-
-
-def attempt(index: int = 0, ordinal: int = 1) -> AttemptStatus:
-    return AttemptStatus(ordinal=ordinal, stage_index=index, name=f"demo-s{index}-a{ordinal}", intended_time=START)
-
-
-def job(run: DeepCoderRun, index: int = 0, **options: Any) -> dict[str, Any]:
-    return build_rayjob(run, attempt(index), "trainer:1", "config", **({"s3_ca": False} | options))
-
-
-def config(run: DeepCoderRun, index: int = 0) -> StageConfig:
-    resolved = resolve(run, None)
-    provenance = ProvenanceStatus(
-        config_digest=resolved.digest, image="trainer:1", model="m", storage="s", operator_version="v"
-    )
-    return build_stage_config(run, attempt(index), resolved, provenance, SETTINGS)
-
-
-def head(rayjob: dict[str, Any]) -> dict[str, Any]:
-    template: dict[str, Any] = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
-    return template
-
-
-def groups(rayjob: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {g["groupName"]: g for g in rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
-
-
-def pods(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
-    return [head(rayjob)["spec"], *(g["template"]["spec"] for g in groups(rayjob).values())]
-
-
-def resources_of(group: dict[str, Any]) -> dict[str, int]:
-    """As `ray start --resources=…` gets them, after the shell has taken the quotes off."""
-    parsed: dict[str, int] = json.loads(json.loads(group["rayStartParams"]["resources"]))
-    return parsed
-
-
-def with_gpus(count: object, replicas: int = 1) -> dict[str, Any]:
-    container = {"name": "ray-worker", "resources": {"limits": {"nvidia.com/gpu": count}}}
-    return {"replicas": replicas, "template": {"spec": {"containers": [container]}}}
 
 
 def test_kuberay_never_retries_by_itself() -> None:
@@ -281,105 +233,6 @@ def test_the_key_of_a_hosted_judge_goes_to_the_head_alone_as_a_file_and_no_pool_
 def test_longest_context_counts_evaluation_within_the_stage() -> None:
     evaluate = {"datasets": [{"name": "d", "uri": "/d"}], "contextTokens": 4096}
     assert config(make_run(stages=[TRAIN | {"evaluate": evaluate}])).longest_context_tokens == 4096
-
-
-def test_template_is_merged_and_keeps_what_it_does_not_name() -> None:
-    template = {
-        "metadata": {"labels": {"team": "a"}},
-        "spec": {
-            "nodeSelector": {"zone": "a"},
-            "tolerations": [{"operator": "Exists"}],
-            "containers": [{"name": "ray-worker", "env": [{"name": "NCCL_DEBUG", "value": "WARN"}]}],
-            "volumes": [{"name": "weights", "persistentVolumeClaim": {"claimName": "w"}}],
-        },
-    }
-    stage = TRAIN | {"resources": {"learners": {"template": template}}}
-    made = groups(job(make_run(stages=[stage])))["learners"]["template"]
-    assert made["metadata"]["labels"]["team"] == "a"
-    assert made["metadata"]["labels"]["deepcoder.dev/role"] == "learner"
-    names = [e["name"] for e in made["spec"]["containers"][0]["env"]]
-    assert {"NCCL_DEBUG", "AWS_ACCESS_KEY_ID", "POD_UID"} <= set(names)
-    assert {"shm", "weights"} <= {v["name"] for v in made["spec"]["volumes"]}
-
-
-def test_a_limit_without_a_request_is_what_the_pod_requests() -> None:
-    """The operator's default beside it would have the scheduler keep 4 GiB for a learner that may use 800."""
-
-    def made(resources: dict[str, Any]) -> dict[str, Any]:
-        template = {"spec": {"containers": [{"name": "ray-worker", "resources": resources}]}}
-        stage = TRAIN | {"resources": {"learners": {"template": template}}}
-        built: dict[str, Any] = groups(job(make_run(stages=[stage])))["learners"]["template"]["spec"]["containers"][0]
-        return built["resources"]
-
-    limits = {"memory": "800Gi", "nvidia.com/gpu": 8}
-    assert made({"limits": limits}) == {"limits": limits, "requests": {"cpu": "1"}}
-    both = {"limits": limits, "requests": {"memory": "700Gi"}}
-    assert made(both) == {"limits": limits, "requests": {"cpu": "1", "memory": "700Gi"}}
-    assert made({"limits": {"memory": None}})["requests"] == {"cpu": "1", "memory": "4Gi"}
-
-
-@pytest.mark.parametrize(
-    ("group", "template", "field"),
-    [
-        ("learners", {"spec": {"restartPolicy": "Always"}}, "spec.restartPolicy"),
-        ("learners", {"spec": {"serviceAccountName": "admin"}}, "spec.serviceAccountName"),
-        ("learners", {"spec": {"automountServiceAccountToken": True}}, "spec.automountServiceAccountToken"),
-        ("head", {"metadata": {"labels": {"deepcoder.dev/run-uid": "x"}}}, "deepcoder.dev/run-uid"),
-        ("head", {"spec": {"containers": [{"name": "ray-head", "command": ["sh"]}]}}, "command"),
-        ("samplers", {"spec": {"containers": [{"name": "ray-worker", "image": "other"}]}}, "image"),
-    ],
-)
-def test_what_the_operator_owns_is_refused_by_name(group: str, template: dict[str, Any], field: str) -> None:
-    stage = TRAIN | {"resources": {group: {"template": template}}}
-    problem = check_templates(make_run(stages=[stage]))
-    assert problem is not None
-    assert field in problem.message
-    assert f"resources.{group}.template" in problem.message
-
-
-@pytest.mark.parametrize(
-    ("template", "field"),
-    [
-        ({"spec": "x"}, "learners.template.spec must be a map"),
-        ({"metadata": ["x"]}, "learners.template.metadata must be a map"),
-        ({"metadata": {"labels": {"team": 1}}}, "metadata.labels[team] must be text"),
-        ({"spec": {"containers": ["x"]}}, "spec.containers[0] must be a map"),
-        ({"spec": {"containers": {"name": "ray-worker"}}}, "spec.containers must be a list"),
-        ({"spec": {"containers": [{"image": "x"}]}}, "spec.containers[0] has no name"),
-        ({"spec": {"containers": [{"name": "ray-worker", "env": ["A=1"]}]}}, "containers[ray-worker].env[0] must be"),
-        ({"spec": {"containers": [{"name": "a", "resources": "8"}]}}, "containers[a].resources must be a map"),
-        ({"spec": {"volumes": "w"}}, "spec.volumes must be a list"),
-        (with_gpus("eight")["template"], "resources.limits[nvidia.com/gpu] must be a quantity"),
-        (with_gpus("1500m")["template"], "resources.limits[nvidia.com/gpu] must be a whole number"),
-        (with_gpus(True)["template"], "resources.limits[nvidia.com/gpu] must be a quantity"),
-    ],
-)
-def test_malformed_template_is_refused_by_its_path_and_ends_no_pass(template: dict[str, Any], field: str) -> None:
-    run = make_run(stages=[TRAIN | {"resources": {"learners": {"template": template}}}])
-    for problem in (check_templates(run), check_spec(run, Policy())):
-        assert problem is not None
-        assert problem.reason == "TemplateMalformed"
-        assert field in problem.message
-
-
-def test_malformed_template_of_the_runs_own_pool_is_refused_with_the_run() -> None:
-    run = make_run(sandbox={"template": {"template": {"spec": {"containers": "judge"}}}})
-    problem = check_spec(run, Policy())
-    assert problem is not None
-    assert "spec.sandbox.template.template.spec.containers must be a list" in problem.message
-
-
-def test_what_a_judges_template_may_not_set_is_refused_with_the_run() -> None:
-    run = make_run(sandbox={"template": {"template": {"spec": {"hostNetwork": True}}}})
-    problem = check_templates(run)
-    assert problem is not None
-    assert "spec.sandbox.template.template.spec.hostNetwork" in problem.message
-
-
-def test_null_in_a_template_removes_a_field_and_is_no_mistake() -> None:
-    template = {"metadata": None, "spec": {"nodeSelector": None, "volumes": None, "containers": None}}
-    run = make_run(stages=[TRAIN | {"resources": {"learners": {"template": template}}}])
-    assert check_spec(run, Policy()) is None
 
 
 def test_certificate_of_the_s3_server_reaches_every_pod() -> None:
