@@ -290,3 +290,17 @@ def test_unreadable_exit_record_leaves_the_evidence_from_outside() -> None:
     cluster.pods.pop(f"{cluster.name}-head")
     cluster.settle()
     assert failed_of(cluster) is FailureReason.HEAD_LOST
+
+
+def test_head_that_its_node_refuses_is_lost_with_the_nodes_words() -> None:
+    """A GPU that was taken out of service, or a node that filled up meanwhile: the pod is gone when somebody looks."""
+    cluster = Cluster(make_run())
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    name = f"{cluster.name}-head"
+    said = "Pod was rejected: Allocate failed due to requested number of devices unavailable for nvidia.com/gpu"
+    cluster.pods[name] = replace(cluster.pods[name], phase="Failed", reason="UnexpectedAdmissionError", message=said)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.HEAD_LOST
+    assert f"UnexpectedAdmissionError: {said}" in (cluster.run.status.stages[0].message or "")

@@ -105,7 +105,10 @@ def head_failure(attempt: AttemptStatus, head: PodView | None) -> Failure | None
         return Failure(FailureReason.HEAD_LOST, f"container of head pod {head.name} was restarted")
     if head.phase in ("Failed", "Succeeded"):
         code = f" with exit code {head.exit_code}" if head.exit_code is not None else ""
-        return Failure(FailureReason.HEAD_LOST, f"head pod {head.name} ended{code} {head.terminated}".rstrip())
+        # Said by its node, which may have run no container. What `pod_failure` tells is not repeated.
+        refused = f": {head.reason}: {head.message}" if head.reason and _one_pod(head) is None else ""
+        text = f"head pod {head.name} ended{code} {head.terminated}".rstrip()
+        return Failure(FailureReason.HEAD_LOST, f"{text}{refused}")
     return None
 
 
