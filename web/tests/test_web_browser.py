@@ -197,6 +197,71 @@ def test_curves_that_come_late_are_not_drawn_under_another_name(tab: Page, stand
     assert standin.count("third/steps") == 1
 
 
+def test_a_curve_that_ends_before_the_other_says_where(tab: Page, standin: Standin) -> None:
+    standin.steps = {"demo": trained(0, 300), "second": trained(0, 120)}
+    tab.goto(f"{standin.url}/#/compare/{NAMESPACE}/demo/{NAMESPACE}/second")
+    chart = tab.locator("figure.chart").first
+    expect(chart.locator(".legend")).to_have_text(
+        re.compile(r"^\s*step 300\s*demo 0\.\d+\s*second 0\.\d+ at step 120\s*$")
+    )
+    expect(chart.get_by_text(re.compile(r"second: now 0\.\d+ at step 120, between"))).to_be_attached()
+    expect(tab).to_have_title("demo and second · DeepCoder")
+
+
+def test_what_is_not_there_yet_is_said_to_come(tab: Page, standin: Standin) -> None:
+    for place in ("evaluations", "pool", "samples/steps", "steps", "attempts"):
+        standin.hold(f"/{place}")
+        tab.goto(
+            address(standin, {"samples/steps": "samples", "steps": "curves", "attempts": "overview"}.get(place, place))
+        )
+        expect(tab.get_by_text("Loading…")).to_be_visible()
+        standin.release(f"/{place}")
+        expect(tab.get_by_text("Loading…")).not_to_be_attached()
+    standin.refused["/demo"] = (502, {})
+    tab.goto(address(standin, "overview", "other"))
+    tab.goto(address(standin, "overview"))
+    expect(tab.get_by_role("alert")).to_contain_text("refused with 502")
+    expect(tab.get_by_text("Loading…")).not_to_be_attached()
+
+
+def test_hundreds_of_runs_are_counted_and_filtered(tab: Page, standin: Standin) -> None:
+    row = {
+        "namespace": "a-team-with-a-long-name",
+        "phase": "Running",
+        "stage": "16k",
+        "contextTokens": 16384,
+        "step": 1,
+    }
+    row |= {
+        "display": "1/9",
+        "reward": "0.5",
+        "gpus": 8,
+        "attempt": 1,
+        "created": "2026-01-01T00:00:00Z",
+        "message": None,
+    }
+    standin.rows = [row | {"name": f"ablation-{n:03d}{'-x' * 26}", "uid": f"{n}"} for n in range(300)]
+    standin.rows[0]["message"] = "raise spec.recipe.optimization.microBatchTokensOfEachLearner.perDeviceAndStep"
+    tab.goto(standin.url)
+    told = tab.locator("output")
+    expect(told).to_have_text("301 runs")
+    tab.get_by_label("Filter").fill("ablation-11")
+    expect(told).to_have_text("10 of 301 runs")
+    tab.get_by_label("Filter").fill("")
+    expect(tab.get_by_text("perDeviceAndStep")).to_be_visible()
+    for width, fits in ((1300, "main .wide"), (360, "html")):
+        tab.set_viewport_size({"width": width, "height": 800})
+        assert tab.locator(fits).evaluate("(e) => e.scrollWidth <= e.clientWidth"), f"{width} wide"
+
+
+def test_a_link_to_another_page_takes_the_focus_along_and_a_tab_keeps_it(tab: Page, standin: Standin) -> None:
+    tab.goto(standin.url)
+    tab.get_by_role("link", name="demo", exact=True).press("Enter")
+    expect(tab.get_by_role("main")).to_be_focused()
+    tab.get_by_role("tab", name="Overview").press("ArrowRight")
+    expect(tab.get_by_role("tab", name="Curves")).to_be_focused()
+
+
 def test_a_server_that_may_be_behind_is_said_to_be(tab: Page, standin: Standin) -> None:
     spoken = tab.locator("main [role=status]")
     for place in ("", f"#/runs/{NAMESPACE}/demo/overview"):

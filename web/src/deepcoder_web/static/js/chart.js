@@ -57,9 +57,17 @@ export function Chart({ title, x, lines, marks = [], xLabel = "step" }) {
 // The values under the cursor, without one the newest: written past the component, since a cursor moves often.
 function tellValues(legend, { x, lines }, index, xLabel) {
   if (!legend) return;
-  const at = (all) => (index === null ? newest(all) : all[index]);
-  legend.querySelector(".where").textContent = `${xLabel} ${number(at(x))}`;
-  legend.querySelectorAll("b").forEach((element, i) => (element.textContent = number(at(lines[i].values))));
+  const told = (all) => (index === null ? newestOf(x, all, xLabel) : number(all[index]));
+  legend.querySelector(".where").textContent = `${xLabel} ${number(index === null ? newest(x) : x[index])}`;
+  legend.querySelectorAll("b").forEach((element, i) => (element.textContent = told(lines[i].values)));
+}
+
+// A line that ends before the others says where.
+function newestOf(x, all, xLabel) {
+  let at = all.length - 1;
+  while (at >= 0 && (all[at] === null || all[at] === undefined)) at--;
+  const value = number(all[at]);
+  return at < 0 || at === x.length - 1 ? value : `${value} at ${xLabel} ${number(x[at])}`;
 }
 
 function values(x, lines) {
@@ -139,7 +147,7 @@ function summary(title, x, lines, xLabel) {
       if (v > high) high = v;
     }
     if (low === Infinity) return `${name}: no values yet`;
-    return `${name}: now ${number(newest(all))}, between ${number(low)} and ${number(high)}`;
+    return `${name}: now ${newestOf(x, all, xLabel)}, between ${number(low)} and ${number(high)}`;
   };
   return `${title}, ${x.length} points to ${xLabel} ${number(newest(x))}. ${lines.map(one).join("; ")}.`;
 }

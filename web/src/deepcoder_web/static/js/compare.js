@@ -6,12 +6,16 @@ import { settled, useData, useSteps, useWatch } from "./data.js";
 import { interval, number } from "./format.js";
 import { Live, Old, Phase, Problem } from "./parts.js";
 import { CHARTS, smooth } from "./series.js";
-import { html, useMemo, useState } from "./ui.js";
+import { html, useEffect, useMemo, useState } from "./ui.js";
 
 export function Compare({ a, b }) {
   const [left, right] = [useOne(a), useOne(b)];
   const names = a.name === b.name ? [`${a.namespace}/${a.name}`, `${b.namespace}/${b.name}`] : [a.name, b.name];
   const drawn = useMemo(() => (left.steps && right.steps ? together(left.steps, right.steps, names) : []), [left.steps, right.steps]);
+  useEffect(() => {
+    document.title = `${names.join(" and ")} · DeepCoder`;
+    return () => (document.title = "DeepCoder runs");
+  }, names);
   const old = left.run?.problem ?? right.run?.problem;
   return html`<main id="main">
     <div class="title"><h1>${names[0]} and ${names[1]}</h1><${Live} state=${both(left.state, right.state)} problem=${old} /></div>

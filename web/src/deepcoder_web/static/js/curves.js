@@ -2,7 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { useSteps } from "./data.js";
-import { Problem } from "./parts.js";
+import { Loading, Problem } from "./parts.js";
 import { along, charts, SMOOTHINGS } from "./series.js";
 import { html, useMemo, useState } from "./ui.js";
 
@@ -10,7 +10,7 @@ export function Curves({ path, since }) {
   const { steps, error } = useSteps(path, { version: since.changes });
   const [smoothing, setSmoothing] = useState("None");
   const drawn = useMemo(() => steps && steps.step.length > 0 && { ...along(steps), charts: charts(steps, smoothing) }, [steps, smoothing]);
-  if (!steps) return html`<${Problem} error=${error} />`;
+  if (!steps) return html`<${Loading} error=${error} />`;
   if (!drawn) return html`<${Problem} error=${error} /><p class="empty">No step has been trained yet.</p>`;
   return html`<${Problem} error=${error} />
     <div class="bar">

@@ -2,20 +2,20 @@
 
 import { useData } from "./data.js";
 import { interval, number, percent } from "./format.js";
-import { Problem } from "./parts.js";
+import { Loading, Problem } from "./parts.js";
 import { html } from "./ui.js";
 
 const WIDTH = 320;
 
 export function Evaluations({ path, since }) {
   const { data, error } = useData(`${path}/evaluations`, {}, since);
-  if (!data) return html`<${Problem} error=${error} />`;
+  if (!data) return html`<${Loading} error=${error} />`;
   if (!data.evaluations.length) return html`<${Problem} error=${error} /><p class="empty">Nothing has been evaluated yet.</p>`;
   const rated = data.evaluations.some((e) => e.rating);
   const noted = data.evaluations.filter((e) => e.notes.length);
   return html`<${Problem} error=${error} />
     <div class="wide" tabindex="0" role="region" aria-label="Evaluations"><table>
-      <thead><tr><th scope="col">Set</th><th scope="col">What</th><th scope="col">pass@1, 95 % interval</th><td></td><th scope="col">pass@k</th>
+      <thead><tr><th scope="col">Set</th><th scope="col">Model</th><th scope="col">pass@1, 95 % interval</th><td></td><th scope="col">pass@k</th>
         ${rated && html`<th scope="col">Rating</th>`}
         <th scope="col" class="number">Truncated</th><th scope="col" class="number">Tokens</th><th scope="col" class="number">Problems</th><th scope="col" class="number">Unjudged</th></tr></thead>
       <tbody>${data.evaluations.map((e) => html`<tr key=${`${e.key}/${e.target}/${e.dataset}`}>

@@ -37,7 +37,7 @@ function Theme() {
     document.documentElement.dataset.theme = theme;
     dispatchEvent(new Event("deepcoder-theme"));
   }, [theme]);
-  return html`<label class="theme">${"Theme "}<select value=${theme} onChange=${(e) => setTheme(e.target.value)}>
+  return html`<label class="theme"><span class="word">Theme </span><select value=${theme} onChange=${(e) => setTheme(e.target.value)}>
       <option value="auto">System</option><option value="light">Light</option><option value="dark">Dark</option>
     </select>
   </label>`;
@@ -72,6 +72,14 @@ function Waiting({ problem }) {
 }
 
 function Page({ address }) {
+  const { page, namespace, name, a, b } = address;
+  const here = JSON.stringify([page, namespace, name, a, b]);
+  const before = useRef(here);
+  // The link that led here is gone with its page: the focus goes to the new one, and screen readers tell its name.
+  useEffect(() => {
+    if (before.current !== here) focusMain();
+    before.current = here;
+  }, [here]);
   if (address.page === "run") return html`<${Run} key=${`${address.namespace}/${address.name}`} ...${address} />`;
   if (address.page === "compare") return html`<${Compare} key=${JSON.stringify(address)} ...${address} />`;
   return html`<${Runs} />`;
@@ -130,7 +138,7 @@ function App() {
       <a class="home" href="#/">DeepCoder</a>
       <span class="spacer"></span>
       <${Theme} />
-      ${who && html`<span class="who" title="signed in as">${who.user}</span>`}
+      ${who && html`<span class="who" title=${`signed in as ${who.user}`}>${who.user}</span>`}
       ${who && token.get() && html`<button type="button" onClick=${signOut}>Sign out</button>`}
     </header>
     ${who && html`<${Page} address=${address} />`}
@@ -141,6 +149,10 @@ function App() {
 // A fragment is an address here, so the link moves the focus itself.
 function skip(event) {
   event.preventDefault();
+  focusMain();
+}
+
+function focusMain() {
   const main = document.getElementById("main");
   main?.setAttribute("tabindex", "-1");
   main?.focus();

@@ -22,6 +22,11 @@ export function Problem({ error }) {
   return error && html`<p class="problem" role="alert">${error.message}</p>`;
 }
 
+// What stands where something is yet to come, or why it does not.
+export function Loading({ error }) {
+  return error ? html`<${Problem} error=${error} />` : html`<p class="empty loading">Loading…</p>`;
+}
+
 const STREAM = {
   live: "live",
   old: "not live",

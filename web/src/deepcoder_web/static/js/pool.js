@@ -2,13 +2,13 @@
 
 import { useData } from "./data.js";
 import { moment, number } from "./format.js";
-import { Facts, Problem } from "./parts.js";
+import { Facts, Loading, Problem } from "./parts.js";
 import { html } from "./ui.js";
 
 export function Pool({ path, since }) {
   // Its figures move by themselves, and none of them comes from the bucket.
   const { data, error } = useData(`${path}/pool`, {}, { version: since.changes });
-  if (!data) return html`<${Problem} error=${error} />`;
+  if (!data) return html`<${Loading} error=${error} />`;
   if (!data.pool) return html`<${Problem} error=${error} /><p class="empty">${data.why}</p>`;
   const { name, status = {}, spec = {} } = data.pool;
   const busy = status.slots ? status.busySlots / status.slots : 0;
@@ -16,9 +16,9 @@ export function Pool({ path, since }) {
     <${Facts} of=${[
       ["SandboxPool", name],
       ["Pods ready", `${number(status.readyReplicas ?? 0)} of ${number(status.desiredReplicas ?? 0)}`],
-      ["Between", `${number(spec.minReplicas)} and ${number(spec.maxReplicas)}`],
+      ["Fewest and most pods", `${number(spec.minReplicas)} to ${number(spec.maxReplicas)}`],
       ["Slots busy", `${number(status.busySlots ?? 0)} of ${number(status.slots ?? 0)}`],
-      ["Waiting", number(status.queueDepth ?? 0)],
+      ["Programs waiting", number(status.queueDepth ?? 0)],
     ]} />
     ${(status.avoidedNodes ?? []).map((n) => html`<p key=${n.name} class="problem">No judge is made on node ${n.name}, on which one did not start (${moment(n.since)}): ${n.message}</p>`)}
     <label class="meter">Busy <meter min="0" max="1" value=${busy}>${Math.round(100 * busy)} %</meter></label>

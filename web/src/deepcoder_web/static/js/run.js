@@ -6,7 +6,7 @@ import { settled, useData, useWatch } from "./data.js";
 import { Evaluations } from "./evaluations.js";
 import { duration, gpuHours, moment, number, percent, short } from "./format.js";
 import { Lineage } from "./lineage.js";
-import { Facts, Live, Old, Phase, Problem, Tabs } from "./parts.js";
+import { Facts, Live, Loading, Old, Phase, Problem, Tabs } from "./parts.js";
 import { Pool } from "./pool.js";
 import { Samples } from "./samples.js";
 import { Timeline } from "./timeline.js";
@@ -46,7 +46,7 @@ export function Run({ namespace, name, tab, parameters }) {
     <${Old} problem=${run.data?.problem} /><${Problem} error=${run.error} />
     <${Tabs} tabs=${TABS} current=${shown} href=${(id) => `${here}/${id}`} label="About the run" />
     <section id="panel" role="tabpanel" aria-labelledby=${`tab-${shown}`}>
-      ${run.data && html`<${Shown[shown]} run=${run.data} path=${path} since=${since} here=${here} parameters=${parameters} />`}
+      ${run.data ? html`<${Shown[shown]} run=${run.data} path=${path} since=${since} here=${here} parameters=${parameters} />` : !run.error && html`<${Loading} />`}
     </section>
   </main>`;
 }
@@ -64,8 +64,8 @@ function Overview({ run, path, since }) {
       ["Attempt", number(run.attempt)],
       ["GPUs now", number(run.gpus)],
       ["Used", gpuHours(usage.gpuSeconds)],
-      ["Of it wasted", gpuHours(usage.wastedGpuSeconds)],
-      ["Judges", duration(Number(usage.sandboxSeconds ?? 0))],
+      ["Wasted", gpuHours(usage.wastedGpuSeconds)],
+      ["Judge time", duration(Number(usage.sandboxSeconds ?? 0))],
       ["Cost", usage.estimatedCost && `${number(usage.estimatedCost)}${usage.estimated ? " (estimated)" : ""}`],
       ["Started", moment(run.startTime)],
       ["Ended", run.completionTime && moment(run.completionTime)],

@@ -2,7 +2,7 @@
 
 import { useData, useWatch } from "./data.js";
 import { age, moment, number } from "./format.js";
-import { Live, Old, Phase, Problem } from "./parts.js";
+import { Live, Loading, Old, Phase, Problem } from "./parts.js";
 import { html, useMemo, useState } from "./ui.js";
 
 const COLUMNS = [
@@ -41,13 +41,20 @@ export function Runs() {
     <${Old} problem=${data?.problem} /><${Problem} error=${error} />
     <div class="bar">
       <label>Filter <input type="search" value=${words} onInput=${(e) => setWords(e.target.value)} /></label>
+      ${data && html`<output class="hint">${counted(shown.length, data.runs.length)}</output>`}
       ${chosen.length === 2
         ? html`<a class="button" href=${`#/compare/${chosen.join("/")}`}>Compare the two</a>`
         : html`<span class="hint">Choose two runs to compare them.</span>`}
     </div>
+    ${!data && !error && html`<${Loading} />`}
     ${data && html`<${Table} runs=${shown} sort=${sort} setSort=${setSort} chosen=${chosen} choose=${choose}
       any=${data.runs.length > 0} />`}
   </main>`;
+}
+
+function counted(shown, all) {
+  const runs = `${number(all)} ${all === 1 ? "run" : "runs"}`;
+  return shown === all ? runs : `${number(shown)} of ${runs}`;
 }
 
 function Table({ runs, sort, setSort, chosen, choose, any }) {

@@ -2,7 +2,7 @@
 
 import { useData } from "./data.js";
 import { number } from "./format.js";
-import { Problem } from "./parts.js";
+import { Loading, Problem } from "./parts.js";
 import { html, useRef, useState } from "./ui.js";
 
 const ORDERS = { group: "by problem", reward: "best first", worst: "worst first", longest: "longest first" };
@@ -23,7 +23,7 @@ export function isOpen(row, { group, index, draw }) {
 export function Samples({ run, path, since, here, parameters }) {
   const { stage, step, verdict = "", order = "group", group, index, draw } = parameters;
   const places = useData(`${path}/samples/steps`, {}, { version: `${since.version} ${run.display}`, changes: since.changes });
-  if (!places.data) return html`<${Problem} error=${places.error} />`;
+  if (!places.data) return html`<${Loading} error=${places.error} />`;
   const steps = places.data.steps;
   if (!steps.length) return html`<p class="empty">No rollout has been stored yet.</p>`;
   const newest = steps[steps.length - 1];
@@ -55,7 +55,7 @@ export function Samples({ run, path, since, here, parameters }) {
 // An attempt may train a step again, and then other rollouts are in its place.
 function Rows({ path, since, at, verdict, order, go, open }) {
   const { data, error } = useData(`${path}/samples`, { stage: at.stage, step: at.step, verdict, order }, since);
-  if (!data) return html`<${Problem} error=${error} />`;
+  if (!data) return html`<${Loading} error=${error} />`;
   return html`<${Problem} error=${error} />
     <p class="chips" role="group" aria-label="Verdicts of the step">
       <button type="button" aria-pressed=${String(!verdict)} onClick=${() => go({ verdict: "" })}>all</button>
@@ -81,7 +81,7 @@ function One({ path, since, at, open }) {
   const where = open ? { stage: at.stage, step: at.step, ...open } : {};
   const { data, error } = useData(open && `${path}/samples/one`, where, since);
   if (!open) return html`<p class="empty one">Choose a rollout to read it.</p>`;
-  if (!data) return html`<div class="one"><${Problem} error=${error} /></div>`;
+  if (!data) return html`<div class="one"><${Loading} error=${error} /></div>`;
   return html`<article class="one" aria-label="Rollout">
     <p><b>${data.verdict}</b>, reward ${number(data.reward)}, ${number(data.responseTokens)} of ${number(data.limitTokens)} tokens,
       ended by ${data.finish}, judged in ${number(data.judgeSeconds)} s${data.versions.length > 1 ? `, sampled with ${data.versions.length} versions of the weights` : ""}</p>

@@ -2,7 +2,7 @@
 
 import { useData } from "./data.js";
 import { duration, moment, number } from "./format.js";
-import { Problem } from "./parts.js";
+import { Loading, Problem } from "./parts.js";
 import { html, useMemo } from "./ui.js";
 
 const ROW = 30;
@@ -13,7 +13,7 @@ const TONE = { Complete: "good", Stopped: "quiet", Running: "busy", Failed: "bad
 
 export function Timeline({ path, since }) {
   const { data, error } = useData(`${path}/attempts`, {}, since);
-  if (!data) return html`<${Problem} error=${error} />`;
+  if (!data) return html`<${Loading} error=${error} />`;
   if (!data.attempts.length) return html`<p class="empty">No attempt has been made yet.</p>`;
   return html`<${Problem} error=${error} /><${Picture} attempts=${data.attempts} /><${Table} attempts=${data.attempts} />`;
 }
