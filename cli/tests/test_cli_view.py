@@ -39,8 +39,8 @@ RUNNING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def drawn(snapshot: Snapshot) -> str:
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+def drawn(snapshot: Snapshot, width: int = 140) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(render(snapshot, [p] if (p := curve_point(snapshot.run)) else [], NOW))
     return console.export_text()
 
@@ -50,6 +50,17 @@ def test_a_running_run_shows_step_reward_truncation_verdicts_and_judges() -> Non
     text = drawn(Snapshot(a_run(**RUNNING), pool, ()))
     for part in ("Running", "12/40", "0.44", "0.31", "wrong_answer 25", "2 ready of 3 wanted", "1/4 busy, 9 queued"):
         assert part in text
+
+
+def test_eighty_columns_break_no_figure_and_cut_no_name() -> None:
+    pool = {"status": {"readyReplicas": 2, "desiredReplicas": 3, "slots": 4, "busySlots": 1, "queueDepth": 9}}
+    run = a_run(**RUNNING)
+    name = run["spec"]["stages"][0]["name"]
+    run["status"]["stages"] = [{"name": name, "checkpoint": {"uri": f"s3://b/team/demo/{name}/step-000020.a002"}}]
+    text = drawn(Snapshot(run, pool, ()), 80)
+    whole = ("step 12/40", "reward 0.44", "truncated 0.31", "2 ready of 3 wanted", "1/4 busy, 9 queued")
+    for part in (*whole, f"{name}/step-000020.a002"):
+        assert part in text, text
 
 
 def test_a_run_that_the_operator_has_not_seen_is_pending() -> None:

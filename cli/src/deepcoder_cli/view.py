@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -80,7 +81,6 @@ def render(snapshot: Snapshot, curve: Sequence[CurvePoint], now: datetime) -> Re
 def _headline(run: Object, status: Object) -> RenderableType:
     phase = phase_of(run)
     stage, progress = status.get("currentStage", {}), status.get("progress", {})
-    grid = Table.grid(padding=(0, 3))
     words = Text(phase, style=PHASE_STYLES.get(phase, "bold"))
     cells = [
         words,
@@ -91,8 +91,7 @@ def _headline(run: Object, status: Object) -> RenderableType:
         _pair("truncated", _ratio(progress.get("truncatedRatio"))),
         _pair("attempt", stage.get("ordinal") or None),
     ]
-    grid.add_row(*cells)
-    return grid
+    return Columns(cells, padding=(0, 3))
 
 
 def curating(progress: Object) -> str | None:
@@ -114,7 +113,7 @@ def _stages(run: Object, status: Object) -> RenderableType:
     progress = status.get("progress", {})
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("stage", "type", "context", "", "step", "phase", "newest checkpoint"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column != "")  # where it is narrow, the bar gives way
     for spec in run["spec"]["stages"]:
         stage = known.get(spec["name"], {})
         total = spec.get("maxSteps") or 0
@@ -141,17 +140,14 @@ def _curves(curve: Sequence[CurvePoint]) -> RenderableType:
 
 
 def _judges(pool: Object | None, status: Object) -> RenderableType:
-    grid = Table.grid(padding=(0, 3))
     verdicts = status.get("progress", {}).get("verdicts", {})
     said = "  ".join(f"{name} {count}" for name, count in sorted(verdicts.items(), key=lambda item: -item[1]))
     if pool is None:
-        grid.add_row(_pair("judges", None), _pair("verdicts", said or None))
-        return grid
+        return Columns([_pair("judges", None), _pair("verdicts", said or None)], padding=(0, 3))
     now = pool.get("status", {})
     judges = f"{now.get('readyReplicas', 0)} ready of {now.get('desiredReplicas', 0)} wanted"
     slots = f"{now.get('busySlots', 0)}/{now.get('slots', 0)} busy, {now.get('queueDepth', 0)} queued"
-    grid.add_row(_pair("judges", judges), _pair("slots", slots), _pair("verdicts", said or None))
-    return grid
+    return Columns([_pair("judges", judges), _pair("slots", slots), _pair("verdicts", said or None)], padding=(0, 3))
 
 
 def _pods(pods: Sequence[Object], now: datetime) -> RenderableType:

@@ -109,7 +109,8 @@ def _show(links: list[Link], output: str) -> None:
 
 def _fields(link: Link) -> dict[str, object]:
     m = link.manifest
-    payload = "pruned" if link.pruned else f"{len(m.files)} files, {sum(f.size for f in m.files):,} bytes"
+    files = f"{len(m.files)} file{'' if len(m.files) == 1 else 's'}"
+    payload = "pruned" if link.pruned else f"{files}, {sum(f.size for f in m.files):,} bytes"
     return {  # as COLUMNS has them, then what is for programs
         "kind": m.kind, "stage": m.stage, "step": m.step, "attempt": m.ordinal,
         "created": m.created_at.strftime("%Y-%m-%d %H:%M"), "payload": payload, "digest": link.digest,
