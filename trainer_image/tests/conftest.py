@@ -1,4 +1,4 @@
-"""What trainer tests share: tiny models, random batches, stage configs, and a real S3 server where one is built."""
+"""What trainer tests share: batches, stage configs, judges, and a real S3 server if one is built."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import s3_server as versitygw
-from in_process_learner import InProcessLearner
 from lazy_modules import LOADED
+from tiny_models import (  # noqa: F401  # fixtures of all tests
+    VOCABULARY,
+    coder_model,
+    make_coder_model,
+    make_learner,
+    tiny_model,
+)
 from together_api import KEY, TogetherAPI, together_api
 
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
-from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.together import transport
 from deepcoder_trainer.transformers_import import fast_transformers_import
 from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan
-
-VOCABULARY = 96
 
 # Tests and what they start share cores: threads that spin at a barrier cost what others would compute with. Read when
 # torch is loaded, in this process and in those that it starts.
@@ -97,96 +100,6 @@ def two_gpus() -> None:
 
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes (once for each argument set) a tiny model in Hugging Face layout and returns its directory."""
-    made: dict[str, Path] = {}
-
-    def make(architecture: str = "Qwen2", **overrides: Any) -> Path:
-        with heavy_imports():
-            import torch
-            import transformers
-
-        key = f"{architecture}-{sorted(overrides.items())}"
-        if key not in made:
-            settings: dict[str, Any] = {
-                "vocab_size": VOCABULARY,
-                "hidden_size": 32,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "intermediate_size": 48,
-                "tie_word_embeddings": True,
-                "max_position_embeddings": 256,
-                "architectures": [f"{architecture}ForCausalLM"],
-                **overrides,
-            }
-            config = getattr(transformers, f"{architecture}Config")(**settings)
-            torch.manual_seed(0)
-            model = getattr(transformers, f"{architecture}ForCausalLM")(config)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.mul_(4)  # the default initialization is nearly uniform, which hides mistakes
-            directory = tmp_path_factory.mktemp("model")
-            model.save_pretrained(directory)
-            made[key] = directory
-        return made[key]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def make_coder_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a tiny model with a byte-level tokenizer, in shapes that vLLM's CPU kernels know (heads of 32)."""
-
-    def make(architecture: str = "Qwen2", *, tied: bool = True) -> Path:
-        with heavy_imports():
-            import torch
-            import transformers
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-        directory = tmp_path_factory.mktemp("coder")
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        tokenizer.train_from_iterator(
-            [], trainers.BpeTrainer(vocab_size=258, special_tokens=["<pad>", "<eos>"], initial_alphabet=alphabet)
-        )
-        whole = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
-        whole.save_pretrained(directory)
-        torch.manual_seed(0)
-        config = getattr(transformers, f"{architecture}Config")(
-            vocab_size=258,
-            hidden_size=128,
-            head_dim=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=192,
-            max_position_embeddings=128,
-            tie_word_embeddings=tied,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=0,
-            architectures=[f"{architecture}ForCausalLM"],
-        )
-        network = getattr(transformers, f"{architecture}ForCausalLM")(config)
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.mul_(2)
-        network.save_pretrained(directory)
-        return directory
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def coder_model(make_coder_model: Callable[..., Path]) -> Path:
-    """A tiny tied Qwen2 that vLLM samples from."""
-    return make_coder_model()
 
 
 @pytest.fixture
@@ -301,34 +214,6 @@ def stored_config(request: pytest.FixtureRequest, make_config: Callable[..., Sta
         return make_config()
     server = request.getfixturevalue("s3")
     return make_config(storage=Storage(uri=f"s3://{server.bucket}/{uuid4()}", endpoint=server.endpoint, keep_last=2))
-
-
-@pytest.fixture
-def make_learner(
-    tiny_model: Callable[..., Path], make_recipe: Callable[..., Recipe]
-) -> Iterator[Callable[..., InProcessLearner]]:
-    """A single-rank learner in this process."""
-    made: list[InProcessLearner] = []
-
-    def make(recipe: Recipe | None = None, model: Path | None = None, capacity: int = 64) -> InProcessLearner:
-        with heavy_imports():
-            from deepcoder_trainer.learner.rank import LearnerRank
-        from deepcoder_trainer.learner.rank_settings import RankSettings
-
-        settings = RankSettings(
-            model_dir=str(model or tiny_model()),
-            recipe=recipe or make_recipe(),
-            run_seed=0,
-            accelerators=False,
-            threads=1,
-            collective_timeout_s=60,
-        )
-        made.append(InProcessLearner(LearnerRank(settings, 0, 1), capacity))
-        return made[-1]
-
-    yield make
-    for learner in made:
-        learner.rank.close()
 
 
 @dataclass(frozen=True)
