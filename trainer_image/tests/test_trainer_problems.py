@@ -14,14 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lazy_modules import LazyModule
 
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 from deepcoder_trainer.problems.draw_order import epoch_permutation, problem_index
 from deepcoder_trainer.problems.extract import last_fenced_block
-from deepcoder_trainer.problems.prompt import encode_problems, encode_prompt
+from deepcoder_trainer.problems.prompt import encode_problems, encode_prompt, prompt_lengths
 from deepcoder_trainer.problems.rows import RowError, check_judgeable, problem_from_row
 from deepcoder_trainer.problems.tests import policy_for, select_tests
+
+tokenizers, transformers = LazyModule("tokenizers"), LazyModule("transformers")
 
 
 def own_row(**changes: Any) -> dict[str, Any]:
@@ -390,7 +393,9 @@ class CharacterTokenizer:
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [ord(c) for c in text]}
 
-    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool, **_: Any
+    ) -> str:
         assert not tokenize
         assert add_generation_prompt
         return f"<{messages[0]['content']}>"
@@ -400,6 +405,16 @@ def test_chat_template_is_used_where_there_is_one() -> None:
     assert bytes(encode_prompt("hi", CharacterTokenizer("x")).tolist()) == b"<hi>"
     assert bytes(encode_prompt("hi", CharacterTokenizer(None)).tolist()) == b"hi"
     assert encode_prompt("hi", CharacterTokenizer(None)).dtype == np.int32
+
+
+def test_a_chat_template_that_names_the_day_asks_the_same_tomorrow() -> None:
+    """As Llama 3.2's does: a run would go on with other prompts, and an evaluation under another key."""
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"2024-07-26": 0, "hi": 1, "other": 2}, unk_token="other"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
+    tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0]['content'] }}"
+    assert encode_prompt("hi", tokenizer).tolist() == [0, 1]
+    assert prompt_lengths(["hi hi"], tokenizer) == [3]
 
 
 def test_long_prompts_are_left_out_and_counted() -> None:
