@@ -14,6 +14,7 @@ from deepcoder_client import connection
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import Conflict, Forbidden, NotFound, NotInTime, Refused, Unreachable
+from deepcoder_client.permissions import Right
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 Asked = list[tuple[str, str, Any]]
@@ -301,3 +302,77 @@ def test_a_run_of_a_newer_release_is_told_with_the_field(server: Server) -> None
     with pytest.raises(Exception, match=r"spec\.novel: .*use the cluster's"):
         server.client().get("demo")
     assert server.client().raw("demo")["spec"]["novel"] == 1
+
+
+def test_a_log_that_was_quiet_for_minutes_is_followed_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge without work prints nothing, and `logs -f` promises its output until the pod ends."""
+    said = iter([(["one"], True), ([], True), (["two"], False)])
+    asked: list[dict[str, Any]] = []
+
+    def lines(kind: object, namespace: str, right: object, query: dict[str, Any], path: str) -> Iterator[str]:
+        asked.append(dict(query))
+        told, silent = next(said)
+        yield from told
+        return silent
+
+    client = server.client()
+    monkeypatch.setattr(client.connection, "lines", lines)
+    assert list(client.pod_log("team", "judge-0", follow=True, tail=7)) == ["one", "two"]
+    assert asked == [
+        {"follow": "true", "tailLines": 7},
+        {"follow": "true", "sinceSeconds": 300},
+        {"follow": "true", "sinceSeconds": 300},
+    ]
+
+
+def test_a_quiet_log_ends_where_its_pod_has_gone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(kind: object, namespace: str, right: object, query: dict[str, Any], path: str) -> Iterator[str]:
+        if "sinceSeconds" in query:
+            raise NotFound("no pods judge-0")
+        yield "one"
+        return True
+
+    client = server.client()
+    monkeypatch.setattr(client.connection, "lines", lines)
+    assert list(client.pod_log("team", "judge-0", follow=True)) == ["one"]
+
+
+@pytest.mark.parametrize("headers", [True, False], ids=["after a line", "before any"])
+def test_a_silent_stream_is_told_from_one_that_ended(headers: bool) -> None:
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if headers:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\none\n")
+            if "end" not in self.path:
+                over.wait(30)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    configuration = kubernetes.Configuration()
+    configuration.host = f"http://127.0.0.1:{http.server_port}"
+    opened, right = Connection(configuration, "team"), Right("get", "pods/log", "", "team")
+
+    def heard(path: str, idle: float) -> tuple[list[str], bool]:
+        stream, told = opened.lines(connection.PODS, "team", right, {}, path, idle=idle), list[str]()
+        while True:
+            try:
+                told.append(next(stream))
+            except StopIteration as end:
+                return told, end.value
+
+    try:
+        told, silent = heard("/quiet", 1.0)
+        assert silent
+        assert told in (["one"], []), "what is slower than the second counts as silence"
+        if headers:
+            assert heard("/end", 30.0) == (["one"], False)
+    finally:
+        over.set()
+        http.shutdown()
+        http.server_close()

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from deepcoder_client.connection import (
     APPLY,
     EVENTS,
+    IDLE_SECONDS,
     PODS,
     POOLS,
     RUNS,
@@ -44,6 +45,8 @@ POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 120.0
 TERMINAL = frozenset({Phase.COMPLETE, Phase.FAILED})
 _TRIES = 5
+_MARGIN_SECONDS = 30
+"""A log that is asked for again has no line of what came before the silence, with so much to spare."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +298,7 @@ class Client:
         tail: int | None = None,
         previous: bool = False,
     ) -> Iterator[str]:
-        """Yield a container's log lines; with `follow` as they come, until the container ends or is silent for minutes.
+        """Yield a container's log lines; with `follow` as they come, until the container ends.
 
         `previous`: the log of the previous container, if it was restarted.
         """
@@ -304,7 +307,15 @@ class Client:
         query |= {"container": container} if container else {}
         query |= {"previous": "true"} if previous else {}
         query |= {"tailLines": tail} if tail is not None else {}
-        return self.connection.lines(PODS, namespace, right, query, PODS.path(namespace, pod, "log"))
+        path = PODS.path(namespace, pod, "log")
+        silent = yield from self.connection.lines(PODS, namespace, right, query, path)
+        query.pop("tailLines", None)
+        while silent and follow:  # a quiet log, or a connection that broke without a word: which, only asking tells
+            query["sinceSeconds"] = int(IDLE_SECONDS) - _MARGIN_SECONDS
+            try:
+                silent = yield from self.connection.lines(PODS, namespace, right, query, path)
+            except NotFound:
+                return  # the pod has gone meanwhile
 
     def events(self, namespace: str, *names: str) -> Sequence[Object]:
         """Return the events about objects of these names, oldest first."""

@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -46,7 +46,7 @@ _CONNECT_TRIES = 3
 _NO_CONNECTION = (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError)
 _PAUSE_SECONDS = 0.2
 """First pause before another try, where the server asks for none. Each time doubled."""
-_IDLE_SECONDS = 330.0
+IDLE_SECONDS = 330.0
 """Longest silence of a stream: API servers end watches after a few minutes, and a log may be quiet for as long."""
 
 
@@ -81,6 +81,10 @@ LIMITS = Kind("limitranges")
 NETWORK_POLICIES = Kind("networkpolicies", "networking.k8s.io")
 RAYJOBS = Kind("rayjobs", "ray.io")
 RAYCLUSTERS = Kind("rayclusters", "ray.io")
+
+
+class _Silent(Unreachable):
+    """Nothing of a stream has come for as long as it may be silent."""
 
 
 class Connection:
@@ -184,21 +188,29 @@ class Connection:
 
     def lines(
         self, kind: Kind, namespace: str | None, right: Right, query: Mapping[str, str | int], path: str | None = None,
-        *, idle: float = _IDLE_SECONDS,
-    ) -> Iterator[str]:  # fmt: skip
-        """Yield lines of a watch or a log as they come, until the server ends them or is silent for `idle` seconds."""
-        with self._sent("GET", path or kind.path(namespace), right, query, None, None, "", idle) as response:
-            rest = b""
+        *, idle: float = IDLE_SECONDS,
+    ) -> Generator[str, None, bool]:  # fmt: skip
+        """Yield lines of a watch or a log as they come; return whether the server has been silent for `idle` seconds.
+
+        If it has not been, the server has ended them.
+        """
+        try:
+            answer = self._sent("GET", path or kind.path(namespace), right, query, None, None, "", idle)
+        except _Silent:  # of an empty log not even the head of an answer comes
+            return True
+        rest, silent = b"", False
+        with answer as response:
             try:
                 for piece in response.stream(65536, decode_content=True):
                     *whole, rest = (rest + piece).split(b"\n")
                     yield from (line.decode(errors="replace") for line in whole)
             except urllib3.exceptions.ReadTimeoutError:
-                pass
+                silent = True
             except urllib3.exceptions.HTTPError as error:
                 raise Unreachable(f"the API server broke off: {error}") from error
             if rest:
                 yield rest.decode(errors="replace")
+        return silent
 
     def _json(
         self, method: str, path: str, right: Right, *, query: Mapping[str, str | int] | None = None,
@@ -233,7 +245,8 @@ class Connection:
                 response.close()  # what was refused so has not been done
                 _, response = send()
         except (urllib3.exceptions.HTTPError, config.ConfigException) as error:
-            raise Unreachable(
+            late = isinstance(getattr(error, "reason", error), urllib3.exceptions.ReadTimeoutError)
+            raise (_Silent if late and idle is not None else Unreachable)(
                 f"the API server {self.host} does not answer: {_why(error)}; is it up, and is it the one KUBECONFIG "
                 "should name?"
             ) from error
