@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """Tasks of one attempt."""
+    """The background tasks of one attempt."""
 
     def __init__(self) -> None:
         self._loops: set[asyncio.Task[None]] = set()
@@ -25,7 +25,7 @@ class Background:
         self._failure: BaseException | None = None
 
     def loop(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it until the attempt ends; it may be added at any time."""
+        """Run `work` until the attempt ends. Tasks may be added at any time."""
         task = asyncio.create_task(work)
         self._loops.add(task)
         task.add_done_callback(self._ended)
@@ -36,10 +36,10 @@ class Background:
             self._failed.set()
 
     async def beside(self, main: Coroutine[Any, Any, T], on_failure: Callable[[BaseException], None]) -> T:
-        """The result of `main`.
+        """Run `main` and return its result.
 
-        `on_failure` is told of the first loop that fails meanwhile and makes `main` end: what that has done is saved,
-        and it knows how.
+        `on_failure` is called with the error of the first background task that fails meanwhile. It must make `main`
+        end, which knows how to save its work.
         """
         task = asyncio.create_task(main)
         failing = asyncio.create_task(self._failed.wait())
@@ -54,21 +54,21 @@ class Background:
             await asyncio.gather(task, failing, return_exceptions=True)
 
     async def close(self) -> None:
-        """Cancel loops."""
+        """Cancel the tasks, and wait for them."""
         for task in self._loops:
             task.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The first error inside nested groups of errors."""
+    """Return the first error inside nested exception groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 async def abandonable(function: Callable[..., T], *args: Any) -> T:
-    """What `function` returns, from a thread of its own that does not keep the process when the caller is cancelled."""
+    """Run `function` in a daemon thread and return its result. If the caller is cancelled, the thread is abandoned."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -86,7 +86,7 @@ async def abandonable(function: Callable[..., T], *args: Any) -> T:
         try:
             result = function(*args)
         except BaseException as raised:  # whatever it is, it is the caller's
-            # An exit of the function's own is a failure, and ends nobody else; a future takes no StopIteration.
+            # SystemExit in the function is a failure that ends only the function; a future accepts no StopIteration.
             error = raised
             if not isinstance(raised, Exception) or isinstance(raised, StopIteration):
                 error = RuntimeError(repr(raised))

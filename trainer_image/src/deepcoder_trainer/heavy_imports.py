@@ -16,7 +16,7 @@ from deepcoder_trainer.transformers_import import fast_transformers_import
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Around the imports of what is large, in the process that goes on to use it."""
+    """Context for imports of large libraries, in the process that goes on to use them."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -15,16 +15,16 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 GPUS = Path("/proc/driver/nvidia/gpus")
-"""The kernel's driver tells the model of each GPU there, to whoever reads it, in containers too."""
+"""The kernel driver publishes each GPU's model here, readable by everybody and in containers too."""
 
 PROBE_SECONDS = 60.0
 _PLACES = ("sampler", "learner")
-"""Ray resources of the nodes that are asked."""
+"""Ray resources that mark the nodes to query."""
 
 
 @dataclass
 class RuntimeInfo:
-    """Filled in as it becomes known."""
+    """Facts about the pod and its nodes, filled in as they become known."""
 
     image_id: str | None = None
     """Image of the head with its digest."""
@@ -34,14 +34,14 @@ class RuntimeInfo:
 
 
 def gpu_models(root: Path = GPUS) -> list[str]:
-    """Models of this machine's GPUs, each once."""
+    """Return the models of this machine's GPUs, each once."""
     told = [file.read_text(errors="replace").splitlines() for file in sorted(root.glob("*/information"))]
     values = [line.partition(":")[2].strip() for lines in told for line in lines if line.startswith("Model:")]
     return sorted({value for value in values if value})
 
 
 async def find_accelerator(root: Path = GPUS) -> str | None:
-    """Models of the GPUs of all nodes with samplers or learners; None where they cannot be told in time."""
+    """Return the GPU models of all nodes with samplers or learners; None if they cannot be found in time."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

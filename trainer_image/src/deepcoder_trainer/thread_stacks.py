@@ -24,39 +24,39 @@ T = TypeVar("T")
 
 MOST_THREADS = 20
 MOST_FRAMES = 40
-"""Kept of a thread's, from the innermost outwards."""
+"""Largest number of frames per thread, from the innermost outwards."""
 
 _OURS = str(Path(__file__).parent)
 _IMPORTING = "<frozen importlib"
-"""Files of the frames between an import and what it imports, five of them each time."""
+"""Prefix of the frames of the import system, of which there are five for each import; they are left out."""
 _calls: dict[int, tuple[str, float]] = {}
-"""The call that a thread answers, and since when."""
+"""Thread id to the name of the method that it runs, and when it started."""
 
 
 @dataclass(frozen=True)
 class ActiveCall:
-    """What a thread is at that answers a call."""
+    """A method call that a thread is running."""
 
     call: str
-    """Its name."""
+    """Name of the method."""
     seconds: float
-    """For how long."""
+    """Seconds since it started."""
     at: str
-    """The innermost line of our own."""
+    """The innermost line of our own code."""
 
 
 @dataclass(frozen=True)
 class ThreadStacks:
-    """What a process is at."""
+    """The state of a process's threads."""
 
     places: tuple[ActiveCall, ...]
-    """Of the threads that answer a call; none where it waits to be called."""
+    """The running calls; empty if the process waits for a call."""
     stacks: str
-    """Of these and of its other threads, each from its innermost frame outwards."""
+    """The stacks of all other threads, those with a running call first, each from its innermost frame outwards."""
 
 
 def records_calls(cls: type[T]) -> type[T]:
-    """An actor's class, of whose public methods `thread_stacks` tells which are at work."""
+    """Class decorator for an actor: records running public methods, so that `thread_stacks` can report them."""
     for name, method in list(vars(cls).items()):
         if isfunction(method) and not name.startswith("_"):
             setattr(cls, name, _noted(method))
@@ -79,7 +79,7 @@ def _noted(method: Callable[P, T]) -> Callable[P, T]:
 
 
 def thread_stacks() -> ThreadStacks:
-    """Where this process's other threads are."""
+    """Return the stacks of this process's other threads."""
     calls, now = dict(_calls), time.monotonic()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != threading.get_ident()}

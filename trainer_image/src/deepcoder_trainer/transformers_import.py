@@ -20,12 +20,12 @@ from types import ModuleType
 from typing import Any
 
 _READS = "transformers.utils.import_utils"
-"""The module of transformers that reads all this."""
+"""The module of transformers that reads these files."""
 
 
 @contextmanager
 def fast_transformers_import() -> Iterator[None]:
-    """Around what may load transformers."""
+    """Context in which an import of transformers reads its files only once."""
     finder = _Finder()
     sys.meta_path.insert(0, finder)
     try:
@@ -57,7 +57,7 @@ class _Loader(SourceFileLoader):
 
 
 def packages_distributions() -> dict[str, list[str]]:
-    """What `importlib.metadata.packages_distributions` finds."""
+    """Return the same as `importlib.metadata.packages_distributions`, but faster."""
     found: dict[str, list[str]] = {}
     for distribution in importlib.metadata.distributions():
         packages = (distribution.read_text("top_level.txt") or "").split() or _recorded(distribution)
@@ -68,7 +68,7 @@ def packages_distributions() -> dict[str, list[str]]:
 
 
 def _recorded(distribution: importlib.metadata.Distribution) -> set[str]:
-    """Packages by the list of files that was written when it was installed."""
+    """Return a distribution's packages from its RECORD file."""
     rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
     paths = [row[0] for row in rows if row and row[0].endswith(".py")]
     return {path.partition("/")[0] if "/" in path else path.removesuffix(".py") for path in paths}
@@ -82,7 +82,7 @@ def _name(distribution: importlib.metadata.Distribution) -> str:
 
 
 def read_once(module: Any) -> None:
-    """Have the module keep what it has read of each folder, and look for names at the end of a file, where they are.
+    """Patch the module: cache what it reads of each folder, and search `__all__` only at the end of a file.
 
     Its own cache holds 128 folders, and there are more models than that.
     """

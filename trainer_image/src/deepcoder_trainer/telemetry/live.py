@@ -33,13 +33,13 @@ _CURVES = (
 
 
 def sparkline(values: list[float], top: float | None = None) -> str:
-    """A line of block characters, one a value; scaled to `top`, or to the largest value."""
+    """Return a line of block characters, one per value, scaled to `top` or to the largest value."""
     highest = top or max([*values, 1e-12])
     return "".join(_BARS[min(len(_BARS) - 1, max(0, int(v / highest * len(_BARS))))] for v in values)
 
 
 class LiveView:
-    """An observer that redraws on every step; one for all stages of a run."""
+    """An observer that redraws on every step, for all stages of a run."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -63,7 +63,7 @@ class LiveView:
         logging.getLogger().handlers = self._handlers
 
     def begin(self, config: StageConfig) -> None:
-        """Another stage: its curves start anew."""
+        """Begin a new stage with empty curves."""
         self._stage, self._report, self._phase = config, None, TrainerPhase.STARTING
         self._curves = {metric: deque(maxlen=_HISTORY) for _, metric, _ in _CURVES}
         self._draw()
@@ -77,7 +77,7 @@ class LiveView:
         """Add to the curves."""
         self._report = report
         for metric, values in self._curves.items():
-            # A step that diverged has figures that are no numbers: a curve has no place for them.
+            # A step that diverged has figures that are not finite, which a curve cannot show.
             if math.isfinite(value := report.metrics.get(metric, math.nan)):
                 values.append(value)
         self._draw()

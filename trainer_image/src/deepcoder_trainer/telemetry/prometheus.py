@@ -32,14 +32,14 @@ _JUDGE_BUCKETS = (0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 _COUNT_BUCKETS = (0, 1, 2, 3, 4, 8, 16)
 
 _WITHIN_TRAIN = {f"{phase}_seconds": phase for phase in ("pack", "recompute", "forward_backward", "optimizer")}
-"""Figures that are seconds of a part of `train`, and shown as a phase of their own."""
+"""Figures in seconds of a part of `train`, which are shown as separate phases."""
 _LABELLED = {
     "ratio_below_clip_ratio": "ratio_outside_clip_ratio{side=below}",
     "ratio_above_clip_ratio": "ratio_outside_clip_ratio{side=above}",
     "checkpoint_stall_seconds": "checkpoint_seconds{part=stall}",
     "checkpoint_upload_seconds": "checkpoint_seconds{part=upload}",
 }
-"""Figures that are one metric with a label here; metrics.jsonl and gates know them by plain names."""
+"""Figures that are one metric with a label here; metrics.jsonl and gates use their plain names."""
 _COUNTED = {"tokens_sampled", "tokens_trained", "groups_dropped", "logprob_gap_abs", "version_spans"}
 """Names of counters and histograms: a figure of the last step that has one of them is told apart by `last_`."""
 _WITH_LABEL = re.compile(r"^(?P<name>\w+)\{(?P<label>\w+)=(?P<value>[^}]+)\}$")
@@ -78,7 +78,7 @@ class Prometheus:
         self.registry.register(self._watched)
 
     def serve(self) -> None:
-        """Open the scrape port, where one is asked for; without it training goes on unwatched."""
+        """Open the scrape port if one is configured; training continues if this fails."""
         port = os.environ.get(PORT_VARIABLE)
         if not port:
             return
@@ -100,7 +100,7 @@ class Prometheus:
             self._phase.labels(each.value).set(each is phase)
 
     def curating(self, phase: str, done: int, total: int) -> None:
-        """How far the run's curation is."""
+        """Show the progress of the run's curation."""
         gauge = self._gauge("curation_problems", "phase", "state")
         gauge.labels(phase, "done").set(done)
         gauge.labels(phase, "total").set(total)
@@ -121,14 +121,14 @@ class Prometheus:
         self._count(report)
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
-        """Set what an evaluation came to: `eval/<set>/<figure>`, and `eval/<set>/<target>/pass_at_1`."""
+        """Set the results of an evaluation: `eval/<set>/<figure>`, and `eval/<set>/<target>/pass_at_1`."""
         for name, value in figures.items():
             if (match := _EVALUATED.match(name)) is not None:
                 gauge = self._gauge(f"eval_{match['figure']}", "set", "max_tokens", "target")
                 gauge.labels(match["set"], self._max_tokens, match["target"] or self._stage).set(value)
 
     def committed(self, manifest: Manifest) -> None:
-        """A checkpoint is committed, or was the newest one when the attempt began."""
+        """Show a committed checkpoint, or the newest one when the attempt began."""
         self._set("checkpoint_last_step", manifest.step)
         self._set("checkpoint_last_success_timestamp_seconds", manifest.created_at.timestamp())
 
@@ -206,7 +206,7 @@ class _GapHistogram:
 
 
 class _Watched:
-    """Totals that are read when they are asked for."""
+    """Totals that are read at each scrape."""
 
     def __init__(self) -> None:
         self.totals: Callable[[], Mapping[str, float]] = dict

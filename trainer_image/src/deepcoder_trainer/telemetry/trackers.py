@@ -36,7 +36,7 @@ WANDB_SECONDS = 60.0
 
 
 def figures(report: StepReport) -> dict[str, float]:
-    """All numbers of a step under the names that both trackers group by."""
+    """Return all numbers of a step under names that both trackers group by prefix."""
     return {
         **{name if "/" in name else f"train/{name}": v for name, v in report.metrics.items() if math.isfinite(v)},
         **{f"machines/{_plain(name)}": v for name, v in report.gauges.items() if math.isfinite(v)},
@@ -52,7 +52,7 @@ def _plain(name: str) -> str:
 
 
 class TensorBoard:
-    """Writes event files."""
+    """Writes TensorBoard event files."""
 
     def __init__(self, folder: str, config: StageConfig) -> None:
         try:
@@ -67,10 +67,10 @@ class TensorBoard:
         self._writer: SummaryWriter | None = None
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Not of interest."""
+        """Ignored."""
 
     def on_step(self, report: StepReport) -> None:
-        """Write its numbers; those that an earlier attempt wrote from the first step on are hidden."""
+        """Write the step's numbers; an earlier attempt's numbers from this attempt's first step on are hidden."""
         if self._writer is None:
             trained = report.total_steps if report.groups else report.total_steps + 1
             self._writer = self._open(self._folder, purge_step=trained)
@@ -80,7 +80,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """One W&B run for a run's stages and attempts, found again by the run's uid."""
+    """One W&B run for all stages and attempts of a run, identified by the run's uid."""
 
     def __init__(self, config: StageConfig) -> None:
         try:
@@ -99,12 +99,12 @@ class Wandb:
         """Not of interest."""
 
     def on_step(self, report: StepReport) -> None:
-        """Log its numbers."""
+        """Log the step's numbers."""
         self._run.log({**figures(report), WANDB_STEP: report.total_steps})
 
 
 async def start_trackers(config: StageConfig) -> list[Observer]:
-    """Those that the environment asks for; raises BadConfig for one that is not installed."""
+    """Start the trackers that the environment requests. Raises BadConfig if one is not installed."""
     found: list[Observer] = []
     if folder := os.environ.get(TENSORBOARD_VARIABLE):
         found.append(await abandonable(TensorBoard, folder, config))

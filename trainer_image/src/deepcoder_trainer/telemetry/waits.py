@@ -14,11 +14,11 @@ from typing import Any
 
 MOST_TASKS = 40
 MOST_FRAMES = 12
-"""Kept of a task's, from the innermost outwards."""
+"""Largest number of frames per task, from the innermost outwards."""
 
 
 def waits(tasks: Iterable[asyncio.Task[Any]]) -> list[str]:
-    """A line for each place at which tasks wait, with how many do and one's name; those at which most do come first."""
+    """Return a line for each place at which tasks wait, with their number and one task's name; most tasks first."""
     found: dict[str, list[str]] = {}
     for task in tasks:
         found.setdefault(" < ".join(reversed(_frames(task.get_coro())[-MOST_FRAMES:])), []).append(task.get_name())
@@ -27,7 +27,7 @@ def waits(tasks: Iterable[asyncio.Task[Any]]) -> list[str]:
 
 
 def _frames(awaited: Any) -> list[str]:
-    """Of a coroutine and all that it awaits, the innermost last."""
+    """Return the frames of a coroutine and everything that it awaits, the innermost last."""
     frames = []
     while awaited is not None:
         frame = (
