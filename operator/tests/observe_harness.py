@@ -128,7 +128,7 @@ def head_object(cluster: Cluster) -> dict[str, Any]:
             "status": {"phase": "Running"}}  # fmt: skip
 
 
-def training(ground: Harness, *, drains: bool = False, admitted: bool = True) -> Cluster:
+def training(harness: Harness, *, drains: bool = False, admitted: bool = True) -> Cluster:
     """A run whose attempt runs and has been admitted, as the caches show it."""
     cluster = Cluster(make_run(scheduling={"queueName": "team"}))
     cluster.settle()
@@ -138,7 +138,7 @@ def training(ground: Harness, *, drains: bool = False, admitted: bool = True) ->
     if drains:
         cluster.edit(suspend=True)
         cluster.settle()
-    ground.jobs.objects, ground.pods.objects = [job_object(cluster, suspend=False)], [head_object(cluster)]
-    ground.api.objects = {cluster.name: ground.jobs.objects[0]}
-    ground.now = cluster.now
+    harness.jobs.objects, harness.pods.objects = [job_object(cluster, suspend=False)], [head_object(cluster)]
+    harness.api.objects = {cluster.name: harness.jobs.objects[0]}
+    harness.now = cluster.now
     return cluster

@@ -124,7 +124,7 @@ class Harness:
 
 
 @asynccontextmanager
-async def standing(settle: float = 0.0) -> AsyncIterator[Harness]:
+async def running_controller(settle: float = 0.0) -> AsyncIterator[Harness]:
     """A controller that has begun, of a run that is not seen yet."""
     made = Harness(API(manifest()))
     api: Any = made.api

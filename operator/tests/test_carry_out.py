@@ -132,15 +132,15 @@ class Harness:
 
 
 @pytest.fixture
-def ground() -> Harness:
+def harness() -> Harness:
     return Harness()
 
 
-async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Harness) -> None:
-    assert await ground.carry_out(ground.make) is None
-    assert await ground.carry_out(ground.make) is None
-    assert ground.jobs.seen == ["demo-s0-a1"]
-    assert {kind for kind, _ in ground.api.objects} == {
+async def test_attempt_is_made_with_all_that_surrounds_it_once(harness: Harness) -> None:
+    assert await harness.carry_out(harness.make) is None
+    assert await harness.carry_out(harness.make) is None
+    assert harness.jobs.seen == ["demo-s0-a1"]
+    assert {kind for kind, _ in harness.api.objects} == {
         "ConfigMap", "ServiceAccount", "NetworkPolicy", "SandboxPool", "RayJob"
     }  # fmt: skip
 
@@ -158,159 +158,161 @@ async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Harness) 
     ],
 )
 async def test_refusal_of_the_api_server_is_a_problem(
-    ground: Harness, kind: str, error: Exception, reason: str, told: str
+    harness: Harness, kind: str, error: Exception, reason: str, told: str
 ) -> None:
-    ground.api.refuses[kind] = error
-    problem = await ground.problem()
+    harness.api.refuses[kind] = error
+    problem = await harness.problem()
     assert problem.reason == reason
     assert told in problem.message
 
 
-async def test_job_is_not_made_where_kuberays_crds_would_drop_what_we_ask_of_it(ground: Harness) -> None:
+async def test_job_is_not_made_where_kuberays_crds_would_drop_what_we_ask_of_it(harness: Harness) -> None:
     """An upgrade by Helm leaves CRDs as they are: Ray's dashboard, which runs any code, would ask for no token."""
     pods = "spec.rayClusterSpec.headGroupSpec.template.spec.tolerationz"
-    ground.api.unknown = ["spec.rayClusterSpec.authOptions", pods]
-    problem = await ground.problem()
+    harness.api.unknown = ["spec.rayClusterSpec.authOptions", pods]
+    problem = await harness.problem()
     assert problem.reason == "KubeRayTooOld"
     assert "lack spec.rayClusterSpec.authOptions: upgrade KubeRay" in problem.message
-    assert ("RayJob", "demo-s0-a1") not in ground.api.objects
+    assert ("RayJob", "demo-s0-a1") not in harness.api.objects
 
 
-async def test_what_kuberays_crds_drop_of_a_template_is_told_and_the_attempt_is_made(ground: Harness) -> None:
-    ground.api.unknown = ["spec.rayClusterSpec.headGroupSpec.template.spec.tolerationz"]
-    assert await ground.carry_out(ground.make) is None
-    assert ground.jobs.seen == ["demo-s0-a1"]
-    assert ground.told == ["TemplateFieldsDropped"]
+async def test_what_kuberays_crds_drop_of_a_template_is_told_and_the_attempt_is_made(harness: Harness) -> None:
+    harness.api.unknown = ["spec.rayClusterSpec.headGroupSpec.template.spec.tolerationz"]
+    assert await harness.carry_out(harness.make) is None
+    assert harness.jobs.seen == ["demo-s0-a1"]
+    assert harness.told == ["TemplateFieldsDropped"]
 
 
-async def test_object_of_somebody_else_is_left_alone_and_named(ground: Harness) -> None:
+async def test_object_of_somebody_else_is_left_alone_and_named(harness: Harness) -> None:
     theirs = {"kind": "ServiceAccount", "metadata": {"name": "demo-trainer", "ownerReferences": []}}
-    ground.api.objects["ServiceAccount", "demo-trainer"] = theirs
-    problem = await ground.problem()
+    harness.api.objects["ServiceAccount", "demo-trainer"] = theirs
+    problem = await harness.problem()
     assert problem.reason == "NameConflict"
     assert "ServiceAccount demo-trainer" in problem.message
-    assert ground.jobs.seen == []
+    assert harness.jobs.seen == []
 
 
-async def test_folder_is_claimed_before_anything_is_made(ground: Harness) -> None:
-    ground.storage.problem = StorageProblem("CredentialsRefused", "may not write")
-    assert (await ground.problem()).reason == "CredentialsRefused"
-    assert ground.api.objects == {}
-    assert (await ground.problem(d.DeleteArtifacts())).reason == "CredentialsRefused"
+async def test_folder_is_claimed_before_anything_is_made(harness: Harness) -> None:
+    harness.storage.problem = StorageProblem("CredentialsRefused", "may not write")
+    assert (await harness.problem()).reason == "CredentialsRefused"
+    assert harness.api.objects == {}
+    assert (await harness.problem(d.DeleteArtifacts())).reason == "CredentialsRefused"
 
 
-async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_no_other(ground: Harness) -> None:
-    assert await ground.carry_out(ground.make) is None
+async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_no_other(harness: Harness) -> None:
+    assert await harness.carry_out(harness.make) is None
     key = ("ConfigMap", config_name("demo"))
-    kept = ground.api.objects.pop(key)
-    assert await ground.carry_out(ground.make) is None
-    assert ground.api.objects.pop(key) == kept
-    provenance = ground.run.status.provenance
+    kept = harness.api.objects.pop(key)
+    assert await harness.carry_out(harness.make) is None
+    assert harness.api.objects.pop(key) == kept
+    provenance = harness.run.status.provenance
     assert provenance is not None
     older = provenance.model_copy(update={"config_digest": "sha256:" + "0" * 64})
-    status = ground.run.status.model_copy(update={"provenance": older})
-    ground.run = ground.run.model_copy(update={"status": status})
-    problem = await ground.problem()
+    status = harness.run.status.model_copy(update={"provenance": older})
+    harness.run = harness.run.model_copy(update={"status": status})
+    problem = await harness.problem()
     assert problem.reason == "ConfigLost"
     assert "is gone" in problem.message
-    assert key not in ground.api.objects, "another config under the name would hide that the old one is lost"
+    assert key not in harness.api.objects, "another config under the name would hide that the old one is lost"
 
 
-async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_left_behind(ground: Harness) -> None:
+async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_left_behind(harness: Harness) -> None:
     """An operator died between the two; the next one has another authority, and the run was edited meanwhile."""
-    ground.api.refuses["RayJob"] = errors.Unavailable("the operator dies here")
+    harness.api.refuses["RayJob"] = errors.Unavailable("the operator dies here")
     with pytest.raises(errors.Unavailable):
-        await ground.carry_out(ground.make)
-    left = {name for kind, name in ground.api.objects if kind == "ConfigMap" and name != config_name("demo")}
-    del ground.api.refuses["RayJob"]
-    ground.executor.settings = replace(SETTINGS, ca_bundle="another")
-    checkpoint = ground.run.spec.checkpoint.model_copy(update={"drain_seconds": 77})
-    ground.run = ground.run.model_copy(update={"spec": ground.run.spec.model_copy(update={"checkpoint": checkpoint})})
-    assert await ground.carry_out(ground.make) is None
-    job = ground.api.objects["RayJob", "demo-s0-a1"]["spec"]["rayClusterSpec"]
+        await harness.carry_out(harness.make)
+    left = {name for kind, name in harness.api.objects if kind == "ConfigMap" and name != config_name("demo")}
+    del harness.api.refuses["RayJob"]
+    harness.executor.settings = replace(SETTINGS, ca_bundle="another")
+    checkpoint = harness.run.spec.checkpoint.model_copy(update={"drain_seconds": 77})
+    harness.run = harness.run.model_copy(
+        update={"spec": harness.run.spec.model_copy(update={"checkpoint": checkpoint})}
+    )
+    assert await harness.carry_out(harness.make) is None
+    job = harness.api.objects["RayJob", "demo-s0-a1"]["spec"]["rayClusterSpec"]
     name = mounted_config_map(job["headGroupSpec"]["template"]["spec"])
     assert name not in left
-    mounted = ground.api.objects["ConfigMap", name]["data"]
+    mounted = harness.api.objects["ConfigMap", name]["data"]
     assert mounted["ca.crt"] == "another"
     assert StageConfig.from_json(mounted["stage.json"]).storage.drain_seconds == 77
 
 
-async def test_config_of_an_attempt_goes_with_its_job(ground: Harness) -> None:
+async def test_config_of_an_attempt_goes_with_its_job(harness: Harness) -> None:
     """A run that is preempted often would fill its namespace's quota of ConfigMaps."""
-    assert await ground.carry_out(ground.make) is None
-    job = ground.api.objects["RayJob", "demo-s0-a1"]
+    assert await harness.carry_out(harness.make) is None
+    job = harness.api.objects["RayJob", "demo-s0-a1"]
     job["metadata"]["uid"] = "job"
-    (name,) = {name for kind, name in ground.api.objects if kind == "ConfigMap"} - {config_name("demo")}
-    ground.api.objects["ConfigMap", name]["metadata"]["uid"] = "map"
-    assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "another")]) is None
-    assert ("ConfigMap", name) in ground.api.objects, "it is a later job's"
-    assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "job")]) is None
-    assert ("RayJob", "demo-s0-a1") not in ground.api.objects
-    assert [n for kind, n in ground.api.objects if kind == "ConfigMap"] == [config_name("demo")]
+    (name,) = {name for kind, name in harness.api.objects if kind == "ConfigMap"} - {config_name("demo")}
+    harness.api.objects["ConfigMap", name]["metadata"]["uid"] = "map"
+    assert await harness.carry_out([d.DeleteRayJob("demo-s0-a1", "another")]) is None
+    assert ("ConfigMap", name) in harness.api.objects, "it is a later job's"
+    assert await harness.carry_out([d.DeleteRayJob("demo-s0-a1", "job")]) is None
+    assert ("RayJob", "demo-s0-a1") not in harness.api.objects
+    assert [n for kind, n in harness.api.objects if kind == "ConfigMap"] == [config_name("demo")]
 
 
 @pytest.mark.parametrize("error", [errors.Forbidden("no right", 403), errors.WebhookAway("gatekeeper", 500)])
-async def test_job_ends_though_its_config_may_not_be_deleted(ground: Harness, error: Exception) -> None:
+async def test_job_ends_though_its_config_may_not_be_deleted(harness: Harness, error: Exception) -> None:
     """Roles of the cluster's own (rbac.create: false) may lack the right. GPUs are not held for a ConfigMap."""
-    assert await ground.carry_out(ground.make) is None
-    for obj in ground.api.objects.values():
+    assert await harness.carry_out(harness.make) is None
+    for obj in harness.api.objects.values():
         obj["metadata"]["uid"] = "uid"
-    ground.api.undeletable["ConfigMap"] = error
-    assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "uid")]) is None
-    assert ("RayJob", "demo-s0-a1") not in ground.api.objects
+    harness.api.undeletable["ConfigMap"] = error
+    assert await harness.carry_out([d.DeleteRayJob("demo-s0-a1", "uid")]) is None
+    assert ("RayJob", "demo-s0-a1") not in harness.api.objects
 
 
-async def test_config_that_somebody_has_a_job_mount_is_left_to_them(ground: Harness) -> None:
+async def test_config_that_somebody_has_a_job_mount_is_left_to_them(harness: Harness) -> None:
     """Whoever may edit RayJobs is not to have the operator delete ConfigMaps for them."""
-    assert await ground.carry_out(ground.make) is None
-    job = ground.api.objects["RayJob", "demo-s0-a1"]
+    assert await harness.carry_out(harness.make) is None
+    job = harness.api.objects["RayJob", "demo-s0-a1"]
     job["metadata"]["uid"] = "job"
     volumes = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
     (config,) = [v for v in volumes if v["name"] == "config"]
     config["projected"]["sources"][0]["configMap"]["name"] = "theirs"
     theirs = {"kind": "ConfigMap", "metadata": {"name": "theirs", "uid": "map"}}
-    ground.api.objects["ConfigMap", "theirs"] = theirs
-    assert await ground.carry_out([d.DeleteRayJob("demo-s0-a1", "job")]) is None
-    assert ("RayJob", "demo-s0-a1") not in ground.api.objects
-    assert ground.api.objects["ConfigMap", "theirs"] == theirs
+    harness.api.objects["ConfigMap", "theirs"] = theirs
+    assert await harness.carry_out([d.DeleteRayJob("demo-s0-a1", "job")]) is None
+    assert ("RayJob", "demo-s0-a1") not in harness.api.objects
+    assert harness.api.objects["ConfigMap", "theirs"] == theirs
 
 
 async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
-    ground: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def save(*_: Any) -> tuple[str, str, bool]:
         return "PostMortemPartly", "s3://b/k lacks the log of the head", True
 
     monkeypatch.setattr(PostMortem, "save", save)
     name = "deepcoder_operator_warnings_total"
-    labels = {"namespace": ground.run.metadata.namespace, "reason": "PostMortemPartly"}
+    labels = {"namespace": harness.run.metadata.namespace, "reason": "PostMortemPartly"}
     before = REGISTRY.get_sample_value(name, labels) or 0
-    attempt = ground.run.status.attempt
+    attempt = harness.run.status.attempt
     assert attempt is not None
-    assert await ground.carry_out([d.SavePostMortem(attempt)]) is None
-    assert ground.told == ["PostMortemPartly"]
+    assert await harness.carry_out([d.SavePostMortem(attempt)]) is None
+    assert harness.told == ["PostMortemPartly"]
     assert REGISTRY.get_sample_value(name, labels) == before + 1
 
 
-async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(ground: Harness) -> None:
-    ground.api.refuses["DeepCoderRun"] = errors.Conflict("changed", 409)
+async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(harness: Harness) -> None:
+    harness.api.refuses["DeepCoderRun"] = errors.Conflict("changed", 409)
     with pytest.raises(errors.Conflict):
-        await ground.carry_out([d.AddFinalizer(), *ground.make])
-    assert ground.api.objects == {}
+        await harness.carry_out([d.AddFinalizer(), *harness.make])
+    assert harness.api.objects == {}
 
 
-async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let_go_is_not(ground: Harness) -> None:
+async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let_go_is_not(harness: Harness) -> None:
     """Its next pass needs no event; what is let go may be gone, and must not be planned for as if it were there."""
-    await ground.carry_out([d.AddFinalizer()])
-    assert [o["metadata"]["finalizers"][-1] for o in ground.adopted] == [FINALIZER]
-    await ground.carry_out([d.RemoveFinalizer()])
-    ground.api.refuses["DeepCoderRun"] = errors.NotFound("gone", 404)
-    await ground.carry_out([d.AddFinalizer()])
-    assert len(ground.adopted) == 1
+    await harness.carry_out([d.AddFinalizer()])
+    assert [o["metadata"]["finalizers"][-1] for o in harness.adopted] == [FINALIZER]
+    await harness.carry_out([d.RemoveFinalizer()])
+    harness.api.refuses["DeepCoderRun"] = errors.NotFound("gone", 404)
+    await harness.carry_out([d.AddFinalizer()])
+    assert len(harness.adopted) == 1
 
 
-async def test_pod_that_came_under_the_name_of_one_to_be_ended_is_left_alone(ground: Harness) -> None:
+async def test_pod_that_came_under_the_name_of_one_to_be_ended_is_left_alone(harness: Harness) -> None:
     for name, uid in (("head", "old"), ("worker", "new")):
-        ground.api.objects["Pod", name] = {"kind": "Pod", "metadata": {"name": name, "uid": uid}}
-    assert await ground.carry_out([d.EndPods((("head", "old"), ("worker", "old")))]) is None
-    assert list(ground.api.objects) == [("Pod", "worker")]
+        harness.api.objects["Pod", name] = {"kind": "Pod", "metadata": {"name": name, "uid": uid}}
+    assert await harness.carry_out([d.EndPods((("head", "old"), ("worker", "old")))]) is None
+    assert list(harness.api.objects) == [("Pod", "worker")]

@@ -32,7 +32,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-async def ground(
+async def harness(
     kube: Kube, namespace: str, kubeconfig: Path, tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
 ) -> AsyncIterator[Field]:
     """A namespace with judges that are played, and KEDA."""
@@ -59,15 +59,15 @@ async def metrics(unused_tcp_port: int) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-async def test_keda_wakes_a_pool_at_zero_follows_its_load_and_puts_it_to_rest(ground: Field, metrics: str) -> None:
-    await ground.create(scaling={"mode": "External"}, replicas=0, minReplicas=0)
+async def test_keda_wakes_a_pool_at_zero_follows_its_load_and_puts_it_to_rest(harness: Field, metrics: str) -> None:
+    await harness.create(scaling={"mode": "External"}, replicas=0, minReplicas=0)
     trigger = {
         "type": "metrics-api",
         "metricType": "AverageValue",
         "metadata": {
             "url": metrics,
             "format": "prometheus",
-            "valueLocation": f'deepcoder_operator_pool_demand{{namespace="{ground.namespace}",pool="{NAME}"}}',
+            "valueLocation": f'deepcoder_operator_pool_demand{{namespace="{harness.namespace}",pool="{NAME}"}}',
             "targetValue": str(PROGRAMS_A_JUDGE),
         },
     }
@@ -84,18 +84,18 @@ async def test_keda_wakes_a_pool_at_zero_follows_its_load_and_puts_it_to_rest(gr
             "triggers": [trigger],
         },
     }
-    async with ground.controller():
-        await eventually("the pool is seen", ready_count(0, ground))
-        await ground.kube.post(SCALED_OBJECTS.path(ground.namespace), body)
+    async with harness.controller():
+        await eventually("the pool is seen", ready_count(0, harness))
+        await harness.kube.post(SCALED_OBJECTS.path(harness.namespace), body)
 
         async def followed() -> bool:
-            found = await ground.kube.get(SCALED_OBJECTS, ground.namespace, NAME)
+            found = await harness.kube.get(SCALED_OBJECTS, harness.namespace, NAME)
             conditions = (found.get("status") or {}).get("conditions") or ()
             return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
         await eventually("KEDA follows the pool", followed)
-        assert (await ground.pool())["spec"]["replicas"] == 0
-        run = ground.announce(3 * PROGRAMS_A_JUDGE)
-        await eventually("three judges for what is announced", ready_count(3, ground))
-        ground.board.withdraw(run)
-        await eventually("no judge", ready_count(0, ground))
+        assert (await harness.pool())["spec"]["replicas"] == 0
+        run = harness.announce(3 * PROGRAMS_A_JUDGE)
+        await eventually("three judges for what is announced", ready_count(3, harness))
+        harness.board.withdraw(run)
+        await eventually("no judge", ready_count(0, harness))

@@ -22,103 +22,103 @@ AWAY = errors.WebhookAway('failed calling webhook "sidecars"', 500)
 
 
 @pytest.fixture
-def ground() -> Harness:
+def harness() -> Harness:
     return Harness()
 
 
-async def test_refused_judges_are_tried_again_after_growing_pauses(ground: Harness) -> None:
-    await ground.passes(120)
-    assert ground.api.tries < 100, "forty judges each second for two minutes would be 4800"
-    assert ground.api.lists < 15
+async def test_refused_judges_are_tried_again_after_growing_pauses(harness: Harness) -> None:
+    await harness.passes(120)
+    assert harness.api.tries < 100, "forty judges each second for two minutes would be 4800"
+    assert harness.api.lists < 15
 
 
-async def test_refusal_is_said_as_long_as_judges_are_missing_for_it(ground: Harness) -> None:
+async def test_refusal_is_said_as_long_as_judges_are_missing_for_it(harness: Harness) -> None:
     for _ in range(20):
-        await ground.passes(1)
-        assert ground.accepted() == ("False", "PodRefused"), "between two tries, too"
-    ground.api.quota = 40
-    await ground.passes(61)
-    assert len(ground.api.pods) == 40
-    assert ground.accepted() == ("True", "Valid")
+        await harness.passes(1)
+        assert harness.accepted() == ("False", "PodRefused"), "between two tries, too"
+    harness.api.quota = 40
+    await harness.passes(61)
+    assert len(harness.api.pods) == 40
+    assert harness.accepted() == ("True", "Valid")
 
 
-async def test_refusing_judge_whose_replacement_is_refused_is_the_last_to_go(ground: Harness) -> None:
+async def test_refusing_judge_whose_replacement_is_refused_is_the_last_to_go(harness: Harness) -> None:
     """A quota that was lowered takes no judge in its place. Those that stay say why none starts."""
-    ground.edit(minReplicas=3, maxReplicas=3)
-    ground.api.quota = 3
-    await ground.passes(2)
-    for number, pod in enumerate(ground.live()):
+    harness.edit(minReplicas=3, maxReplicas=3)
+    harness.api.quota = 3
+    await harness.passes(2)
+    for number, pod in enumerate(harness.live()):
         ended = {"terminated": {"exitCode": EXIT_REFUSED, "reason": "Error", "message": "no Landlock"}}
         container = {"name": "judge", "ready": False, "restartCount": 2, "state": ended, "lastState": ended}
         pod["spec"]["nodeName"] = f"node-{number}"
-        ground.change(pod, {"phase": "Running", "containerStatuses": [container]})
-    ground.api.quota = 0
-    await ground.passes(400)
-    assert len(ground.live()) == 2
-    ground.api.quota = 99
-    await ground.passes(70)
-    assert len(ground.live()) == 3
+        harness.change(pod, {"phase": "Running", "containerStatuses": [container]})
+    harness.api.quota = 0
+    await harness.passes(400)
+    assert len(harness.live()) == 2
+    harness.api.quota = 99
+    await harness.passes(70)
+    assert len(harness.live()) == 3
 
 
-async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Harness) -> None:
-    ground.api.quota = 3
-    await ground.passes(5)
-    assert ground.accepted() == ("False", "PodRefused")
-    ground.edit(minReplicas=3, maxReplicas=3, scaling={"stabilizationSeconds": 0})
-    await ground.passes(5)
-    assert ground.accepted() == ("True", "Valid")
+async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(harness: Harness) -> None:
+    harness.api.quota = 3
+    await harness.passes(5)
+    assert harness.accepted() == ("False", "PodRefused")
+    harness.edit(minReplicas=3, maxReplicas=3, scaling={"stabilizationSeconds": 0})
+    await harness.passes(5)
+    assert harness.accepted() == ("True", "Valid")
 
 
-async def test_pass_that_meets_a_conflict_ends_when_nothing_of_it_is_under_way_any_more(ground: Harness) -> None:
+async def test_pass_that_meets_a_conflict_ends_when_nothing_of_it_is_under_way_any_more(harness: Harness) -> None:
     """The next pass would else begin beside what is left of it, and count judges that it does not know of."""
-    ground.edit(minReplicas=3, maxReplicas=3)
-    ground.api.quota, ground.api.contended = 40, {"1": asyncio.Event(), "2": asyncio.Event()}
-    one_pass = asyncio.create_task(ground.passes(1))
-    while ground.api.under_way < 2 and not one_pass.done():
+    harness.edit(minReplicas=3, maxReplicas=3)
+    harness.api.quota, harness.api.contended = 40, {"1": asyncio.Event(), "2": asyncio.Event()}
+    one_pass = asyncio.create_task(harness.passes(1))
+    while harness.api.under_way < 2 and not one_pass.done():
         await asyncio.sleep(0)
     assert not one_pass.done()
-    for event in ground.api.contended.values():
+    for event in harness.api.contended.values():
         event.set()
     with pytest.raises(errors.Conflict):
         await one_pass
-    assert ground.api.under_way == 0
-    assert ("JudgesCreated", "judges created: 2, wanted: 3") in ground.events
+    assert harness.api.under_way == 0
+    assert ("JudgesCreated", "judges created: 2, wanted: 3") in harness.events
 
 
-async def test_judges_that_a_webhook_keeps_away_are_said_and_come_when_it_is_back(ground: Harness) -> None:
-    ground.api.forbidden, ground.api.refusal, ground.api.quota = "Pod", AWAY, 40
-    await ground.passes(2)
-    assert ground.accepted() == ("False", "PodRefused")
-    ground.api.forbidden = ""
-    await ground.passes(10)
-    assert ground.accepted() == ("True", "Valid")
+async def test_judges_that_a_webhook_keeps_away_are_said_and_come_when_it_is_back(harness: Harness) -> None:
+    harness.api.forbidden, harness.api.refusal, harness.api.quota = "Pod", AWAY, 40
+    await harness.passes(2)
+    assert harness.accepted() == ("False", "PodRefused")
+    harness.api.forbidden = ""
+    await harness.passes(10)
+    assert harness.accepted() == ("True", "Valid")
 
 
 @pytest.mark.parametrize("refusal", [errors.Forbidden("it may not be made", 403), AWAY], ids=lambda e: type(e).__name__)
 async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(
-    ground: Harness, refusal: errors.KubeError
+    harness: Harness, refusal: errors.KubeError
 ) -> None:
-    ground.api.forbidden, ground.api.refusal = "Secret", refusal
+    harness.api.forbidden, harness.api.refusal = "Secret", refusal
     with pytest.raises(type(refusal)):
-        await ground.passes(1)
-    assert ground.accepted() == ("False", type(refusal).__name__)
-    ground.api.forbidden, ground.api.quota = "", 40
-    await ground.passes(2)
-    assert ground.accepted() == ("True", "Valid")
+        await harness.passes(1)
+    assert harness.accepted() == ("False", type(refusal).__name__)
+    harness.api.forbidden, harness.api.quota = "", 40
+    await harness.passes(2)
+    assert harness.accepted() == ("True", "Valid")
 
 
 async def test_new_pool_of_which_no_judge_can_be_made_is_not_ready_for_having_been_scaled_to_zero(
-    ground: Harness,
+    harness: Harness,
 ) -> None:
     """Runs ask for no GPU while their pool says that somebody has to mend it; of an idle one they would."""
-    ground.edit(minReplicas="many")
-    await ground.passes(2)
-    assert ground.said("Ready") == ("False", "InvalidSpec")
-    assert pool_view(ground.pool).stuck_reason == "InvalidSpec"
+    harness.edit(minReplicas="many")
+    await harness.passes(2)
+    assert harness.said("Ready") == ("False", "InvalidSpec")
+    assert pool_view(harness.pool).stuck_reason == "InvalidSpec"
 
 
 async def test_idle_pool_is_built_once_and_anew_when_its_spec_changes(
-    ground: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand pools at rest are looked at two hundred times a second."""
     built: list[int] = []
@@ -129,11 +129,11 @@ async def test_idle_pool_is_built_once_and_anew_when_its_spec_changes(
         return build(*arguments)
 
     monkeypatch.setattr(judges_module, "build_pod_template", counting)
-    ground.api.quota = 40
-    await ground.passes(20)
+    harness.api.quota = 40
+    await harness.passes(20)
     assert len(built) == 1
-    ground.edit(minReplicas=40, maxReplicas=41)
-    await ground.passes(2)
+    harness.edit(minReplicas=40, maxReplicas=41)
+    await harness.passes(2)
     assert len(built) == 2
 
 
@@ -174,23 +174,23 @@ async def test_standby_has_no_workers_of_pools_that_came_and_went_and_those_that
         await running
 
 
-async def test_pool_that_scales_by_load_says_that_kubectl_scale_has_no_effect(ground: Harness) -> None:
+async def test_pool_that_scales_by_load_says_that_kubectl_scale_has_no_effect(harness: Harness) -> None:
     """kubectl says `scaled`, and an autoscaler finds that nothing follows."""
-    ground.api.quota = 40
+    harness.api.quota = 40
 
     async def said() -> str:
-        await ground.passes(2)
-        for pod in ground.live():
-            ground.change(pod, {"conditions": [{"type": "Ready", "status": "True"}]})
-        await ground.passes(1)
-        scaling = next(c for c in ground.pool["status"]["conditions"] if c["type"] == "Scaling")
+        await harness.passes(2)
+        for pod in harness.live():
+            harness.change(pod, {"conditions": [{"type": "Ready", "status": "True"}]})
+        await harness.passes(1)
+        scaling = next(c for c in harness.pool["status"]["conditions"] if c["type"] == "Scaling")
         return str(scaling["message"])
 
-    ground.edit(minReplicas=2, maxReplicas=2)
+    harness.edit(minReplicas=2, maxReplicas=2)
     assert await said() == ""
-    ground.edit(minReplicas=2, maxReplicas=2, replicas=10)
+    harness.edit(minReplicas=2, maxReplicas=2, replicas=10)
     assert "spec.replicas (10) has no effect with scaling.mode QueueDepth" in await said()
-    ground.edit(replicas=2, scaling={"mode": "External"})
+    harness.edit(replicas=2, scaling={"mode": "External"})
     assert await said() == ""
 
 

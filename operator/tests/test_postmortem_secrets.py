@@ -58,14 +58,14 @@ REFERENCES: dict[str, Any] = {
 }
 
 
-def refer(ground: Harness, how: str, value: str) -> None:
+def refer(harness: Harness, how: str, value: str) -> None:
     """Let the head have a Secret in a way."""
-    spec = ground.api.pods[0]["spec"]
+    spec = harness.api.pods[0]["spec"]
     given = REFERENCES[how]
     spec["containers"][0] |= given.get("containers", [{}])[0]
     spec |= {key: each for key, each in given.items() if key != "containers"}
-    ground.api.secrets |= {f"s{i}": {"k": encoded(f"other-value-{i}")} for i in range(9)}
-    ground.api.secrets["s"] = {"k": encoded(value)}
+    harness.api.secrets |= {f"s{i}": {"k": encoded(f"other-value-{i}")} for i in range(9)}
+    harness.api.secrets["s"] = {"k": encoded(value)}
 
 
 @pytest.mark.parametrize("how", REFERENCES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
-from run_harness import KEY, Observer, manifest, standing
+from run_harness import KEY, Observer, manifest, running_controller
 
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.controllers.reconcile import Memory
@@ -33,18 +33,18 @@ class Answers(Observer):
 
 
 async def test_run_counts_as_waiting_for_storage_from_a_question_in_vain_to_its_answer() -> None:
-    async with standing() as ground:
+    async with running_controller() as harness:
         answers = Answers(storage=StorageView(problem=AWAY))
-        ground.controller._reconciler.observer = answers
-        ground.controller.seen(manifest())
-        await ground.until(lambda: waiting() == 1)
+        harness.controller._reconciler.observer = answers
+        harness.controller.seen(manifest())
+        await harness.until(lambda: waiting() == 1)
         answers.storage = None
-        ground.controller.wake(KEY)
-        await ground.until(lambda: not ground.controller._workers[KEY].wakeup.is_set())
+        harness.controller.wake(KEY)
+        await harness.until(lambda: not harness.controller._workers[KEY].wakeup.is_set())
         assert waiting() == 1, "not asked is not answered"
         answers.storage = StorageView()
-        ground.controller.wake(KEY)
-        await ground.until(lambda: waiting() == 0)
+        harness.controller.wake(KEY)
+        await harness.until(lambda: waiting() == 0)
 
 
 async def test_run_for_which_something_is_refused_is_counted_until_it_is_not() -> None:
@@ -52,14 +52,14 @@ async def test_run_for_which_something_is_refused_is_counted_until_it_is_not() -
         labels = {"namespace": "ml", "reason": "RayJobForbidden"}
         return REGISTRY.get_sample_value("deepcoder_operator_runs_hindered", labels)
 
-    async with standing() as ground:
-        ground.executor.obstacle = Problem("RayJobForbidden", "exceeded quota")
-        ground.controller.seen(manifest())
+    async with running_controller() as harness:
+        harness.executor.obstacle = Problem("RayJobForbidden", "exceeded quota")
+        harness.controller.seen(manifest())
         assert hindered() == 0, "it is there from the first run on"
-        await ground.until(lambda: hindered() == 1)
-        ground.executor.obstacle = None
-        ground.controller.wake(KEY)
-        await ground.until(lambda: hindered() == 0)
+        await harness.until(lambda: hindered() == 1)
+        harness.executor.obstacle = None
+        harness.controller.wake(KEY)
+        await harness.until(lambda: hindered() == 0)
 
 
 async def test_run_that_cannot_be_read_is_counted_until_it_can_be() -> None:
@@ -68,23 +68,23 @@ async def test_run_that_cannot_be_read_is_counted_until_it_can_be() -> None:
         return REGISTRY.get_sample_value("deepcoder_operator_runs_hindered", labels)
 
     HINDERED.clear()  # of runs that other tests have left behind
-    async with standing() as ground:
+    async with running_controller() as harness:
         broken = manifest(2)
         broken["spec"]["stages"] = "none that this release knows"
-        ground.controller.seen(ground.api.change(broken))
-        await ground.until(lambda: hindered() == 1)
-        assert ground.api.stored is not None
-        ground.controller.seen(ground.api.change(manifest(9)))
-        await ground.until(lambda: hindered() == 0)
+        harness.controller.seen(harness.api.change(broken))
+        await harness.until(lambda: hindered() == 1)
+        assert harness.api.stored is not None
+        harness.controller.seen(harness.api.change(manifest(9)))
+        await harness.until(lambda: hindered() == 0)
 
 
 async def test_run_that_is_gone_waits_for_nothing() -> None:
-    async with standing() as ground:
-        ground.controller._reconciler.observer = Answers(storage=StorageView(problem=AWAY))
-        ground.controller.seen(manifest())
-        await ground.until(lambda: waiting() == 1)
-        ground.controller.gone(manifest())
-        await ground.until(lambda: waiting() == 0)
+    async with running_controller() as harness:
+        harness.controller._reconciler.observer = Answers(storage=StorageView(problem=AWAY))
+        harness.controller.seen(manifest())
+        await harness.until(lambda: waiting() == 1)
+        harness.controller.gone(manifest())
+        await harness.until(lambda: waiting() == 0)
 
 
 async def test_warning_after_which_somebody_has_to_look_is_counted_by_its_reason() -> None:
@@ -95,8 +95,8 @@ async def test_warning_after_which_somebody_has_to_look_is_counted_by_its_reason
     before = {reason: counted(reason) for reason in WARNED_REASONS}
     assert None not in before.values(), "each is there from the first run on: a first one is seen as an increase"
     told = Plan(RunStatus(), events=(EventRecord("LeftBehind", "2 pods", warning=True), EventRecord("Admitted", "")))
-    async with standing() as ground:
-        ground.controller._reconciler._announce(Memory(manifest()), manifest(), told)
+    async with running_controller() as harness:
+        harness.controller._reconciler._announce(Memory(manifest()), manifest(), told)
     assert {r: counted(r) for r in WARNED_REASONS} == before | {"LeftBehind": (before["LeftBehind"] or 0) + 1}
     assert counted("Admitted") is None
 
@@ -161,9 +161,9 @@ async def test_how_long_a_run_has_been_in_its_phase_is_served() -> None:
         labels = {"namespace": "ml", "phase": "Pending"}
         return REGISTRY.get_sample_value("deepcoder_operator_oldest_run_seconds", labels) or 0
 
-    async with standing() as ground:
-        ground.controller._reconciler.observer = Answers(storage=StorageView(problem=AWAY))
-        ground.controller.seen(manifest())
-        await ground.until(lambda: age() > 0)
-        ground.controller.gone(manifest())
+    async with running_controller() as harness:
+        harness.controller._reconciler.observer = Answers(storage=StorageView(problem=AWAY))
+        harness.controller.seen(manifest())
+        await harness.until(lambda: age() > 0)
+        harness.controller.gone(manifest())
         assert age() == 0

@@ -19,45 +19,45 @@ PROBLEM = Problem("SecretNotFound", "create it")
 
 
 @pytest.fixture
-def ground() -> Harness:
+def harness() -> Harness:
     return Harness()
 
 
-async def test_run_that_is_seen_for_the_first_time_asks_nothing(ground: Harness) -> None:
+async def test_run_that_is_seen_for_the_first_time_asks_nothing(harness: Harness) -> None:
     """Its first pass only sees to it that it cannot go unnoticed."""
-    world = await ground.look(plan_world.make_run())
+    world = await harness.look(plan_world.make_run())
     assert world.storage is None
-    assert ground.api.asked == {}
+    assert harness.api.asked == {}
 
 
 async def test_run_whose_bucket_is_not_as_it_should_be_is_looked_for_nowhere_else_but_at_its_pool(
-    ground: Harness,
+    harness: Harness,
 ) -> None:
-    ground.storage.problem = PROBLEM
-    world = await ground.look(make_run())
+    harness.storage.problem = PROBLEM
+    world = await harness.look(make_run())
     assert world.storage is not None
     assert (world.storage.problem, world.refusal) == (PROBLEM, None)
-    assert ground.api.asked == {}
-    ground.storage.problem = None
-    await ground.look(make_run())
-    assert ground.api.asked == {"SandboxPool": 1, "ConfigMap": 1, "ServiceAccount": 1, "NetworkPolicy": 1}
+    assert harness.api.asked == {}
+    harness.storage.problem = None
+    await harness.look(make_run())
+    assert harness.api.asked == {"SandboxPool": 1, "ConfigMap": 1, "ServiceAccount": 1, "NetworkPolicy": 1}
 
 
-async def test_pool_that_a_waiting_run_refers_to_is_looked_for_live(ground: Harness) -> None:
+async def test_pool_that_a_waiting_run_refers_to_is_looked_for_live(harness: Harness) -> None:
     """It may have been made a moment ago, and the run would say that there is none."""
-    ground.storage.problem = PROBLEM
-    await ground.look(make_run(sandbox={"poolRef": {"name": "judges"}}))
-    assert ground.api.asked == {"SandboxPool": 1}
+    harness.storage.problem = PROBLEM
+    await harness.look(make_run(sandbox={"poolRef": {"name": "judges"}}))
+    assert harness.api.asked == {"SandboxPool": 1}
 
 
-async def test_suspended_run_asks_nothing(ground: Harness) -> None:
-    world = await ground.look(make_run(suspend=True))
+async def test_suspended_run_asks_nothing(harness: Harness) -> None:
+    world = await harness.look(make_run(suspend=True))
     assert world.storage is None
-    assert ground.api.asked == {}
+    assert harness.api.asked == {}
 
 
 async def test_templates_are_built_once_for_each_version_of_the_spec(
-    ground: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[int] = []
 
@@ -68,57 +68,57 @@ async def test_templates_are_built_once_for_each_version_of_the_spec(
     monkeypatch.setattr(observe, "check_templates", check)
     run = make_run()
     for _ in range(3):
-        world = await ground.look(run)
+        world = await harness.look(run)
         assert world.refusal == Problem("TemplateRefused", "of version 1")
     newer = run.model_copy(update={"metadata": run.metadata.model_copy(update={"generation": 2})})
-    assert (await ground.look(newer)).refusal == Problem("TemplateRefused", "of version 2")
+    assert (await harness.look(newer)).refusal == Problem("TemplateRefused", "of version 2")
     assert built == [1, 2]
 
 
 async def test_templates_of_many_runs_are_remembered_within_bounds(
-    ground: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observe, "_REMEMBERED", 3)
     run = make_run()
     for number in range(10):
-        await ground.look(run.model_copy(update={"metadata": run.metadata.model_copy(update={"uid": f"u{number}"})}))
-    assert list(ground.observer._checked) == ["u7", "u8", "u9"]
+        await harness.look(run.model_copy(update={"metadata": run.metadata.model_copy(update={"uid": f"u{number}"})}))
+    assert list(harness.observer._checked) == ["u7", "u8", "u9"]
 
 
 @pytest.mark.parametrize("admitted", [True, False])
-async def test_job_that_is_seen_suspended_beside_its_pods_is_read_live(ground: Harness, admitted: bool) -> None:
+async def test_job_that_is_seen_suspended_beside_its_pods_is_read_live(harness: Harness, admitted: bool) -> None:
     """Its watch may lag behind that of pods: an attempt that was just admitted would pass for an evicted one."""
-    cluster = training(ground, admitted=admitted)
-    ground.jobs.objects = [job_object(cluster, suspend=True)]
-    world = await ground.look(cluster.run)
+    cluster = training(harness, admitted=admitted)
+    harness.jobs.objects = [job_object(cluster, suspend=True)]
+    world = await harness.look(cluster.run)
     assert world.rayjob is not None
     assert not world.rayjob.suspended
-    assert ground.api.asked["RayJob"] == 1
-    await ground.look(cluster.run)
-    assert ground.api.asked["RayJob"] == 0, "what was read is kept"
+    assert harness.api.asked["RayJob"] == 1
+    await harness.look(cluster.run)
+    assert harness.api.asked["RayJob"] == 0, "what was read is kept"
 
 
-async def test_pod_that_has_the_heads_name_is_the_runs_own_or_none_of_its(ground: Harness) -> None:
+async def test_pod_that_has_the_heads_name_is_the_runs_own_or_none_of_its(harness: Harness) -> None:
     """What is left of attempts that are over is ended: another run's may have got the name since."""
-    cluster = training(ground)
-    head, ground.pods.objects = head_object(cluster), []
+    cluster = training(harness)
+    head, harness.pods.objects = head_object(cluster), []
     assert cluster.run.status.attempt is not None
     assert cluster.run.status.attempt.head_pod == head["metadata"]["name"]
     for uid, seen in ((cluster.run.metadata.uid, 1), ("another-run", 0)):
         labels = head["metadata"]["labels"] | {"deepcoder.dev/run-uid": uid}
-        ground.api.objects[head["metadata"]["name"]] = head | {"metadata": head["metadata"] | {"labels": labels}}
-        assert len((await ground.look(cluster.run)).pods) == seen
+        harness.api.objects[head["metadata"]["name"]] = head | {"metadata": head["metadata"] | {"labels": labels}}
+        assert len((await harness.look(cluster.run)).pods) == seen
 
 
-async def test_job_that_is_suspended_indeed_is_seen_so(ground: Harness) -> None:
-    cluster = training(ground)
-    ground.jobs.objects = [job_object(cluster, suspend=True)]
-    ground.api.objects = {cluster.name: ground.jobs.objects[0]}
-    world = await ground.look(cluster.run)
+async def test_job_that_is_suspended_indeed_is_seen_so(harness: Harness) -> None:
+    cluster = training(harness)
+    harness.jobs.objects = [job_object(cluster, suspend=True)]
+    harness.api.objects = {cluster.name: harness.jobs.objects[0]}
+    world = await harness.look(cluster.run)
     assert world.rayjob is not None
     assert world.rayjob.suspended
-    ground.api.objects = {}
-    assert (await ground.look(cluster.run)).rayjob is None
+    harness.api.objects = {}
+    assert (await harness.look(cluster.run)).rayjob is None
 
 
 def stopped(cluster: Cluster, note: str, *, at: str, uid: str | None = None) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def stopped(cluster: Cluster, note: str, *, at: str, uid: str | None = None) -> 
 
 
 async def test_what_a_queue_says_of_an_attempt_that_it_stopped_before_it_ran_is_read_once_it_is_gone(
-    ground: Harness,
+    harness: Harness,
 ) -> None:
     cluster = Cluster(make_run(scheduling={"queueName": "team"}))
     cluster.settle()
@@ -138,100 +138,102 @@ async def test_what_a_queue_says_of_an_attempt_that_it_stopped_before_it_ran_is_
     cluster.settle()
     cluster.change_job(suspended=True)
     cluster.step()
-    ground.api.events = [
+    harness.api.events = [
         stopped(cluster, "Not admitted by cluster queue", at="2026-01-01T00:00:00Z"),
         stopped(cluster, "Exceeded the PodsReady timeout", at="2026-01-01T00:05:00Z"),
         stopped(cluster, "of a job before", at="2026-01-01T00:09:00Z", uid="another"),
     ]
-    world = await ground.look(cluster.run)
+    world = await harness.look(cluster.run)
     assert world.withdrawal == "Exceeded the PodsReady timeout"
-    assert ground.api.asked["Event"] == 1
-    ground.api.events = None
-    assert (await ground.look(cluster.run)).withdrawal == "", "it settles without what cannot be read"
+    assert harness.api.asked["Event"] == 1
+    harness.api.events = None
+    assert (await harness.look(cluster.run)).withdrawal == "", "it settles without what cannot be read"
 
 
-async def test_queued_job_without_pods_is_believed(ground: Harness) -> None:
+async def test_queued_job_without_pods_is_believed(harness: Harness) -> None:
     cluster = Cluster(make_run(scheduling={"queueName": "team"}))
     cluster.settle()
-    ground.jobs.objects = [job_object(cluster, suspend=True)]
-    await ground.look(cluster.run)
-    assert ground.api.asked["RayJob"] == 0
+    harness.jobs.objects = [job_object(cluster, suspend=True)]
+    await harness.look(cluster.run)
+    assert harness.api.asked["RayJob"] == 0
 
 
-async def test_children_are_seen_as_they_are_after_storage_has_answered(ground: Harness) -> None:
-    cluster = training(ground, drains=True)
+async def test_children_are_seen_as_they_are_after_storage_has_answered(harness: Harness) -> None:
+    cluster = training(harness, drains=True)
 
     def ends() -> None:
-        ground.pods.objects = []
-        ground.now += timedelta(seconds=100)
+        harness.pods.objects = []
+        harness.now += timedelta(seconds=100)
 
-    ground.storage.meanwhile = ends
-    world = await ground.look(cluster.run)
-    assert ground.storage.asked == 1
+    harness.storage.meanwhile = ends
+    world = await harness.look(cluster.run)
+    assert harness.storage.asked == 1
     assert world.storage is not None
     assert world.pods == ()
     assert world.seen_at == cluster.now + timedelta(seconds=100)
 
 
-async def test_eviction_is_seen_while_storage_does_not_answer(ground: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_eviction_is_seen_while_storage_does_not_answer(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else its queue could admit the same RayJob again, and a second head would write under the ordinal."""
     monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
-    ground.storage.answers.clear()
-    cluster = training(ground)
+    harness.storage.answers.clear()
+    cluster = training(harness)
     suspended = job_object(cluster, suspend=True)
 
     def evict() -> None:
-        ground.jobs.objects, ground.api.objects = [suspended], {cluster.name: suspended}
+        harness.jobs.objects, harness.api.objects = [suspended], {cluster.name: suspended}
 
-    ground.storage.meanwhile = evict
-    ground.now += timedelta(days=1)  # Long enough to be stalled: storage is asked before the verdict.
+    harness.storage.meanwhile = evict
+    harness.now += timedelta(days=1)  # Long enough to be stalled: storage is asked before the verdict.
     async with asyncio.timeout(5):
-        world = await ground.look(cluster.run)
+        world = await harness.look(cluster.run)
     await asyncio.sleep(0)
-    assert (ground.storage.asked, ground.storage.given_up) == (1, 1)
+    assert (harness.storage.asked, harness.storage.given_up) == (1, 1)
     assert world.storage is None
     assert world.rayjob is not None
     assert world.rayjob.suspended
-    ground.storage.meanwhile = lambda: None
+    harness.storage.meanwhile = lambda: None
     async with asyncio.timeout(5):
-        await ground.look(cluster.run)
-    assert ground.storage.asked == 1, "what is decided without storage does not ask it"
+        await harness.look(cluster.run)
+    assert harness.storage.asked == 1, "what is decided without storage does not ask it"
 
 
 async def test_drain_ends_at_its_deadline_while_storage_does_not_answer(
-    ground: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
-    ground.storage.answers.clear()
-    cluster = training(ground, drains=True)
+    harness.storage.answers.clear()
+    cluster = training(harness, drains=True)
     attempt = cluster.run.status.attempt
     assert attempt is not None
     assert attempt.drain_deadline is not None
-    looking = asyncio.ensure_future(ground.look(cluster.run))
-    ground.now = attempt.drain_deadline
+    looking = asyncio.ensure_future(harness.look(cluster.run))
+    harness.now = attempt.drain_deadline
     await asyncio.sleep(0.1)
     assert not looking.done()
-    ground.now += timedelta(seconds=observe.LAST_LOOK_SECONDS)
+    harness.now += timedelta(seconds=observe.LAST_LOOK_SECONDS)
     async with asyncio.timeout(5):
         world = await looking
-    assert (world.storage, world.seen_at) == (None, ground.now)
+    assert (world.storage, world.seen_at) == (None, harness.now)
 
 
 async def test_run_that_was_edited_meanwhile_does_not_wait_for_storage(
-    ground: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
-    ground.storage.answers.clear()
-    cluster = training(ground, drains=True)
+    harness.storage.answers.clear()
+    cluster = training(harness, drains=True)
     async with asyncio.timeout(5):
-        world = await ground.look(cluster.run, outdated=True)
+        world = await harness.look(cluster.run, outdated=True)
     assert world.storage is None
 
 
-async def test_node_that_is_not_reached_is_told_by_its_pods_condition(ground: Harness) -> None:
-    cluster = training(ground)
+async def test_node_that_is_not_reached_is_told_by_its_pods_condition(harness: Harness) -> None:
+    cluster = training(harness)
     for status, unreachable in (("True", False), ("False", False), ("Unknown", True)):
         head = head_object(cluster)
         head["status"]["conditions"] = [{"type": "Ready", "status": status}]
-        ground.pods.objects = [head]
-        assert [p.unreachable for p in (await ground.look(cluster.run)).pods] == [unreachable]
+        harness.pods.objects = [head]
+        assert [p.unreachable for p in (await harness.look(cluster.run)).pods] == [unreachable]

@@ -13,7 +13,7 @@ from deepcoder_contracts.api.stage import WorkerGroup
 
 
 @pytest.fixture
-def ground() -> Harness:
+def harness() -> Harness:
     return Harness()
 
 
@@ -21,24 +21,24 @@ def secret(**values: str) -> dict[str, Any]:
     return {"data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}}
 
 
-def crashed(ground: Harness, said: str) -> Cluster:
+def crashed(harness: Harness, said: str) -> Cluster:
     """A run whose trainer has crashed, and what its RayJob says of that."""
-    cluster = training(ground)
-    ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
+    cluster = training(harness)
+    harness.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
     job = job_object(cluster, suspend=False)
     job["status"] = {"jobStatus": "FAILED", "message": said}
-    ground.jobs.objects = [job]
+    harness.jobs.objects = [job]
     return cluster
 
 
-async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_are_cut(ground: Harness) -> None:
+async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_are_cut(harness: Harness) -> None:
     template = {
         "spec": {"containers": [{"name": "ray-head", "env": [{"name": "TRACKER_TOKEN", "value": "a-literal"}]}]}
     }
     head = {"spec": {"containers": [{"name": "ray-head", "envFrom": [{"secretRef": {"name": "wandb"}}]}]}}
     secrets = ["the-secret-of-s3", "key-of-the-team", "a-literal", "hf_AbCdEfGhIjKlMnOpQrSt", "token-of-the-judges"]
-    cluster = crashed(ground, "".join(f"{'x' * i} {s} " for i in range(40) for s in secrets))
-    ground.api.objects["wandb"] = secret(key="key-of-the-team")
+    cluster = crashed(harness, "".join(f"{'x' * i} {s} " for i in range(40) for s in secrets))
+    harness.api.objects["wandb"] = secret(key="key-of-the-team")
     stage = cluster.run.spec.stages[0]
     with_templates = stage.resources.model_copy(
         update={
@@ -47,8 +47,8 @@ async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_
         }
     )
     spec = cluster.run.spec.model_copy(update={"stages": [stage.model_copy(update={"resources": with_templates})]})
-    ground.api.objects["demo-sandbox-token"] = secret(token="token-of-the-judges")
-    job = (await ground.look(cluster.run.model_copy(update={"spec": spec}))).rayjob
+    harness.api.objects["demo-sandbox-token"] = secret(token="token-of-the-judges")
+    job = (await harness.look(cluster.run.model_copy(update={"spec": spec}))).rayjob
     assert job is not None
     assert "[redacted]" in job.message
     for value in secrets:
@@ -56,37 +56,37 @@ async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_
         assert not [part for part in parts if part in job.message], value
 
 
-async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(ground: Harness) -> None:
-    cluster = crashed(ground, "login with the-secret-of-s3")
-    del ground.api.objects["s3"]
-    job = (await ground.look(cluster.run)).rayjob
+async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(harness: Harness) -> None:
+    cluster = crashed(harness, "login with the-secret-of-s3")
+    del harness.api.objects["s3"]
+    job = (await harness.look(cluster.run)).rayjob
     assert job is not None
     assert job.job_status == "FAILED"
     assert "the-secret" not in job.message
     assert job.message.endswith("Secret s3 is gone")
-    ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
-    job = (await ground.look(cluster.run)).rayjob
+    harness.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
+    job = (await harness.look(cluster.run)).rayjob
     assert job is not None
     assert job.message == "login with [redacted]", "it is known again"
 
 
-async def test_secrets_are_read_once_for_what_a_job_says(ground: Harness) -> None:
-    cluster = crashed(ground, "Traceback")
+async def test_secrets_are_read_once_for_what_a_job_says(harness: Harness) -> None:
+    cluster = crashed(harness, "Traceback")
     asked = []
     for _ in range(3):
-        await ground.look(cluster.run)
-        asked.append(ground.api.asked["Secret"])
+        await harness.look(cluster.run)
+        asked.append(harness.api.asked["Secret"])
     assert asked == [2, 0, 0], "the bucket's, and the judges' token"
 
 
-async def test_of_what_a_thousand_jobs_have_said_only_what_may_be_quoted_is_kept(ground: Harness) -> None:
+async def test_of_what_a_thousand_jobs_have_said_only_what_may_be_quoted_is_kept(harness: Harness) -> None:
     """Ray puts up to twenty thousand letters of a driver's log into its job's message."""
-    cluster = crashed(ground, "")
-    job = ground.jobs.objects[0]
+    cluster = crashed(harness, "")
+    job = harness.jobs.objects[0]
     for number in range(20):
         meta = job["metadata"] | {"uid": f"job-{number}"}
-        ground.jobs.objects = [job | {"metadata": meta, "status": job["status"] | {"message": f"{number} " * 20_000}}]
-        await ground.look(cluster.run)
-    kept = ground.observer._told
+        harness.jobs.objects = [job | {"metadata": meta, "status": job["status"] | {"message": f"{number} " * 20_000}}]
+        await harness.look(cluster.run)
+    kept = harness.observer._told
     assert len(kept) == 20
     assert sum(len(part) for each in kept.values() for part in each) < 20 * 1000

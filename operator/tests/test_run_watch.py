@@ -72,7 +72,7 @@ class Harness:
 
 
 @pytest.fixture
-async def ground(monkeypatch: pytest.MonkeyPatch) -> Any:
+async def harness(monkeypatch: pytest.MonkeyPatch) -> Any:
     Kopf.lives = []
     monkeypatch.setattr(watch, "_KopfThread", Kopf)
     monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.01)
@@ -83,9 +83,9 @@ async def ground(monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
-async def running(ground: Harness) -> asyncio.Task[None]:
-    assert ground.watch is not None
-    return asyncio.create_task(ground.watch.run())
+async def running(harness: Harness) -> asyncio.Task[None]:
+    assert harness.watch is not None
+    return asyncio.create_task(harness.watch.run())
 
 
 async def end(task: asyncio.Task[None]) -> None:
@@ -94,100 +94,102 @@ async def end(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def test_nothing_is_listed_until_the_kind_is_served_and_each_try_shows_life(ground: Harness) -> None:
-    ground.served = False
-    task = await running(ground)
-    await ground.until(lambda: ground.lists > 2)
-    assert ground.watch is not None
-    assert not ground.watch.listed.is_set()
-    assert ground.watch.alive_at > 0
+async def test_nothing_is_listed_until_the_kind_is_served_and_each_try_shows_life(harness: Harness) -> None:
+    harness.served = False
+    task = await running(harness)
+    await harness.until(lambda: harness.lists > 2)
+    assert harness.watch is not None
+    assert not harness.watch.listed.is_set()
+    assert harness.watch.alive_at > 0
     assert Kopf.lives == []
-    probes = Probes({}, ground.watch, asyncio.Event())
+    probes = Probes({}, harness.watch, asyncio.Event())
     refused = {"watch": "deepcoderruns"}
     assert probes.watches() is None, "no restart would help"
     assert REGISTRY.get_sample_value("deepcoder_operator_watch_refused", refused) == 1, "so somebody has to be told"
-    ground.served = True
-    await ground.until(lambda: Kopf.lives)
-    assert ground.watch.listed.is_set()
+    harness.served = True
+    await harness.until(lambda: Kopf.lives)
+    assert harness.watch.listed.is_set()
     assert REGISTRY.get_sample_value("deepcoder_operator_watch_refused", refused) == 0
     await end(task)
     assert Kopf.lives[0].ended.is_set(), "told to stop with the rest"
 
 
-async def test_kopf_is_begun_again_after_a_listing_when_it_has_ended(ground: Harness) -> None:
-    task = await running(ground)
-    await ground.until(lambda: Kopf.lives)
-    before = ground.lists
+async def test_kopf_is_begun_again_after_a_listing_when_it_has_ended(harness: Harness) -> None:
+    task = await running(harness)
+    await harness.until(lambda: Kopf.lives)
+    before = harness.lists
     Kopf.lives[0].ended.set()
-    await ground.until(lambda: len(Kopf.lives) == 2)
-    assert ground.lists > before
+    await harness.until(lambda: len(Kopf.lives) == 2)
+    assert harness.lists > before
     await end(task)
 
 
 @pytest.mark.parametrize("change", ["a new run", "a newer version", "a deletion"])
-async def test_kopf_that_has_gone_deaf_is_begun_again(ground: Harness, change: str) -> None:
-    ground.runs = {"demo": 5}
-    task = await running(ground)
-    await ground.until(lambda: Kopf.lives)
+async def test_kopf_that_has_gone_deaf_is_begun_again(harness: Harness, change: str) -> None:
+    harness.runs = {"demo": 5}
+    task = await running(harness)
+    await harness.until(lambda: Kopf.lives)
     Kopf.lives[0].heard.seen(run("demo", 5))
-    await ground.until(lambda: ground.lists > 4)
+    await harness.until(lambda: harness.lists > 4)
     assert len(Kopf.lives) == 1, "listings of what it told leave it alone"
-    ground.runs = {"a new run": {"demo": 5, "other": 6}, "a newer version": {"demo": 6}, "a deletion": {}}[change]
-    await ground.until(lambda: len(Kopf.lives) == 2)
+    harness.runs = {"a new run": {"demo": 5, "other": 6}, "a newer version": {"demo": 6}, "a deletion": {}}[change]
+    await harness.until(lambda: len(Kopf.lives) == 2)
     assert Kopf.lives[0].ended.is_set()
-    assert ground.told == ["demo"]
+    assert harness.told == ["demo"]
     await end(task)
 
 
-async def test_event_that_is_under_way_during_a_listing_is_no_deafness(ground: Harness) -> None:
-    ground.runs = {"demo": 5}
-    task = await running(ground)
-    await ground.until(lambda: Kopf.lives)
+async def test_event_that_is_under_way_during_a_listing_is_no_deafness(harness: Harness) -> None:
+    harness.runs = {"demo": 5}
+    task = await running(harness)
+    await harness.until(lambda: Kopf.lives)
     heard = Kopf.lives[0].heard
     heard.seen(run("demo", 5))
     for version in range(6, 12):
-        before = ground.lists
-        ground.runs = {"demo": version}
-        await ground.until(lambda before=before: ground.lists > before)
+        before = harness.lists
+        harness.runs = {"demo": version}
+        await harness.until(lambda before=before: harness.lists > before)
         heard.seen(run("demo", version))
-    before = ground.lists
-    ground.runs = {"demo": 12}
-    await ground.until(lambda: ground.lists > before)
+    before = harness.lists
+    harness.runs = {"demo": 12}
+    await harness.until(lambda: harness.lists > before)
     heard.gone(run("demo", 13))
-    ground.runs = {}
-    before = ground.lists
-    await ground.until(lambda: ground.lists > before + 2)
+    harness.runs = {}
+    before = harness.lists
+    await harness.until(lambda: harness.lists > before + 2)
     assert len(Kopf.lives) == 1
     await end(task)
 
 
-async def test_namespace_that_is_closed_holds_up_no_other_and_is_watched_again_once_it_is_open(ground: Harness) -> None:
+async def test_namespace_that_is_closed_holds_up_no_other_and_is_watched_again_once_it_is_open(
+    harness: Harness,
+) -> None:
     """It was deleted, and its Role with it; or roles are being replaced."""
-    ground.watch = RunWatch(ground, ground, ["ours", "theirs"])  # type: ignore[arg-type]
-    ground.closed = {"theirs"}
-    task = await running(ground)
-    await ground.until(lambda: Kopf.lives)
+    harness.watch = RunWatch(harness, harness, ["ours", "theirs"])  # type: ignore[arg-type]
+    harness.closed = {"theirs"}
+    task = await running(harness)
+    await harness.until(lambda: Kopf.lives)
     assert Kopf.lives[0].namespaces == ("ours",)
-    assert ground.watch.listed.is_set()
-    assert ground.kept[0] == ["theirs"], "what became of its runs nobody knows"
-    ground.closed = set()
-    await ground.until(lambda: len(Kopf.lives) == 2)
+    assert harness.watch.listed.is_set()
+    assert harness.kept[0] == ["theirs"], "what became of its runs nobody knows"
+    harness.closed = set()
+    await harness.until(lambda: len(Kopf.lives) == 2)
     assert Kopf.lives[0].ended.is_set()
     assert Kopf.lives[1].namespaces == ("ours", "theirs")
-    ground.closed = {"ours"}
-    await ground.until(lambda: len(Kopf.lives) == 3)
+    harness.closed = {"ours"}
+    await harness.until(lambda: len(Kopf.lives) == 3)
     assert Kopf.lives[2].namespaces == ("theirs",)
     await end(task)
 
 
-async def test_where_every_namespace_is_closed_nothing_is_watched_and_all_are_asked_for_again(ground: Harness) -> None:
-    ground.watch = RunWatch(ground, ground, ["ours"])  # type: ignore[arg-type]
-    ground.closed = {"ours"}
-    task = await running(ground)
-    await ground.until(lambda: ground.lists > 2)
+async def test_where_every_namespace_is_closed_nothing_is_watched_and_all_are_asked_for_again(harness: Harness) -> None:
+    harness.watch = RunWatch(harness, harness, ["ours"])  # type: ignore[arg-type]
+    harness.closed = {"ours"}
+    task = await running(harness)
+    await harness.until(lambda: harness.lists > 2)
     assert Kopf.lives == [], "no namespaces would be all of them"
-    ground.closed = set()
-    await ground.until(lambda: Kopf.lives)
+    harness.closed = set()
+    await harness.until(lambda: Kopf.lives)
     await end(task)
 
 

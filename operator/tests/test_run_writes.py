@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from plan_world import UID
-from run_harness import KEY, Harness, Observer, manifest, phases, progressing, standing
+from run_harness import KEY, Harness, Observer, manifest, phases, progressing, running_controller
 
 from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_operator import metrics
@@ -28,8 +28,8 @@ from deepcoder_operator.kube import errors
 
 
 @pytest.fixture
-async def ground() -> AsyncIterator[Harness]:
-    async with standing() as made:
+async def harness() -> AsyncIterator[Harness]:
+    async with running_controller() as made:
         yield made
 
 
@@ -64,26 +64,26 @@ def intended() -> dict[str, Any]:
     return made | {"status": {"ordinal": 1, "attempt": attempt, "provenance": provenance}}
 
 
-async def test_figures_alone_are_not_written_with_every_look(ground: Harness) -> None:
+async def test_figures_alone_are_not_written_with_every_look(harness: Harness) -> None:
     """Of a dozen looks at a run that reports a step each time, the statuses of the first few passes are written."""
-    beats = ground.controller._reconciler.observer = Beats()
+    beats = harness.controller._reconciler.observer = Beats()
 
     async def look(times: int) -> None:
         """Looks that begin one after the other, so all but the last are over."""
         for _ in range(times):
             before = beats.step
-            ground.controller.wake(KEY)
-            await ground.until(lambda: beats.step > before)  # noqa: B023
+            harness.controller.wake(KEY)
+            await harness.until(lambda: beats.step > before)  # noqa: B023
 
-    ground.controller.seen(ground.api.change(intended()))
-    await ground.until(lambda: "Running" in phases(ground.api))
+    harness.controller.seen(harness.api.change(intended()))
+    await harness.until(lambda: "Running" in phases(harness.api))
     await look(2)
-    settled = len(ground.api.writes)
+    settled = len(harness.api.writes)
     await look(10)
-    assert len(ground.api.writes) == settled
+    assert len(harness.api.writes) == settled
 
 
-async def test_what_was_held_back_is_written_once_it_is_due(ground: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_held_back_is_written_once_it_is_due(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     now, looks = [0.0], [0]
 
     def look(run: Any, *_: Any) -> Plan:
@@ -91,19 +91,19 @@ async def test_what_was_held_back_is_written_once_it_is_due(ground: Harness, mon
         return Plan(run.status.model_copy(update={"gpus": looks[0]}))
 
     monkeypatch.setattr(reconcile, "plan", look)
-    monkeypatch.setattr(ground.controller._reconciler, "clock", lambda: now[0])
-    ground.controller.seen(ground.api.change(manifest()))
-    await ground.until(lambda: ground.api.writes)
+    monkeypatch.setattr(harness.controller._reconciler, "clock", lambda: now[0])
+    harness.controller.seen(harness.api.change(manifest()))
+    await harness.until(lambda: harness.api.writes)
     for at, written in ((14.0, 1), (15.0, 2), (29.0, 2), (30.0, 3)):
         now[0], before = at, looks[0]
-        ground.controller.wake(KEY)
-        await ground.until(lambda: looks[0] > before)  # noqa: B023
+        harness.controller.wake(KEY)
+        await harness.until(lambda: looks[0] > before)  # noqa: B023
         await asyncio.sleep(0.05)
-        assert len(ground.api.writes) == written, at
+        assert len(harness.api.writes) == written, at
 
 
 async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwise_left_as_it_is(
-    ground: Harness,
+    harness: Harness,
 ) -> None:
     """Another release wrote it: what this one does not know it must not lose."""
     made = manifest()
@@ -111,60 +111,60 @@ async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwis
         {"type": "Complete", "status": "False", "reason": "NotFinished", "message": "", "observedGeneration": 1,
          "lastTransitionTime": "2026-01-01T00:00:00Z"},
     ]}  # fmt: skip
-    ground.controller.seen(ground.api.change(made))
-    await ground.until(lambda: ground.api.writes)
-    written = ground.api.writes[0]["status"]
+    harness.controller.seen(harness.api.change(made))
+    await harness.until(lambda: harness.api.writes)
+    written = harness.api.writes[0]["status"]
     assert (written["ordinal"], written["newerField"]) == ("many", 7)
-    assert progressing(ground.api) == ("False", "SpecUnreadable")
+    assert progressing(harness.api) == ("False", "SpecUnreadable")
     said = {c["type"]: c for c in written["conditions"]}
     assert said["Complete"]["reason"] == "NotFinished"
     assert "status.ordinal" in said["Progressing"]["message"]
-    ground.controller.wake(KEY)
+    harness.controller.wake(KEY)
     await asyncio.sleep(0.1)
-    assert len(ground.api.writes) == 1
-    assert ground.events == ["SpecUnreadable"]
+    assert len(harness.api.writes) == 1
+    assert harness.events == ["SpecUnreadable"]
 
 
 async def test_run_that_cannot_be_read_is_told_of_even_if_its_status_cannot_be_written(
-    ground: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any) -> None:
         raise errors.Invalid('spec.dataset.curate: Invalid value: "boolean": must be of type object', 422)
 
-    monkeypatch.setattr(ground.api, "patch", refuse)
+    monkeypatch.setattr(harness.api, "patch", refuse)
     made = manifest()
     made["spec"]["stages"] = "many"
-    ground.controller.seen(ground.api.change(made))
-    await ground.until(lambda: ground.events)
-    assert ground.events[0] == "SpecUnreadable"
+    harness.controller.seen(harness.api.change(made))
+    await harness.until(lambda: harness.events)
+    assert harness.events[0] == "SpecUnreadable"
 
 
 async def test_status_that_the_api_server_refuses_is_said_in_an_event(
-    ground: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(_: Any) -> None:
         raise errors.Invalid("status.attempt.message: Too long: may not be more than 1024 bytes", 422)
 
-    monkeypatch.setattr(ground.api, "replace_status", refuse)
+    monkeypatch.setattr(harness.api, "replace_status", refuse)
     before = metrics.STATUS_REFUSED._value.get()
-    ground.controller.seen(ground.api.change(manifest()))
-    await ground.until(lambda: ground.events)
-    assert ground.events == ["StatusRefused"]
+    harness.controller.seen(harness.api.change(manifest()))
+    await harness.until(lambda: harness.events)
+    assert harness.events == ["StatusRefused"]
     assert metrics.STATUS_REFUSED._value.get() == before + 1
 
 
 @pytest.mark.parametrize(("waits", "wanted"), [(True, 0), (False, 1)], ids=["waits for judges", "trains"])
 async def test_run_that_becomes_unreadable_wants_a_judge_only_where_an_attempt_of_it_trains_on(
-    ground: Harness, waits: bool, wanted: int
+    harness: Harness, waits: bool, wanted: int
 ) -> None:
     """It asks for no GPU any more, so nobody would ever use the judge that it waited for."""
     if waits:
-        ground.board.wait(KEY, "judges")
+        harness.board.wait(KEY, "judges")
     else:
-        ground.board.post(KEY, run_uid=UID, ordinal=1, reply=ProgressReply(), pool="judges", head_uid="head")
-    assert ground.board.runs_at("ml", "judges") == 1
+        harness.board.post(KEY, run_uid=UID, ordinal=1, reply=ProgressReply(), pool="judges", head_uid="head")
+    assert harness.board.runs_at("ml", "judges") == 1
     made = manifest()
     made["spec"]["stages"] = "many"
-    ground.controller.seen(ground.api.change(made))
-    await ground.until(lambda: ground.events)
-    assert ground.board.runs_at("ml", "judges") == wanted
+    harness.controller.seen(harness.api.change(made))
+    await harness.until(lambda: harness.events)
+    assert harness.board.runs_at("ml", "judges") == wanted

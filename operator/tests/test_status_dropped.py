@@ -11,7 +11,7 @@ from pool_harness import NAME, eventually, field_in
 from pool_passes import Harness
 from prometheus_client import REGISTRY
 from released_crds import before_the_upgrade, current, serve
-from run_harness import API, KEY, standing
+from run_harness import API, KEY, running_controller
 
 from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.controllers.reconcile import SHORTEST_PAUSE_SECONDS, Memory
@@ -96,42 +96,42 @@ async def test_pool_remembers_what_the_api_server_drops_says_so_once_and_writes_
     known: Callable[[dict[str, Any]], dict[str, Any]], said: str
 ) -> None:
     """Judges that refuse would be forgotten with the last of their pods, and runs ask for GPUs to find it out again."""
-    ground = Harness()
-    ground.api.quota, ground.api.known = 2, known
-    ground.edit(minReplicas=1, maxReplicas=1, scaling={"stabilizationSeconds": 0})
-    await ground.passes(2)
-    (judge,) = ground.live()
+    harness = Harness()
+    harness.api.quota, harness.api.known = 2, known
+    harness.edit(minReplicas=1, maxReplicas=1, scaling={"stabilizationSeconds": 0})
+    await harness.passes(2)
+    (judge,) = harness.live()
     judge["spec"]["nodeName"] = "bad"
-    ground.change(judge, REFUSES)
-    await ground.passes(2)
-    assert ground.said("Ready") == ("False", JUDGES_REFUSE)
-    ground.edit(minReplicas=0, maxReplicas=1, scaling={"stabilizationSeconds": 0})
-    await ground.passes(5)
-    assert ground.live() == []
-    assert ground.said("Ready") == ("False", JUDGES_REFUSE)
-    writes = ground.api.writes
-    await ground.passes(int(KEPT_AGAIN_SECONDS) - 10)
-    assert ground.api.writes == writes
-    (told,) = [message for reason, message in ground.events if reason == "StatusFieldsDropped"]
+    harness.change(judge, REFUSES)
+    await harness.passes(2)
+    assert harness.said("Ready") == ("False", JUDGES_REFUSE)
+    harness.edit(minReplicas=0, maxReplicas=1, scaling={"stabilizationSeconds": 0})
+    await harness.passes(5)
+    assert harness.live() == []
+    assert harness.said("Ready") == ("False", JUDGES_REFUSE)
+    writes = harness.api.writes
+    await harness.passes(int(KEPT_AGAIN_SECONDS) - 10)
+    assert harness.api.writes == writes
+    (told,) = [message for reason, message in harness.events if reason == "StatusFieldsDropped"]
     assert said in told
-    ground.api.known = lambda status: status
-    await ground.passes(20)
-    (node,) = ground.pool["status"]["avoidedNodes"]
+    harness.api.known = lambda status: status
+    await harness.passes(20)
+    (node,) = harness.pool["status"]["avoidedNodes"]
     assert node["message"], "is known again when the CRDs have been upgraded"
 
 
 async def test_what_was_dropped_is_kept_soon_after_the_crds_have_been_upgraded() -> None:
-    ground = Harness()
-    ground.api.quota, ground.api.known = 1, of_the_release_before
-    ground.edit(minReplicas=1, maxReplicas=1)
-    await ground.passes(2)
-    assert not OLD & ground.pool["status"].keys()
-    ground.api.known = lambda status: status
-    await ground.passes(int(KEPT_AGAIN_SECONDS) + 1)
-    assert ground.pool["status"].keys() >= OLD
-    writes = ground.api.writes
-    await ground.passes(int(KEPT_AGAIN_SECONDS) + 1)
-    assert ground.api.writes == writes, "nothing is dropped any more"
+    harness = Harness()
+    harness.api.quota, harness.api.known = 1, of_the_release_before
+    harness.edit(minReplicas=1, maxReplicas=1)
+    await harness.passes(2)
+    assert not OLD & harness.pool["status"].keys()
+    harness.api.known = lambda status: status
+    await harness.passes(int(KEPT_AGAIN_SECONDS) + 1)
+    assert harness.pool["status"].keys() >= OLD
+    writes = harness.api.writes
+    await harness.passes(int(KEPT_AGAIN_SECONDS) + 1)
+    assert harness.api.writes == writes, "nothing is dropped any more"
 
 
 @pytest.mark.parametrize("field", ["provenance", "attempt"])
@@ -145,12 +145,12 @@ async def test_run_whose_status_is_not_kept_whole_says_so_once_and_is_looked_at_
         return await put(api, obj | {"status": {k: v for k, v in obj["status"].items() if k != field}})
 
     monkeypatch.setattr(API, "replace_status", drop)
-    async with standing() as ground:
-        memory = Memory(ground.api.stored or {})
-        waits = [await ground.controller._reconciler.reconcile(KEY, memory) for _ in range(5)]
+    async with running_controller() as harness:
+        memory = Memory(harness.api.stored or {})
+        waits = [await harness.controller._reconciler.reconcile(KEY, memory) for _ in range(5)]
     assert min(waits) >= SHORTEST_PAUSE_SECONDS
-    assert len(ground.api.writes) == (5 if field == "attempt" else 1)
-    assert ground.events.count("StatusFieldsDropped") == 1
+    assert len(harness.api.writes) == (5 if field == "attempt" else 1)
+    assert harness.events.count("StatusFieldsDropped") == 1
 
 
 @pytest.mark.apiserver
@@ -158,25 +158,25 @@ async def test_crds_of_the_release_before_are_noticed_at_the_first_write_and_the
     kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deepcoder_operator.sandbox.reconciler.KEPT_AGAIN_SECONDS", 0.5)
-    async with before_the_upgrade(kube, namespace), field_in(kube, namespace) as ground:
-        await ground.create()
+    async with before_the_upgrade(kube, namespace), field_in(kube, namespace) as harness:
+        await harness.create()
 
         async def drops() -> bool:
             patch = {"status": {"refusedTemplateHash": "0"}}
             return "refusedTemplateHash" not in (await kube.patch(POOLS, namespace, NAME, patch, "status"))["status"]
 
         await eventually("the older definition of pools", drops)
-        async with ground.controller():
+        async with harness.controller():
 
             async def told() -> bool:
-                return any(reason == "StatusFieldsDropped" for reason, _ in ground.events)
+                return any(reason == "StatusFieldsDropped" for reason, _ in harness.events)
 
             await eventually("the event", told)
-            assert not OLD & (await ground.pool())["status"].keys()
+            assert not OLD & (await harness.pool())["status"].keys()
             await serve(kube, namespace, current(), newer=True)
 
             async def kept() -> bool:
-                return (await ground.pool())["status"].keys() >= OLD
+                return (await harness.pool())["status"].keys() >= OLD
 
             await eventually("the fields in the status", kept)
 
@@ -184,5 +184,5 @@ async def test_crds_of_the_release_before_are_noticed_at_the_first_write_and_the
                 return gauge(POOLS.kind) == 0
 
             await eventually("the gauge", over)  # set by the answer to the write, which the status may precede
-    (said,) = [message for reason, message in ground.events if reason == "StatusFieldsDropped"]
+    (said,) = [message for reason, message in harness.events if reason == "StatusFieldsDropped"]
     assert "refusedTemplateHash" in said
