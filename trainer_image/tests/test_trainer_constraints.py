@@ -33,3 +33,13 @@ def test_what_was_tested_on_cpus_is_what_runs_on_gpus() -> None:
 
 def test_the_cpu_image_holds_nothing_that_the_gpu_image_does_without_but_what_vllm_asks_for() -> None:
     assert versions("cpu").keys() - versions("cuda").keys() == CPU_ALONE
+
+
+def test_cudas_python_packages_are_of_one_release() -> None:
+    """cuda-python up to 12.6 holds the modules of cuda-bindings itself, and asks for none.
+
+    Beside a newer cuda-bindings its modules were the ones that stayed. FlashInfer could not be imported, and with it no
+    engine started.
+    """
+    cuda = versions("cuda")
+    assert cuda["cuda-python"] == cuda["cuda-bindings"]
