@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import click
 import pytest
 import yaml
+from urllib3.exceptions import InsecureRequestWarning
 
 from deepcoder_cli.__main__ import main
 from deepcoder_cli.app import app
 from deepcoder_cli.options import Duration
+from deepcoder_client.client import Client
 
 
 class Server:
@@ -106,6 +109,22 @@ def test_a_plan_has_a_server_option_of_its_own(server: Server, capsys: pytest.Ca
     assert server.asked == []
     assert main(["--server", "http://127.0.0.1:1", "plan", "-f", str(demo), "--server"]) == 6
     assert "http://127.0.0.1:1 does not answer" in capsys.readouterr().err
+
+
+def test_whoever_asks_for_no_verification_is_not_warned_of_it_in_pythons_words(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context may say so, too, and each line that a script reads from standard error is taken for trouble."""
+
+    def unverified(*_: object, **__: object) -> list[object]:
+        warnings.warn("Unverified HTTPS request", InsecureRequestWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr(Client, "raw_list", unverified)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert main(["status", "--insecure-skip-tls-verify"]) == 0
+    assert told == []
 
 
 @pytest.mark.parametrize(

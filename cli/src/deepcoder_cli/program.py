@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 import click
+from urllib3.exceptions import InsecureRequestWarning
 
 from deepcoder_cli.app import COMPLETE_VARIABLE, app
 from deepcoder_cli.exit_codes import Exit
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without a letter shows a question mark in its place
+    # Who does not want it verified has said so, by an option or in the kubeconfig.
+    warnings.filterwarnings("ignore", category=InsecureRequestWarning)
     try:
         done = app.main(arguments, "kubectl deepcoder", complete_var=COMPLETE_VARIABLE, standalone_mode=False)
         return int(done or 0)
