@@ -44,11 +44,21 @@ def test_bytes_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: torch.randn(3, 5, 7).transpose(0, 2),
         lambda: torch.randn(3, 1, 7).expand(3, 5, 7),
         lambda: torch.randn(9, 8)[2:7, 1:5],
+        lambda: torch.randn(9, 8).t()[:, ::2],
         lambda: torch.randn(4, 6).bfloat16()[1:],
         lambda: torch.tensor(2.5),
         lambda: torch.zeros(0),
     ],
-    ids=["contiguous", "transposed", "expanded", "cut out", "halves at an offset", "scalar", "empty"],
+    ids=[
+        "contiguous",
+        "transposed",
+        "expanded",
+        "cut out",
+        "transposed and cut out",
+        "halves at an offset",
+        "scalar",
+        "empty",
+    ],
 )
 def test_a_parked_tensor_comes_back_with_its_values_and_its_layout(
     make: Callable[[], torch.Tensor], monkeypatch: pytest.MonkeyPatch

@@ -148,9 +148,10 @@ class HostMemory:
         """Copy to host memory; a small tensor stays where it is."""
         if tensor.nbytes < self._small:
             return tensor
-        layer, like, tensor = self._layers[-1], torch.empty_like(tensor, device="meta"), tensor.detach()
+        layer, tensor = self._layers[-1], tensor.detach()
+        like = torch.empty_like(tensor, device="meta")
         if like.stride() != tensor.stride():  # its elements are not the whole of a piece of memory
-            tensor = tensor.contiguous()
+            tensor = torch.empty_like(tensor).copy_(tensor)  # in the order that `like` has, which is not always C's
         host = HostBytes(tensor.nbytes, pinned=tensor.is_cuda)
         if tensor.is_cuda:
             stream = self._side_stream(tensor)
