@@ -24,7 +24,7 @@ _LONGEST_SHARED = 64
 
 
 def trim_for_cache(resource: Resource, obj: Mapping[str, Any], before: Object | None = None) -> Object:
-    """The part of an object that is trim_for_cache, a copy.
+    """Return a copy of the part of an object that is cached.
 
     `before` is what is kept of an earlier state under the same name: what is equal in it is taken from it.
     """

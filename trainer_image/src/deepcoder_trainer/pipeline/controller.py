@@ -17,11 +17,11 @@
 - A checkpoint is copied aside between two steps and uploaded during the next. It holds the weights, and the finished
   work that the weights have not been trained on, which a resumed run trains on first. In strict order the checkpoint is
   committed when that work is judged, while training continues. In window order unfinished work is sampled again (see
-  leaving.py).
+  saving.py).
 - Weights are pushed before the first admission, both at a start and at a resume, so samplers never answer with weights
   that the learner does not have.
-- If samplers and learner share devices, each waits for its turn (see turns.py), and a save is copied aside during the
-  learner's turn. The result of a push is probed now and then (see probe.py).
+- If samplers and learner share devices, each waits for its turn (see device_turns.py), and a save is copied aside
+  during the learner's turn. The result of a push is probed now and then (see probe.py).
 
 `_one_step` is the order of a step. A stop (SIGTERM, the operator, `drain`) can end it at any line except during the
 training itself. There is one way out, `_leave`: admission ends, the weights are copied aside and uploaded, work in
