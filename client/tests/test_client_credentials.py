@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from deepcoder_client import connection, kubeconfig
 from deepcoder_client.client import Client
@@ -230,3 +237,77 @@ def test_trust_of_the_command_line_replaces_that_of_the_kubeconfig(tmp_path: Pat
         kubeconfig=file, overrides=Overrides(server="https://127.0.0.2:1", insecure_skip_tls_verify=True)
     ).configuration
     assert (moved.host, moved.tls_server_name) == ("https://127.0.0.2:1", None)
+
+
+def pair(folder: Path, file: str, name: str) -> None:
+    """A key and a certificate that vouches for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now, names = datetime.datetime.now(datetime.UTC), [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / f"{file}.crt").write_bytes(made.public_bytes(pem))
+    (folder / f"{file}.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[tuple[str, list[str], set[str]]]:
+    """An API server that knows users by certificate: its address, who has asked, and whom it refuses."""
+    asked, refused = list[str](), set[str]()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            assert isinstance(self.connection, ssl.SSLSocket)
+            shown: Any = self.connection.getpeercert()
+            asked.append(shown["subject"][0][0][1])
+            content = json.dumps({"metadata": {}, "items": []}).encode()
+            self.send_response(401 if asked[-1] in refused else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    for name in ("server", "old", "new"):
+        pair(tmp_path, name, name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    for name in ("old", "new"):
+        context.load_verify_locations(tmp_path / f"{name}.crt")
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    http.socket = context.wrap_socket(http.socket, server_side=True)
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield f"https://127.0.0.1:{http.server_port}", asked, refused
+    http.shutdown()
+    http.server_close()
+
+
+def test_a_certificate_whose_files_were_renewed_is_shown_once_the_old_one_is_refused(
+    tmp_path: Path, tls: tuple[str, list[str], set[str]]
+) -> None:
+    """A connection that stays open goes on with the certificate of the day on which it was opened."""
+    url, asked, refused = tls
+    for end in ("crt", "key"):
+        (tmp_path / f"user.{end}").write_bytes((tmp_path / f"old.{end}").read_bytes())
+    file = written(tmp_path, url, {"client-certificate": "user.crt", "client-key": "user.key"})
+    content = yaml.safe_load(file.read_text())
+    content["clusters"][0]["cluster"]["certificate-authority"] = "server.crt"
+    file.write_text(yaml.safe_dump(content))
+    client = Client(kubeconfig=file)
+    assert client.list() == []
+    for end in ("crt", "key"):
+        (tmp_path / f"user.{end}").write_bytes((tmp_path / f"new.{end}").read_bytes())
+    refused.add("old")
+    assert client.list() == []
+    assert asked == ["old", "old", "new"]

@@ -103,7 +103,7 @@ class Connection:
         self._use(configuration)
 
     def _use(self, configuration: client.Configuration) -> None:
-        self.configuration = configuration
+        self.configuration, self._files = configuration, _files(configuration)
         self._pool: urllib3.PoolManager = client.ApiClient(configuration).rest_client.pool_manager
 
     @classmethod
@@ -304,16 +304,24 @@ class Connection:
                 found = self._again().configuration
             except ClientError:
                 return False
-            if found.host != refused.host or _shown(found) in (_shown(refused), _NOTHING):
+            # Files are compared with what they held: renewed ones have the same names.
+            shown = (found.api_key, *_files(found))
+            if found.host != refused.host or shown in ((refused.api_key, *self._files), _NOTHING):
                 return False
             self._use(found)
             return True
 
 
-def _shown(configuration: client.Configuration) -> tuple[object, ...]:
-    """What proves to the API server who asks."""
-    files = (configuration.cert_file, configuration.key_file)
-    return configuration.api_key, *(Path(file).read_bytes() if file else None for file in files)
+def _files(configuration: client.Configuration) -> tuple[bytes | None, bytes | None]:
+    """The certificate and its key, as far as there are such files."""
+
+    def content(file: str | None) -> bytes | None:
+        try:
+            return Path(file).read_bytes() if file else None
+        except OSError:
+            return None
+
+    return content(configuration.cert_file), content(configuration.key_file)
 
 
 _NOTHING: tuple[object, ...] = ({}, None, None)
