@@ -337,6 +337,23 @@ def test_a_quiet_log_ends_where_its_pod_has_gone(server: Server, monkeypatch: py
     assert list(client.pod_log("team", "judge-0", follow=True)) == ["one"]
 
 
+def test_a_log_that_is_not_followed_and_falls_silent_is_not_taken_for_a_whole_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node may hang; a script would take the lines until then for all of them."""
+
+    def lines(kind: object, namespace: str, right: object, query: dict[str, Any], path: str) -> Iterator[str]:
+        yield "one"
+        return True
+
+    client = server.client()
+    monkeypatch.setattr(client.connection, "lines", lines)
+    told = client.pod_log("team", "judge-0")
+    assert next(told) == "one"
+    with pytest.raises(Unreachable, match="judge-0"):
+        next(told)
+
+
 @pytest.mark.parametrize("headers", [True, False], ids=["after a line", "before any"])
 def test_a_silent_stream_is_told_from_one_that_ended(headers: bool) -> None:
     over = threading.Event()

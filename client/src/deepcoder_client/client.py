@@ -300,7 +300,7 @@ class Client:
     ) -> Iterator[str]:
         """Yield a container's log lines; with `follow` as they come, until the container ends.
 
-        `previous`: the log of the previous container, if it was restarted.
+        `previous`: the log of the previous container, if it was restarted. Raises `Unreachable` if the log breaks off.
         """
         right = Right("get", "pods/log", "", namespace)
         query: dict[str, str | int] = {"follow": "true"} if follow else {}
@@ -309,6 +309,8 @@ class Client:
         query |= {"tailLines": tail} if tail is not None else {}
         path = PODS.path(namespace, pod, "log")
         silent = yield from self.connection.lines(PODS, namespace, right, query, path)
+        if silent and not follow:
+            raise Unreachable(f"the log of pod {pod} broke off after {IDLE_SECONDS:.0f} s of silence: is its node up?")
         query.pop("tailLines", None)
         while silent and follow:  # a quiet log, or a connection that broke without a word: which, only asking tells
             query["sinceSeconds"] = int(IDLE_SECONDS) - _MARGIN_SECONDS
