@@ -187,6 +187,14 @@ async def test_compressed_body_counts_with_its_own_length(session):
     assert JudgeResponse.model_validate_json(text).passed is True
 
 
+async def test_body_that_is_not_compressed_as_it_says_is_the_clients_mistake(session, caplog):
+    plain = json.dumps(BODY).encode()
+    refused = await problem(session, 400, plain, headers={"Content-Encoding": "gzip"})
+    assert refused.field == "body"
+    assert "gzip" in refused.error
+    assert "a request failed" not in caplog.text
+
+
 async def test_client_that_dawdles_is_not_waited_for(served, monkeypatch):
     judge, _, port = served
     monkeypatch.setattr(request_body, "READ_S", 0.2)
@@ -199,7 +207,7 @@ async def test_client_that_dawdles_is_not_waited_for(served, monkeypatch):
     writer.close()
 
 
-async def test_client_that_leaves_in_the_middle_leaves_nothing_behind(served):
+async def test_client_that_leaves_in_the_middle_leaves_nothing_behind_and_is_no_defect(served, caplog):
     judge, _, port = served
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n" + b" " * 1000)
@@ -209,6 +217,10 @@ async def test_client_that_leaves_in_the_middle_leaves_nothing_behind(served):
         writer.close()
         while judge.room.held:
             await asyncio.sleep(0.01)
+        while b"refused_requests_total{" not in judge.metrics.exposition():
+            await asyncio.sleep(0.01)
+    assert b'refused_requests_total{status="400"} 1.0' in judge.metrics.exposition()
+    assert "a request failed" not in caplog.text
 
 
 async def test_submissions_that_take_too_much_memory_together_wait_outside(served):

@@ -40,7 +40,7 @@ from deepcoder_sandbox.server import auth
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict, content_digest
 from deepcoder_sandbox.server.memory_budget import MemoryBudget, OverBudget, Share, request_bytes, tests_bytes
 from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.server.request_body import READ_S, TooLarge, TooSlow, read_body
+from deepcoder_sandbox.server.request_body import READ_S, Broken, TooLarge, TooSlow, read_body
 from deepcoder_sandbox.server.version import judge_version
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.tests_store import StoreFull, TestStore, read_set
@@ -127,6 +127,9 @@ def _refusal(error: Exception, judge: Judge) -> tuple[int, Problem, dict[str, st
     match error:
         case Refused():
             return 400, error.problem(), {}
+        case Broken():
+            mend = f"body: could not be read to its end: {error}: send it whole, encoded as its headers say"
+            return 400, Problem(error=mend, field="body"), {"Connection": "close"}
         case auth.Unauthorized():
             return 401, Problem(error=str(error)), {"WWW-Authenticate": "Bearer"}
         case _UnknownTests():

@@ -1,8 +1,8 @@
 """Reading a request's body: bounded in size, in time and, over all requests together, in memory.
 
-Refused with 413, 408 and 429. A body whose length is told is refused before a byte of it is read; one whose length is
-not, or that is compressed, as soon as it is too long. Whoever is slow is not waited for: its share of the room is
-wanted by others.
+Refused with 400, 408, 413 and 429. A body that announces its length is refused before a byte of it is read; one that
+does not, or that is compressed, as soon as it is too long. A slow client is not waited for, because others need its
+share of the memory. A client that hangs up, or a body not encoded as its headers say, is no failure of the judge.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ class TooSlow(Exception):
     """The body did not arrive in time."""
 
 
+class Broken(Exception):
+    """The body ended early, or is not encoded as its headers say."""
+
+
 async def read_body(request: web.Request, share: Share, max_bytes: int) -> bytearray:
-    """Return the body, its size held by `share`. Raises TooLarge, TooSlow or OverBudget."""
+    """Return the body, its size held by `share`. Raises TooLarge, TooSlow, Broken or OverBudget."""
     told = request.content_length
     if told is not None and told > max_bytes:
         raise TooLarge
@@ -43,4 +47,6 @@ async def read_body(request: web.Request, share: Share, max_bytes: int) -> bytea
                     share.resize(len(body))
     except TimeoutError:
         raise TooSlow from None
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise Broken(" ".join(str(error).split())) from None
     return body
