@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -220,6 +221,19 @@ def test_a_hub_that_limits_requests_is_left_alone_for_as_long_as_it_says(
     hub.faults = ["429", "429"]
     assert (sources.dataset("hf://org/TACO-verified") / "data/train.jsonl").is_file()
     assert pauses == [7.0, 7.0]
+
+
+def test_a_disk_without_room_for_a_download_is_no_hub_that_is_away(
+    sources: Sources, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(OSError, match=r"No space left on device: 'model.safetensors'") as e:
+        sources.dataset("hf://org/lcb/test5.jsonl")
+    assert e.value.errno == errno.ENOSPC
+    assert pauses == []
 
 
 def test_a_hub_that_stays_away_is_storage_that_is_away(hub: Hub, sources: Sources, pauses: list[float]) -> None:

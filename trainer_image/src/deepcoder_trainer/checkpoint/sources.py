@@ -11,6 +11,7 @@ and a download goes on where it broke off. What it will never have is a mistake 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import re
@@ -263,6 +264,8 @@ def _from_hub_once(uri: str, kind: str, revision: str | None, cache: Path, field
     except HFValidationError as e:
         raise BadConfig(f"{field} {uri}: {repo} is no name of a repository: {e}", field=field) from e
     except Exception as e:  # those of whichever HTTP library it uses reach us as they are
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # our disk is full: the hub is there, and another try has no more room
         raise _HubFailed(uri, e) from e
     if not path.is_dir():
         raise BadConfig(f"{field} {uri}: there is no folder {inner} in {repo}", field=field)
