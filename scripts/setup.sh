@@ -15,6 +15,8 @@ packages=(contracts operator sandbox_image trainer_image devcluster client cli w
 inputs=(constraints/trainer-cpu.txt constraints/dev.txt constraints/sbom.txt scripts/setup.sh)
 for p in "${packages[@]}"; do inputs+=("$p/pyproject.toml"); done
 stamp="$(cat "${inputs[@]}" | sha256sum | cut -d' ' -f1) $python $PWD"
+exec 9< scripts/setup.sh  # two at once would install into each other's half
+flock -n 9 || { echo "setup: waiting for another set-up of this checkout"; flock -w 3600 9; }
 if [ -x .venv/bin/python ] && [ "$(cat .venv/.stamp 2>/dev/null || true)" = "$stamp" ]; then exit 0; fi
 
 uv="$cache/uv/bin/uv"
