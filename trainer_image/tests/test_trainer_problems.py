@@ -72,6 +72,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
         ("~~~python\na\n~~~\n", None),
         ("```python\nif a:\n  print(1)```", "if a:\n  print(1)"),
         ("```python\na```  \nThat is all.", "a"),
+        ("```python\r\na```\r\nThat is all.\r\n", "a"),
         ("```python\nprint('```')\nb```", "print('```')\nb"),
         ("```python\na```\nor\n```python\nb\n```", "b\n"),
         ("```python\na\n```\nas ``` x ```\nand ``` y ```\n", "a\n"),

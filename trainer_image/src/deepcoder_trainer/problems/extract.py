@@ -16,7 +16,7 @@ _OPENING = re.compile(  # none gives back: a model may write nothing but spaces
     r"```(?:[ \t]*+[^\s`]*+[ \t]*+\r?\n|(?P<attributes>[A-Za-z{][^`\n]*+\n))"
 )
 _CLOSING = re.compile(r"^[ \t]*```([A-Za-z][^\s`]*+[ \t]*+\r?\n)?", re.MULTILINE)
-_CLOSING_LINE_END = re.compile(r"```()[ \t]*+$", re.MULTILINE)
+_CLOSING_LINE_END = re.compile(r"```()[ \t]*+\r?$", re.MULTILINE)
 
 
 def last_fenced_block(text: str) -> str | None:
