@@ -27,6 +27,7 @@ from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.running.exit_records import failed
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 
@@ -212,6 +213,18 @@ def test_signed_addresses_are_in_no_log(
     assert sources.dataset("hf://org/lcb/test5.jsonl").read_bytes() == lines(livecodebench_row())
     assert any(path.startswith("elsewhere/") for path in hub.asked)
     assert "/elsewhere/datasets/org/lcb" in caplog.text
+    assert "marked-value" not in caplog.text
+
+
+def test_signed_addresses_are_not_in_the_log_of_an_attempt_that_the_hub_ended(
+    hub: Hub, sources: Sources, pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An attempt's end is logged with the errors that led to it, and an HTTP library's names the address."""
+    hub.signs, hub.faults = True, ["403"] * 1000
+    with pytest.raises(StorageUnavailable, match=r"HfHubHTTPError, status 403") as e:
+        sources.dataset("hf://org/lcb/test5.jsonl")
+    assert failed(e.value, 0).reason == "StorageUnavailable"
+    assert "the attempt crashed" in caplog.text
     assert "marked-value" not in caplog.text
 
 

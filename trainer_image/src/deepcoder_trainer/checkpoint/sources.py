@@ -194,7 +194,8 @@ def _from_hub(uri: str, kind: str, revision: str | None, cache: Path, field: str
             return _from_hub_once(uri, kind, revision, cache, field)
         except _HubFailed as failed:
             if attempt == _HUB_TRIES:
-                raise StorageUnavailable(str(failed)) from failed.__cause__
+                # Without its cause: an attempt's end is logged with all causes, and this may quote a signed address.
+                raise StorageUnavailable(str(failed)) from None
             pause = failed.asked_pause if failed.asked_pause is not None else 2.0**attempt
             log.warning("%s; trying again in %.0f s (try %d of %d)", failed, pause, attempt, _HUB_TRIES)
             time.sleep(pause)
@@ -208,7 +209,8 @@ class _HubFailed(Exception):
         # huggingface_hub hides an answer of its API behind an error of its own.
         answers = (getattr(e, "response", None) for e in (error, error.__cause__))
         answer = next((a for a in answers if a is not None), None)
-        said = "" if answer is None else f", status {answer.status_code}"
+        words = _QUERY.sub("?…", str(error).partition("\n")[0])[:200]
+        said = f", status {answer.status_code}" if answer is not None else f": {words}" if words else ""
         super().__init__(f"{uri} cannot be fetched from the hub: {type(error).__name__}{said}")
         self.asked_pause: float | None = None
         """Seconds that the hub wants to be left alone for."""
