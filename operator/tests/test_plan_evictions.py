@@ -10,6 +10,7 @@ from plan_world import Cluster, condition_of, failed_of, make_run, reason, runni
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.progress import Desired
+from deepcoder_operator.domain.eviction import EVENT_SECONDS
 from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.world import PodView
 
@@ -254,11 +255,26 @@ def test_queue_that_takes_its_quota_back_from_a_starting_attempt_for_another_run
         admitted(cluster)
         queue_takes_its_quota_back(cluster)
         cluster.settle()
+        cluster.advance(EVENT_SECONDS)
+        cluster.settle()
         assert failed_of(cluster) is FailureReason.PREEMPTED
         assert said in (cluster.run.status.stages[0].message or "")
         cluster.advance(600)
         cluster.settle()
     assert cluster.run.status.stages[0].failures == 0
+
+
+def test_what_the_queue_says_a_moment_after_it_took_its_quota_back_counts() -> None:
+    """Kueue suspends the job first, and posts its event then."""
+    cluster = Cluster(make_run(scheduling={"queueName": "team"}, failurePolicy={"maxAttempts": 1}))
+    cluster.settle()
+    admitted(cluster)
+    queue_takes_its_quota_back(cluster)
+    cluster.settle()
+    cluster.advance(1)
+    cluster.withdrawal = "Exceeded the PodsReady timeout ml/rayjob-demo-s0-a1-4fd2c"
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED
 
 
 def test_job_whose_quota_is_taken_back_goes_at_once_while_its_head_still_saves() -> None:
@@ -304,6 +320,8 @@ def test_quota_that_came_and_went_unseen_ends_the_attempt_too() -> None:
     decided = cluster.step()
     assert [type(a).__name__ for a in decided.actions] == ["SavePostMortem", "DeleteRayJob"]
     cluster.settle()
+    cluster.advance(EVENT_SECONDS)
+    cluster.settle()
     assert failed_of(cluster) is FailureReason.PREEMPTED
 
 
@@ -328,6 +346,8 @@ def test_quota_that_is_taken_back_before_the_program_ran_costs_no_attempt() -> N
     cluster.settle()
     assert reason(cluster, "QuotaReserved") == "Admitted"
     queue_takes_its_quota_back(cluster)
+    cluster.settle()
+    cluster.advance(EVENT_SECONDS)
     cluster.settle()
     assert failed_of(cluster) is FailureReason.PREEMPTED
     assert cluster.run.status.stages[0].failures == 0

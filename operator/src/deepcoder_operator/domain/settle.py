@@ -18,7 +18,7 @@ from deepcoder_operator.domain import eviction, judge_outage
 from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft, fitted
-from deepcoder_operator.domain.eviction import with_queue_message
+from deepcoder_operator.domain.eviction import waits_for_event, with_queue_message
 from deepcoder_operator.domain.judge_outage import with_pool_message
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.promotion import promote
@@ -62,6 +62,8 @@ def settle(draft: Draft, world: World) -> None:
             failure = refine(attempt, record)
     else:
         failure = refine(attempt, record)
+    if waits_for_event(draft, world):
+        return
     failure = with_queue_message(attempt, world, failure)
     _failed(draft, world, with_pool_message(draft, world, failure))
 
