@@ -169,9 +169,11 @@ def _check_visible(proc: int) -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:  # not dumpable, as a program is
-        os.close(writing)
-        os.read(reading, 1)
-        os._exit(0)
+        try:
+            os.close(writing)
+            os.read(reading, 1)
+        finally:
+            os._exit(0)  # whatever fails here: no second zygote goes on from this line
     try:
         os.close(os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc))
     except OSError as error:
