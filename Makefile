@@ -27,10 +27,10 @@ demo:  ## the whole loop on a real cluster; what is missing is said before anyth
 down:  ## remove every trace of the cluster
 	@scripts/plain-python.sh -m devcluster down
 
-# Half of the time tests wait, so four share two cores. Each has a quarter of the files in their order, so that few
+# Half of the time tests wait, so five share two cores. Each has a fifth of the files in their order, so that few
 # start the same servers, and takes from another's end when it is done; `WORKERS=1` is for looking into a failure.
 # Their seed of hashes is one: see conftest.py.
-WORKERS ?= 4
+WORKERS ?= 5
 
 test: setup lint  ## all that CI holds but the end-to-end tests; builds the real API, etcd and S3 servers they run
 	@$(PY) -m devcluster build
