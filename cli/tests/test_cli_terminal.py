@@ -71,10 +71,15 @@ def test_documents_keep_every_character_and_print_none_that_a_terminal_obeys(
     output.document(value, form)
     written = taken.getvalue()
     assert (json.loads(written) if form == "json" else yaml.safe_load(written)) == value
-    assert "\x1b" not in written
+    assert obeyed(written.replace("\u3000", "")) == []
     if form == "json":
-        assert obeyed(written.replace("\u3000", "")) == []
         assert "é\u3000" in written
+
+
+def test_yaml_shows_letters_of_every_script_where_nothing_has_to_be_escaped(out: Terminal) -> None:
+    taken = out(True)
+    output.document({"text": "é 日本 👩\u200d🔬"}, "yaml")
+    assert taken.getvalue() == "text: é 日本 👩\u200d🔬\n"
 
 
 def test_what_is_shown_in_place_of_a_character_names_it() -> None:

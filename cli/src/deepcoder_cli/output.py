@@ -49,7 +49,10 @@ def document(value: Any, form: str) -> None:
             _BEYOND_ASCII.sub(lambda c: c[0] if _harmless(c[0]) else json.dumps(c[0])[1:-1], written) + "\n"
         )
     else:
-        sys.stdout.write(yaml.safe_dump(text, sort_keys=False, allow_unicode=True))
+        shown = yaml.safe_dump(text, sort_keys=False, allow_unicode=True)
+        if not all(map(_harmless, shown)):  # it leaves marks that turn the direction of what follows as they are
+            shown = yaml.safe_dump(text, sort_keys=False)
+        sys.stdout.write(shown)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
