@@ -22,7 +22,6 @@ from pathlib import Path
 
 import pytest
 from _pytest.assertion import rewrite
-from free_ports import free_port
 from hypothesis import settings
 
 settings.register_profile("unhurried", deadline=None)
@@ -63,4 +62,6 @@ def _write_test(file: Path, config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def unused_tcp_port_factory() -> Callable[[], int]:
     """pytest-asyncio's, with ports that a server still has after a restart."""
+    from free_ports import free_port  # not found where files are collected without this project's settings
+
     return free_port
