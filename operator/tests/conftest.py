@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -141,3 +142,13 @@ async def cluster(site: Cluster) -> Cluster:
     """A namespace with all that runs need, and the operator as a process."""
     await site.start_operator()
     return site
+
+
+@pytest.fixture
+def blackhole() -> Iterator[str]:
+    """A server that takes connections and never says a word; those that wait are let go at the end."""
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    server.listen(256)
+    yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    server.close()

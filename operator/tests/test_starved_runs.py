@@ -6,8 +6,6 @@ Forty runs are more than there are places for passes, and each would hold one fo
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Iterator
 
 import pytest
 from loop_world import Cluster, wait_for
@@ -16,15 +14,6 @@ from run_manifests import run_manifest
 from deepcoder_operator.kube.resources import RUNS
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
-
-
-@pytest.fixture
-def blackhole() -> Iterator[str]:
-    server = socket.socket()
-    server.bind(("127.0.0.1", 0))
-    server.listen(256)
-    yield f"http://127.0.0.1:{server.getsockname()[1]}"
-    server.close()
 
 
 async def test_run_of_a_healthy_bucket_starts_beside_forty_whose_server_never_answers(

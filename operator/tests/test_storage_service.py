@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,6 @@ async def eventually(holds: Any) -> None:
     async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-def blackhole() -> Iterator[str]:
-    """A server that takes connections and never says a word; those that wait are let go at the end."""
-    server = socket.socket()
-    server.bind(("127.0.0.1", 0))
-    server.listen(256)
-    yield f"http://127.0.0.1:{server.getsockname()[1]}"
-    server.close()
 
 
 @pytest.fixture
