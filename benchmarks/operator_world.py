@@ -35,6 +35,7 @@ from free_ports import free_port
 from run_manifests import run_manifest
 
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.errors import KubeError
 from deepcoder_operator.kube.resources import POOLS, RAYJOBS, RUNS, SECRETS, Resource
 from devcluster import tools
 from devcluster.config import cache_root
@@ -200,12 +201,20 @@ class World:
             group.create_task(self._follow(RUNS, self._run_seen))
 
     async def _follow(self, kind: Resource, seen: Callable[[Object], None]) -> None:
-        _, version = await self.kube.list(kind)
+        """A watch that breaks is begun anew: until it is, nothing here sees what the operator has done."""
         while True:
-            async for what, obj in self.kube.watch(kind, None, "", version):
-                version = obj["metadata"]["resourceVersion"]
-                if what in ("ADDED", "MODIFIED"):
+            try:
+                found, version = await self.kube.list(kind)
+                for obj in found:
                     seen(obj)
+                while True:
+                    async for what, obj in self.kube.watch(kind, None, "", version):
+                        version = obj["metadata"]["resourceVersion"]
+                        if what in ("ADDED", "MODIFIED"):
+                            seen(obj)
+            except KubeError as e:
+                print(f"watch of {kind.plural} is begun anew: {e}", file=sys.stderr, flush=True)
+                await asyncio.sleep(1)
 
     def _job_seen(self, job: Object) -> None:
         key = (job["metadata"]["namespace"], job["metadata"]["labels"]["deepcoder.dev/run"])

@@ -275,10 +275,15 @@ class Wire:
         self.server.close()
         for writer in self.writers:
             writer.transport.abort()
+        self.writers.clear()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        self.writers |= {writer, back}
+        if writer not in self.writers:  # cut before its other half was there
+            back.transport.abort()
+            return
+        self.writers.add(back)
         await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
         self.writers -= {writer, back}
 
