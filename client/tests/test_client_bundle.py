@@ -186,7 +186,7 @@ def test_attempts_whose_pods_are_gone_are_there_as_the_bucket_has_them() -> None
     }  # fmt: skip
     assert past["attempts/003/driver.log"] == "driver.log of short 3 says [redacted]"
     assert '"reason": "Crashed"' in past["attempts/002/exit.json"]
-    assert any("past attempts left: no answer" in line for line in bundle(endpoint="http://away").missing)
+    assert any("the files of past attempts: no answer" in line for line in bundle(endpoint="http://away").missing)
 
 
 def test_what_the_live_trainer_prints_is_there_which_no_pods_log_has(monkeypatch: pytest.MonkeyPatch) -> None:

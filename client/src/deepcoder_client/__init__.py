@@ -1,9 +1,9 @@
 """DeepCoder runs from Python, for notebooks and for `kubectl deepcoder`.
 
-client = Client()                              # by the kubeconfig
+client = Client()                              # from the kubeconfig
 run = client.apply("deepcoder-1.5b.yaml")
 run = client.wait(run.metadata.name, run.metadata.namespace, seconds=86_400)
-client.folder(run).metrics()                   # a pandas DataFrame, a row a step
+client.folder(run).metrics()                   # a pandas DataFrame, one row per step
 """
 
 from deepcoder_client.client import Change, Client

@@ -55,12 +55,12 @@ from deepcoder_contracts.redaction import (
 
 LOG_LINES = 5000
 PREVIOUS_LINES = 500
-"""Last lines of the previous container of a restarted one, which show why it ended."""
+"""Number of last lines of a restarted container's previous log, which show why it ended."""
 LAST_ATTEMPTS = 2
 """Number of newest attempts whose files are read from the bucket."""
 OPERATOR_LINES = 20_000
 OPERATOR_LAST_LINES = 50
-"""Of one that was started again: why, which names no run."""
+"""Number of last lines of a restarted operator's previous log. They show why it ended, and may name no run."""
 OPERATOR_LABEL = "app.kubernetes.io/name=deepcoder-operator"
 _NOISE = ("managedFields",)
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -68,7 +68,7 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 @dataclass
 class Bundle:
-    """Documents by name, and the missing parts with the reasons."""
+    """Documents by name, and the missing parts with reasons."""
 
     documents: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -108,7 +108,7 @@ def gather(
     if not told:
         made.missing.append(
             "logs, and messages of pods, conditions and events that may quote them: what is secret in them is not "
-            "known; --include-logs takes them all the same"
+            "known; --include-logs includes them anyway"
         )
         return made
     words = asking.words(objects["pods.yaml"]) | asking.past(endpoint)
@@ -119,7 +119,7 @@ def gather(
 
 @dataclass(frozen=True)
 class _Asking:
-    """Of one run; what cannot be had is noted."""
+    """Collects the parts of one run's bundle, and notes those that cannot be read."""
 
     client: Client
     made: Bundle
@@ -159,7 +159,7 @@ class _Asking:
         return objects
 
     def surroundings(self, operator_namespace: str) -> dict[str, list[Object]]:
-        """Collect objects outside the run that may hold it up."""
+        """Collect objects outside the run that may hold the run up."""
         bounds = (("ResourceQuotas", QUOTAS), ("LimitRanges", LIMITS), ("NetworkPolicies", NETWORK_POLICIES))
         chart = {"labelSelector": OPERATOR_LABEL}
         return {
@@ -169,7 +169,7 @@ class _Asking:
         }
 
     def words(self, pods: Sequence[Object]) -> dict[str, str]:
-        """Collect the output of its pods, and of the live trainer inside the head."""
+        """Collect the output of the run's pods, and of the live trainer inside the head."""
         found = {}
         for pod in pods:
             for container, previous in _containers(pod):
@@ -179,14 +179,14 @@ class _Asking:
                 if text := self.tried(f"the log of {what}", ask):
                     found[f"logs/{what}.log"] = text
             head = _runs(pod) and pod["metadata"].get("labels", {}).get(LABEL_ROLE) == HEAD
-            if head and (text := self.tried("what the live trainer prints", partial(_driver, self.client, pod))):
+            if head and (text := self.tried("the output of the live trainer", partial(_driver, self.client, pod))):
                 found["logs/driver.log"] = text
         return found
 
     def past(self, endpoint: str | None) -> dict[str, str]:
         """Collect the newest attempts' files from the bucket, because their pods are gone."""
         return (
-            self.tried("what past attempts left", partial(_attempts, self.client, self.name, self.place, endpoint))
+            self.tried("the files of past attempts", partial(_attempts, self.client, self.name, self.place, endpoint))
             or {}
         )
 
@@ -201,7 +201,7 @@ class _Asking:
 
 
 def _of_node(node: Object) -> Object:
-    """Why a pod does not fit on it, or was lost with it; not its hundred images."""
+    """Return what shows why a pod does not fit on a node, or was lost with it; not the node's hundred images."""
     spec, status = node.get("spec") or {}, node.get("status") or {}
     return {
         "kind": "Node",
@@ -222,7 +222,7 @@ def _driver(client: Client, head: Object) -> str:
 
 
 def _attempts(client: Client, name: str, namespace: str, endpoint: str | None) -> dict[str, str]:
-    """Files of the newest attempts, as the bucket has them."""
+    """Return the files of the newest attempts, as stored in the bucket."""
     folder = client.folder(name, namespace, endpoint=endpoint)
     found = {}
     for attempt in folder.attempts()[-LAST_ATTEMPTS:]:
@@ -249,17 +249,17 @@ def _redactor(
         except NotFound:
             all_known = all_known and optional
         except (ClientError, binascii.Error) as error:
-            missing.append(f"Secret {name}, whose values are to be taken out: {error}")
+            missing.append(f"Secret {name}, whose values must be removed: {error}")
             all_known = False
     try:
         return Redactor(values), all_known
     except TooManyForms as error:
-        missing.append(f"values of Secrets to be taken out: {error}")
+        missing.append(f"values of Secrets that must be removed: {error}")
         return Redactor(()), False
 
 
 def _without_values(value: Any) -> Any:
-    """Without what is noise, and without values of variables that are named as secrets are."""
+    """Return a copy without noise and without the values of variables that are named like secrets."""
     if isinstance(value, dict):
         if isinstance(value.get("value"), str) and SECRET_NAME.search(str(value.get("name", "")).upper()):
             return {**value, "value": REDACTED}
@@ -268,7 +268,7 @@ def _without_values(value: Any) -> Any:
 
 
 def _containers(pod: Object) -> Iterator[tuple[str, bool]]:
-    """Names of a pod's containers, those that run before the others first; once more with True if it was restarted."""
+    """Yield each container's name with False, init containers first; if it was restarted, again with True."""
     status = pod.get("status") or {}
     for kind in ("initContainer", "container"):
         told = {s["name"]: s for s in status.get(f"{kind}Statuses") or ()}
@@ -284,7 +284,7 @@ def _log(client: Client, pod: Object, container: str, tail: int, *, previous: bo
 
 
 def _operator(client: Client, pods: Sequence[Object], *words: str) -> str:
-    """Lines of the operator's pods that name the run, and the last ones of any that was started again."""
+    """Return the operator's log lines that name the run, and the last lines of restarted containers' previous logs."""
     found = []
     try:
         for pod in pods:

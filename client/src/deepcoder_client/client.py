@@ -46,7 +46,7 @@ PATIENCE_SECONDS = 120.0
 TERMINAL = frozenset({Phase.COMPLETE, Phase.FAILED})
 _TRIES = 5
 _MARGIN_SECONDS = 30
-"""A log that is asked for again has no line of what came before the silence, with so much to spare."""
+"""A reopened log begins this many seconds after the silence did, so that no line is repeated."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Change:
 
 
 class Client:
-    """A user's view of the runs of a cluster."""
+    """Access to the runs of a cluster as one user."""
 
     def __init__(
         self, context: str | None = None, *, kubeconfig: str | Path | None = None, namespace: str | None = None,
         timeout: float = TIMEOUT_SECONDS, connection: Connection | None = None, overrides: Overrides = NO_OVERRIDES,
     ) -> None:  # fmt: skip
-        """Connect by the kubeconfig, or use `connection`. `namespace` is the default namespace of all calls."""
+        """Connect as the kubeconfig says, or use `connection`. `namespace` is the default namespace of all calls."""
         self.connection = connection or Connection.open(context, kubeconfig, timeout, overrides)
         self.namespace = namespace or self.connection.namespace
 
@@ -76,7 +76,8 @@ class Client:
     ) -> DeepCoderRun:  # fmt: skip
         """Create or change a run by server-side apply. `force` takes over fields with another owner.
 
-        `dry_run`: the API server validates it with all its rules, and stores nothing. Raises `Refused` and `Conflict`.
+        With `dry_run`, the API server validates the run with all its rules but stores nothing. Raises `Refused` and
+        `Conflict`.
         """
         if isinstance(manifest, str | Path):
             manifest = load(manifest)
@@ -118,7 +119,7 @@ class Client:
     def raw_list(
         self, namespace: str | None = None, *, all_namespaces: bool = False, selector: str = ""
     ) -> Sequence[Object]:
-        """Return the same runs as plain objects."""
+        """Return the runs that `list` selects, as plain objects."""
         place = None if all_namespaces else namespace or self.namespace
         items: list[Object] = self.connection.list(RUNS, place, **({"labelSelector": selector} if selector else {}))[
             "items"
@@ -128,10 +129,10 @@ class Client:
     def watch(
         self, name: str | None = None, namespace: str | None = None, *, seconds: float, all_namespaces: bool = False
     ) -> Iterator[Change]:
-        """Watch a run, or all runs, for `seconds`: yields the existing runs first, then each change.
+        """Watch a run, or all runs, for `seconds`: yield the existing runs first, then each change.
 
-        If the server ends the watch, it resumes from the last seen version, or from a new list if that is too old. A
-        run that this release cannot read is skipped, with a warning in the log.
+        If the server ends the watch, it resumes from the last seen version, or from a new list if that version is too
+        old. A run that this release cannot read is skipped, with a warning in the log.
         """
         for kind, run in self.raw_watch(name, namespace, seconds=seconds, all_namespaces=all_namespaces):
             if (known := _known(run)) is not None:
@@ -141,7 +142,10 @@ class Client:
         self, name: str | None = None, namespace: str | None = None, *, seconds: float, all_namespaces: bool = False,
         patience: float = PATIENCE_SECONDS,
     ) -> Iterator[tuple[str, Object]]:  # fmt: skip
-        """Yield the same as (type, plain object). Raises if the API server does not answer for `patience` seconds."""
+        """Yield what `watch` yields, as (type, plain object).
+
+        Raises `Unreachable` if the API server does not answer for `patience` seconds.
+        """
         place = None if all_namespaces else namespace or self.namespace
         chosen = {"fieldSelector": f"metadata.name={name}"} if name else {}
         end, told = time.monotonic() + seconds, dict[tuple[str, str], Object]()
@@ -166,9 +170,10 @@ class Client:
     def _changes(
         self, place: str | None, version: str, chosen: dict[str, str], end: float
     ) -> Iterator[tuple[str, Object]]:
-        """Yield changes until the last seen version is too old for the server, or the time is over.
+        """Yield changes until the last seen version is too old for the server, or until the time `end`.
 
-        If the server, or a proxy before it, ends each watch at once, there is at most one request per `POLL_SECONDS`.
+        If the server, or a proxy in front of it, ends each watch at once, at most one request is sent per
+        `POLL_SECONDS`.
         """
         right = Right("watch", RUNS.plural, RUNS.group, place)
         while (left := end - time.monotonic()) > 0:
@@ -195,7 +200,7 @@ class Client:
         self, name: str, namespace: str | None = None, *, seconds: float,
         until: Callable[[DeepCoderRun], bool] | None = None,
     ) -> DeepCoderRun:  # fmt: skip
-        """Wait until `until` is true for the run, by default until it is Complete or Failed, and return it.
+        """Wait until `until` is true for the run, by default until the run is Complete or Failed, and return it.
 
         Raises `NotInTime` after `seconds`, and `NotFound` if the run does not exist or was deleted.
         """
@@ -212,7 +217,7 @@ class Client:
             time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
 
     def _patiently(self, ask: Callable[[], Any], end: float) -> Any:
-        """Return the answer; repeat the request while the API server is away, until the end or the patience is over."""
+        """Return `ask()`. While the API server is unreachable, retry until `end`, but at most `PATIENCE_SECONDS`."""
         give_up = min(end, time.monotonic() + PATIENCE_SECONDS)
         while True:
             try:
@@ -223,7 +228,7 @@ class Client:
                 time.sleep(POLL_SECONDS)
 
     def approve(self, name: str, stages: Sequence[str], namespace: str | None = None) -> DeepCoderRun:
-        """Approve held stages: adds their names to spec.approvedStages."""
+        """Approve held stages by adding their names to spec.approvedStages."""
 
         def added(run: Object) -> Object | None:
             known = [s["name"] for s in run["spec"]["stages"]]
@@ -244,7 +249,7 @@ class Client:
         return self._change(name, namespace, lambda run: {"suspend": False} if run["spec"].get("suspend") else None)
 
     def _change(self, name: str, namespace: str | None, change: Callable[[Object], Object | None]) -> DeepCoderRun:
-        """Change the current spec; on a conflict it is read again, a few times."""
+        """Change the current spec. On a conflict, read it again and retry, `_TRIES` times in all."""
         place = namespace or self.namespace
         for _ in range(_TRIES):
             run = self.raw(name, place)
@@ -259,15 +264,15 @@ class Client:
             except Conflict:
                 continue
             return typed(answer)
-        raise Conflict(f"{place}/{name} was changed by others {_TRIES} times meanwhile: try again")
+        raise Conflict(f"{place}/{name} was changed by others {_TRIES} times in the meantime: try again")
 
     def pool(self, run: DeepCoderRun) -> Object | None:
-        """Return the SandboxPool that judges for a run; None if there is none (yet)."""
+        """Return the SandboxPool whose judges a run uses; None if it does not exist (yet)."""
         name = pool_name(run)
         return self.find_pool(run.metadata.namespace, name) if name else None
 
     def find_pool(self, namespace: str, name: str) -> Object | None:
-        """Return a SandboxPool by name; None if there is none."""
+        """Return a SandboxPool by name; None if it does not exist."""
         try:
             return self.connection.get(POOLS, namespace, name)
         except NotFound:
@@ -298,9 +303,9 @@ class Client:
         tail: int | None = None,
         previous: bool = False,
     ) -> Iterator[str]:
-        """Yield a container's log lines; with `follow` as they come, until the container ends.
+        """Yield a container's log lines; with `follow` also new ones, until the container ends.
 
-        `previous`: the log of the previous container, if it was restarted. Raises `Unreachable` if the log breaks off.
+        `previous` selects the log of the container before its last restart. Raises `Unreachable` if the log breaks off.
         """
         right = Right("get", "pods/log", "", namespace)
         query: dict[str, str | int] = {"follow": "true"} if follow else {}
@@ -312,15 +317,15 @@ class Client:
         if silent and not follow:
             raise Unreachable(f"the log of pod {pod} broke off after {IDLE_SECONDS:.0f} s of silence: is its node up?")
         query.pop("tailLines", None)
-        while silent and follow:  # a quiet log, or a connection that broke without a word: which, only asking tells
+        while silent and follow:  # the log is quiet, or the connection broke: only a new request can tell
             query["sinceSeconds"] = int(IDLE_SECONDS) - _MARGIN_SECONDS
             try:
                 silent = yield from self.connection.lines(PODS, namespace, right, query, path)
             except NotFound:
-                return  # the pod has gone meanwhile
+                return  # the pod was deleted in the meantime
 
     def events(self, namespace: str, *names: str) -> Sequence[Object]:
-        """Return the events about objects of these names, oldest first."""
+        """Return the events about objects with the given names, oldest first."""
         found = []
         for name in dict.fromkeys(names):
             found += self.connection.list(EVENTS, namespace, fieldSelector=f"regarding.name={name}")["items"]
@@ -340,7 +345,7 @@ class Client:
 
 
 def pool_of(run: Object) -> str | None:
-    """Return the contracts' `pool_name` for a plain run, which a newer release may have written."""
+    """Return `labels.pool_name` for a plain run, which a newer release may have written."""
     sandbox = run["spec"]["sandbox"]
     if "together" in sandbox:
         return None
@@ -349,7 +354,7 @@ def pool_of(run: Object) -> str | None:
 
 
 def typed(run: Object) -> DeepCoderRun:
-    """Parse a plain run. Raises `Unknown`, with the field that this build cannot read."""
+    """Parse a plain run. Raises `Unknown`, which names the first field that this build cannot read."""
     try:
         return DeepCoderRun.model_validate(run)
     except ValidationError as error:
@@ -377,4 +382,4 @@ def _version(thing: Object) -> str:
 def _absent(error: NotFound, namespace: str, name: str) -> NotFound:
     if "chart" in str(error):
         return error
-    return NotFound(f"no DeepCoderRun {name} in namespace {namespace}; another namespace is chosen with -n")
+    return NotFound(f"no DeepCoderRun {name} in namespace {namespace}; choose another namespace with -n")

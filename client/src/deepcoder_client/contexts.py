@@ -22,15 +22,15 @@ from deepcoder_client.errors import NoCluster
 
 @dataclass(frozen=True)
 class ActingAs:
-    """Whom a kubeconfig impersonates (`users[].user.as`)."""
+    """The user that a kubeconfig impersonates (`users[].user.as`)."""
 
     name: str
     headers: tuple[tuple[str, str], ...]
-    """What tells the API server so; a name may be there several times."""
+    """Headers that name the user to the API server; a header's name may occur several times."""
 
 
 def context_names(kubeconfig: str | Path | None = None) -> list[str]:
-    """Of a file (default: KUBECONFIG, else ~/.kube/config), in its order; raises `NoCluster`."""
+    """Return a kubeconfig's contexts (default: KUBECONFIG, else ~/.kube/config), in file order. Raises `NoCluster`."""
     file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or None
     try:
         known, _ = config.list_kube_config_contexts(file)
@@ -40,7 +40,7 @@ def context_names(kubeconfig: str | Path | None = None) -> list[str]:
 
 
 def current_context(files: str) -> str | None:
-    """The first that one of the files (joined as in KUBECONFIG) names, as kubectl takes it; None: none does."""
+    """Return the first current context in the files (joined as in KUBECONFIG), as kubectl does, or None."""
     for file in filter(None, files.split(os.pathsep)):
         path = Path(file).expanduser()
         content = yaml.safe_load(path.read_bytes()) if path.exists() else None
@@ -50,7 +50,7 @@ def current_context(files: str) -> str | None:
 
 
 def acting_as(user: Mapping[str, Any]) -> ActingAs | None:
-    """Whom a user of a kubeconfig impersonates; raises `ConfigException` for fields that say so without a name."""
+    """Return whom a kubeconfig's user impersonates. Raises `ConfigException` for such fields without `as`."""
     name, uid = user.get("as"), user.get("as-uid")
     groups, extra = user.get("as-groups") or (), user.get("as-user-extra") or {}
     if not name:
@@ -72,5 +72,5 @@ def _headers(name: str, uid: Any, groups: Any, extra: Any) -> Iterator[tuple[str
 
 
 def _sent(value: Any) -> str:
-    """UTF-8, as the API server reads it, in the letters that Python sends as they are."""
+    """Return text that http.client, which writes Latin-1, sends as UTF-8, which the API server reads."""
     return str(value).encode().decode("latin-1")

@@ -18,15 +18,15 @@ class Cost:
     gpu_hours: float
     """GPU-hours of all pods with GPUs, including running ones."""
     wasted_gpu_hours: float
-    """The part of these that settled attempts spent after their last checkpoint."""
+    """GPU-hours that settled attempts spent after their last checkpoint; included in `gpu_hours`."""
     sandbox_hours: float
     """Hours of the judges of the run's own pool."""
     gpus: int
-    """GPUs of pods that run now."""
+    """Number of GPUs of the pods that run now."""
     amount: float | None
     """Cost by the operator's price list, or by the given one; None without either."""
     estimated: bool
-    """Whether the end of a pod was not seen, or the operator's list has no price for pods that run."""
+    """True if the end of a pod was not observed, or if the operator's list has no price for a running pod."""
 
 
 def cost(run: DeepCoderRun, now: datetime, prices: Sequence[Price] = ()) -> Cost:

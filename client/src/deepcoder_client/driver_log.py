@@ -23,14 +23,14 @@ from deepcoder_contracts.labels import HEAD_CONTAINER
 
 FILES = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108  in the head's container
 NOTHING_YET = 3
-"""Exit status of the command if there is no file; those of `tail` differ."""
+"""Exit status of the command if there is no file. `tail` has other statuses."""
 _WAIT_SECONDS = 1.0
 _READ_SECONDS = 60.0
-"""Longest time in seconds to read existing lines, because a stopped kubelet leaves the connection open."""
+"""Longest time in seconds to read the existing lines; a stopped kubelet leaves the connection open."""
 
 
 def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int, follow: bool) -> Iterator[str]:
-    """Yield the last lines of the trainer in a head pod; with `follow` also new ones, until the head is gone.
+    """Yield the last `tail` lines of the trainer in a head pod; with `follow` also new ones, until the head is gone.
 
     Raises `NoData` if the trainer has not begun, `Forbidden` and `Unreachable`.
     """
@@ -47,19 +47,19 @@ def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int
     except (websocket.WebSocketException, OSError) as error:
         if getattr(error, "status_code", None) == HTTPStatus.FORBIDDEN:
             raise Forbidden(connection.lacking(rights, head) or rights[-1]) from error
-        raise Unreachable(f"pod {head} cannot be looked into: {error}") from error
+        raise Unreachable(f"no command can be run in pod {head}: {error}") from error
     rest, until = b"", time.monotonic() + _READ_SECONDS
     try:
         while stream.is_open():
             if not follow and time.monotonic() > until:
                 raise Unreachable(f"pod {head} has not said all it printed within {_READ_SECONDS:.0f} s")
             stream.update(timeout=_WAIT_SECONDS)
-            *whole, rest = (rest + _read(stream)).split(b"\n")  # pieces may end within a letter, lines do not
+            *whole, rest = (rest + _read(stream)).split(b"\n")  # a piece may end within a character, a line does not
             yield from (line.decode(errors="replace") for line in whole)
         if _exit_status(stream) == NOTHING_YET:
             raise NoData(f"the trainer has not begun in pod {head}: -f waits for it")
     except (websocket.WebSocketException, OSError) as error:
-        raise Unreachable(f"pod {head} broke off: {error}") from error
+        raise Unreachable(f"the connection to pod {head} broke off: {error}") from error
     finally:
         stream.close()
     if rest:
@@ -67,7 +67,7 @@ def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int
 
 
 def program(tail: int, *, follow: bool, files: str = FILES) -> str:
-    """Return the head's shell script. It waits for the file or exits: `tail` would follow an unmatched pattern."""
+    """Return the shell script to run in the head. Without a file it waits or exits; `tail` would take the pattern."""
     without = "sleep 1" if follow else f"exit {NOTHING_YET}"
     wait = f'set -- {files}; until [ -e "$1" ]; do {without}; set -- {files}; done'
     return f'{wait}; exec tail -n {int(tail)} {"-F " if follow else ""}"$@"'

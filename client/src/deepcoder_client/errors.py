@@ -19,14 +19,14 @@ class NotFound(ClientError):
 
 
 class BadName(ClientError):
-    """An invalid name: an empty one would address a list, one with a slash a subresource."""
+    """The name of an object is invalid. An empty name would address a list, and one with a slash a subresource."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name!r} is not the name of an object: use lower-case letters, digits, '-' and '.'")
 
 
 class Forbidden(ClientError):
-    """A permission is missing; says which one, where, and which role grants it."""
+    """A permission is missing. The message names the permission, its scope, and the role that grants it."""
 
     def __init__(self, right: Right) -> None:
         super().__init__(right.sentence())
@@ -34,26 +34,26 @@ class Forbidden(ClientError):
 
 
 class Unknown(ClientError):
-    """An object of another release that this build cannot read."""
+    """An object was written by another release, and this build cannot read it."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(
-            f"{what} cannot be read: {why}; it is of another release than this deepcoder-client: use the cluster's"
+            f"{what} cannot be read: {why}; another release wrote it: use the cluster's release of deepcoder-client"
         )
         self.why = why
-        """The field, and what is wrong with it."""
+        """The unreadable field and what is wrong with it."""
 
 
 class Refused(ClientError):
-    """The API server refuses the request, because of a field's value or its owner."""
+    """The API server refused the request because of a field's value or owner."""
 
 
 class Conflict(Refused):
-    """A field has another owner, or the object was changed meanwhile."""
+    """A field has another owner, or the object was changed in the meantime."""
 
 
 class Unreachable(ClientError):
-    """There was no answer within the deadline, or no usable one."""
+    """The server did not answer within the deadline, or its answer cannot be used."""
 
 
 class NoCluster(Unreachable):
@@ -69,11 +69,11 @@ class NotInTime(ClientError):
 
 
 class BadFile(ClientError):
-    """A file cannot be read as a run; names each invalid field."""
+    """A file cannot be read as a run. The message names each invalid field."""
 
 
 class StorageFault(StrEnum):
-    """The kind of a bucket's problem, without names of servers, Secrets or keys."""
+    """What is wrong with a bucket, without names of servers, Secrets or keys."""
 
     UNREACHABLE = "Unreachable"
     UNTRUSTED = "Untrusted"
@@ -85,7 +85,7 @@ class StorageFault(StrEnum):
 
 
 class StorageError(ClientError):
-    """The run's bucket cannot be read; says how to fix it."""
+    """The run's bucket cannot be read. The message says how to fix it."""
 
     def __init__(self, message: str, fault: StorageFault = StorageFault.OTHER) -> None:
         super().__init__(message)

@@ -26,9 +26,9 @@ from deepcoder_contracts.uris import names_this_machine
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 TOKEN_FILE_SECONDS = 60.0
-"""How long a token from a file is used before the file is read again: kubectl's own period."""
+"""Seconds for which a token from a file is used before the file is read again, as in kubectl."""
 _GIVEN = "of the command line"
-"""Name of the entries that options add beside those of the files."""
+"""Name of the entries that options add to those of the files."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Overrides:
 
     @property
     def connects(self) -> bool:
-        """Whether they say anything of the server or of its credentials; without, they say only as whom to act."""
+        """True if an option sets the server or its credentials; the other options only impersonate a user."""
         return any((self.cluster, self.user, self.server, self.token, self.certificate_authority,
                     self.tls_server_name, self.insecure_skip_tls_verify))  # fmt: skip
 
@@ -58,19 +58,19 @@ NO_OVERRIDES = Overrides()
 
 @dataclass(frozen=True)
 class Access:
-    """A server, how to prove who asks, the namespace of the context, and whom the requests impersonate."""
+    """A server with the user's credentials, the context's namespace, and the user that requests impersonate."""
 
     configuration: client.Configuration
     namespace: str
     acting: ActingAs | None = None
     context: str | None = None
-    """The context that was chosen; None if the options or the pod say it all."""
+    """The chosen context; None if the options or the pod's own account replace it."""
 
 
 def read(
     context: str | None = None, kubeconfig: str | Path | None = None, overrides: Overrides = NO_OVERRIDES
 ) -> Access:
-    """From a kubeconfig (default: KUBECONFIG, else ~/.kube/config), or within a pod from its own account."""
+    """Read a kubeconfig (default: KUBECONFIG, else ~/.kube/config), or in a pod the pod's own account."""
     file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
         return _from_files(file, context, overrides)
@@ -93,7 +93,7 @@ def _from_files(file: str, context: str | None, overrides: Overrides) -> Access:
     merger = KubeConfigMerger(file)
     name = context or current_context(file)
     merged, chosen = merger.config, dict[str, Any]()
-    if overrides.server and not name:  # kubectl asks for no file where --server says it all
+    if overrides.server and not name:  # like kubectl, need no file if --server is given
         merged = ConfigNode("", {"clusters": [], "users": [], "contexts": []})
     elif merged is None:
         raise config.ConfigException(f"there is no file {file}")
@@ -102,7 +102,7 @@ def _from_files(file: str, context: str | None, overrides: Overrides) -> Access:
     cluster = _cluster(merged, overrides.cluster or chosen.get("cluster"), overrides)
     user = _user(merged, overrides.user or chosen.get("user"), overrides)
     context_ = {"cluster": cluster.value["name"], "user": user.value["name"]}
-    # Entries beside those of the files, which stay as they are: a renewed token may be written back to them.
+    # Add entries instead of changing those of the files, to which a renewed token may be written back.
     for kind, entry in (("clusters", cluster), ("users", user)):
         if entry.value["name"] == _GIVEN:
             merged.value[kind].append(entry)
@@ -111,9 +111,9 @@ def _from_files(file: str, context: str | None, overrides: Overrides) -> Access:
     loader = KubeConfigLoader(merged, _GIVEN, config_base_path=None, config_persister=merger.save_changes)
     loader.load_and_set(configuration)
     if not re.match(r"https?://", str(configuration.host or "")):
-        raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is no URL")
+        raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is not a URL")
     if names_this_machine(str(configuration.host)) and "proxy-url" not in cluster.value["cluster"]:
-        # As kubectl does. Given both, WebSockets do not read the environment for themselves.
+        # As kubectl does. With proxy and no_proxy both set, WebSockets do not read the environment themselves.
         past = str(urlsplit(configuration.host).hostname)
         configuration.no_proxy = ",".join(filter(None, (configuration.no_proxy, past)))
     said = user.value.get("user") or {}
@@ -125,7 +125,7 @@ def _from_files(file: str, context: str | None, overrides: Overrides) -> Access:
 
 
 def _cluster(merged: ConfigNode, name: str | None, overrides: Overrides) -> ConfigNode:
-    """The entry of that name, or one made of it and of the options."""
+    """Return the named entry, or if there are options, a new entry that combines it with them."""
     given = {
         "server": overrides.server,
         "certificate-authority": overrides.certificate_authority
@@ -147,7 +147,7 @@ def _cluster(merged: ConfigNode, name: str | None, overrides: Overrides) -> Conf
 
 
 def _user(merged: ConfigNode, name: str | None, overrides: Overrides) -> ConfigNode:
-    """The entry of that name; one with nothing but the token if a token is given, whatever else the entry has."""
+    """Return the named entry. With --token, return a new one with that token and the entry's impersonation only."""
     node = merged["users"].get_with_name(name, safe=not overrides.user)
     if node is not None and not overrides.token:
         return node
@@ -157,19 +157,19 @@ def _user(merged: ConfigNode, name: str | None, overrides: Overrides) -> ConfigN
 
 
 def _as_somebody(overrides: Overrides) -> dict[str, Any]:
-    """The fields of users[].user that the options replace."""
+    """Return the fields of users[].user that the options replace."""
     given = {"as": overrides.as_user, "as-uid": overrides.as_uid, "as-groups": list(overrides.as_groups)}
     return {key: value for key, value in given.items() if value}
 
 
 class _TokenFile:
-    """The token in a file that another program renews, and which counts more than a token beside it."""
+    """The token in a file that another program renews. It takes precedence over a token in the kubeconfig."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._token, self._read = path, "", 0.0
 
     def keep(self, configuration: client.Configuration) -> None:
-        """Have `configuration` send what the file says now, and later what it says then."""
+        """Make `configuration` send the file's token, and read the file again as it is renewed."""
         self._token = self._path.read_text().strip()
         if not self._token:
             raise config.ConfigException(f"users[].user.tokenFile: {self._path} is empty")
@@ -180,7 +180,7 @@ class _TokenFile:
     def _renew(self, configuration: client.Configuration) -> None:
         if time.monotonic() >= self._read + TOKEN_FILE_SECONDS:
             self._read = time.monotonic()
-            with suppress(OSError):  # whoever renews it has not written it yet, and the last token may still be good
+            with suppress(OSError):  # the file may be missing during a renewal; the last token may still be valid
                 self._token = self._path.read_text().strip() or self._token
         self._set(configuration)
 

@@ -19,7 +19,7 @@ KIND = "DeepCoderRun"
 
 
 class ManifestMetadata(Spec):
-    """The metadata of a run in a file."""
+    """Metadata of a run in a manifest file."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -27,7 +27,7 @@ class ManifestMetadata(Spec):
     """Name of the run."""
 
     namespace: str | None = None
-    """Namespace of the run; default: the client's."""
+    """Namespace of the run (default: the client's)."""
 
     labels: dict[str, str] = {}
     """Labels."""
@@ -37,7 +37,7 @@ class ManifestMetadata(Spec):
 
 
 class RunManifest(Spec):
-    """A run before it is applied."""
+    """A run as a manifest file describes it, before it is applied."""
 
     api_version: Literal["deepcoder.dev/v1alpha1"]
     """Version of the API."""
@@ -52,7 +52,7 @@ class RunManifest(Spec):
     """Spec of the run."""
 
     def to_object(self, namespace: str) -> dict[str, Any]:
-        """Return the object to apply: only what was written."""
+        """Return the object to apply, with only the fields that the file sets."""
         written = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
         return {**written, "metadata": {**written["metadata"], "namespace": namespace}}
 
@@ -62,12 +62,12 @@ def load(path: str | Path) -> RunManifest:
     runs = load_all(path)
     if len(runs) != 1:
         names = ", ".join(run.metadata.name for run in runs) or "none"
-        raise BadFile(f"{path} holds {len(runs)} runs ({names}), where one is meant: give a file for each")
+        raise BadFile(f"{path} holds {len(runs)} runs ({names}), but must hold one: use one file per run")
     return runs[0]
 
 
 def load_all(path: str | Path) -> list[RunManifest]:
-    """Read all runs in a file, in its order. Raises `BadFile`."""
+    """Read all runs in a file, in file order. Raises `BadFile`."""
     path = Path(path)
     try:
         documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
@@ -79,7 +79,7 @@ def load_all(path: str | Path) -> list[RunManifest]:
 
 
 def parse(document: Any, source: str = "the document") -> RunManifest:
-    """Parse a run and ignore its status. Raises `BadFile`, with a line for each invalid field."""
+    """Parse a run and ignore its status. Raises `BadFile` with one line per invalid field."""
     if not isinstance(document, dict):
         raise BadFile(f"{source} holds no object: write apiVersion: {API_VERSION}, kind: {KIND}, metadata and spec")
     try:

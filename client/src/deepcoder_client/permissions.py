@@ -24,13 +24,13 @@ class Right:
     """Resource as in RBAC rules: `deepcoderruns`, `pods/log`."""
 
     group: str = ""
-    """API group; empty for the core's."""
+    """API group; empty for the core group."""
 
     namespace: str | None = None
     """None for all namespaces."""
 
     granted_by: str = ""
-    """The role that grants it, if it does not follow from the resource."""
+    """The role that grants it, if this does not follow from the resource."""
 
     @property
     def qualified(self) -> str:
@@ -66,15 +66,15 @@ class Right:
 
 
 DASHBOARD = "the chart's Role [<release>-]deepcoder-operator-dashboard"
-"""In the operator's namespace, where Kubernetes' own edit would open the operator's account."""
+"""A Role in the operator's namespace. Kubernetes' own edit there would also give access to the operator's account."""
 
-OPERATOR_LOG = "a Role for that alone, since all teams' runs are in that log; or have the chart's administrator do it"
+OPERATOR_LOG = "a Role for that alone, because all teams' runs are in that log; or ask the chart's administrator"
 
 
 def socket_rights(resource: str, namespace: str, granted_by: str = "") -> tuple[Right, Right]:
     """Return the permissions needed to open a WebSocket to `pods/exec` or `pods/portforward`.
 
-    It is opened by a GET, so the API server has always required `get`; from Kubernetes 1.35 on also `create`.
+    A GET opens it, so the API server has always required `get`. From Kubernetes 1.35 on, it also requires `create`.
     """
     get, create = (Right(verb, resource, "", namespace, granted_by) for verb in ("get", "create"))
     return get, create

@@ -59,21 +59,21 @@ class StagePlan:
     context_tokens: int
     max_steps: int | None
     gpus: int
-    """GPUs of all its pods."""
+    """Number of GPUs of all the stage's pods."""
     engines: int
     learners: int
     learner_gb: float | None
     """Peak memory of one learner in GB; None if nothing is trained, or if the model's sizes are unknown."""
     sequences: int | None
-    """Number of sequences of the longest length that an engine holds at once; None without GPUs or sizes."""
+    """Number of sequences of full length that one engine holds at once; None without GPUs or sizes."""
     per_hour: float | None
-    """Cost of its GPUs per hour; None without a price for each."""
+    """Cost of the stage's GPUs per hour; None unless each has a price."""
     hours: float | None
     cost: float | None
     at_most: float | None
-    """Cost until activeDeadlineSeconds ends it."""
+    """Cost until activeDeadlineSeconds ends the stage; None without a deadline or a price."""
     problems: tuple[str, ...]
-    """Why it cannot work as it is, and what to change."""
+    """Why the stage cannot work as configured, and what to change."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +90,22 @@ class RunPlan:
     without sizes, or if nothing is trained."""
     stages: tuple[StagePlan, ...]
     notes: tuple[str, ...]
-    """What could not be computed, and what input would be needed."""
+    """What could not be computed, and which input is missing."""
 
     @property
     def gpus(self) -> int:
-        """Most GPUs at once, because stages run one after the other."""
+        """Largest number of GPUs in use at once; stages run one after the other."""
         return max(stage.gpus for stage in self.stages)
 
     @property
     def cost(self) -> float | None:
-        """Cost of all stages; None unless each is known."""
+        """Cost of all stages with GPUs; None unless each is known."""
         costs = [stage.cost for stage in self.stages if stage.gpus]
         return sum(cost for cost in costs if cost is not None) if costs and None not in costs else None
 
     @property
     def fits(self) -> bool:
-        """Whether there is no known problem."""
+        """True if no stage has a known problem."""
         return not any(stage.problems for stage in self.stages)
 
 
@@ -120,7 +120,7 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
 
 
 def plan(manifest: RunManifest, given: Given = DEFAULTS, model_config: Mapping[str, Any] | None = None) -> RunPlan:
-    """Plan a run. `model_config` is its model's config.json, not needed for models of the published recipe."""
+    """Plan a run. `model_config` is the model's config.json; models of the published recipe do not need it."""
     spec = manifest.spec
     config = model_config or KNOWN.get(spec.model.uri)
     notes = []
@@ -180,14 +180,14 @@ def _stage(manifest: RunManifest, stage: Stage, given: Given, config: Mapping[st
 
 
 def _groups(stage: Stage) -> list[WorkerGroup]:
-    """Return the worker pods of an attempt with defaults filled in; the head does no GPU work."""
+    """Return the worker groups of an attempt with defaults filled in. The head uses no GPU."""
     learners = stage.resources.learners or (WorkerGroup() if stage.type is StageType.TRAIN else None)
     samplers = None if stage.placement is Placement.COLOCATED else stage.resources.samplers or WorkerGroup()
     return [group for group in (samplers, learners) if group is not None]
 
 
 def _misfits(stage: Stage, recipe: Recipe, config: Mapping[str, Any], learners: int) -> Iterator[str]:
-    """Return the settings that do not match the model."""
+    """Yield a message for each setting that does not match the model."""
     yield from (r.message for r in model_refusals(config))
     shape, where = ModelShape.of(config), f"stages[{stage.name}]"
     longest = [(stage.context_tokens, f"{where}.contextTokens")]

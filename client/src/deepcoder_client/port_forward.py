@@ -21,30 +21,30 @@ from deepcoder_client.permissions import DASHBOARD, Right, socket_rights
 
 TOKEN_SECONDS = 3600
 _RENEW_SECONDS = 300.0
-"""Seconds before its expiry at which a token is renewed."""
+"""A token is renewed this many seconds before it expires."""
 
 
 class Stream(Protocol):
-    """The part of a socket's interface that is used."""
+    """The part of the socket interface that callers use."""
 
     def recv(self, size: int, /) -> bytes:
-        """Return received bytes, none at the end."""
+        """Return received bytes; empty at the end of the stream."""
 
     def sendall(self, data: bytes, /) -> None:
         """Send all bytes."""
 
     def settimeout(self, seconds: float | None, /) -> None:
-        """Set the time-out of the other calls."""
+        """Set the timeout of the other calls in seconds; None waits without limit."""
 
     def shutdown(self, how: int, /) -> None:
-        """End the stream for a thread that waits in `recv`."""
+        """Shut the stream down, which wakes a thread that waits in `recv`."""
 
     def close(self) -> None:
         """Close the stream."""
 
 
 def forward_rights(namespace: str) -> tuple[Right, Right]:
-    """Return the permissions needed, in the chart's namespace."""
+    """Return the permissions that `port_forward` needs in the chart's namespace."""
     return socket_rights("pods/portforward", namespace, DASHBOARD)
 
 
@@ -67,10 +67,10 @@ def port_forward(connection: Connection, namespace: str, pod: str, port: int) ->
 
 
 class Bearer:
-    """The user's own token, or a ServiceAccount's, renewed as long as it is needed."""
+    """The user's own token, or that of a ServiceAccount, which is renewed before it expires."""
 
     def __init__(self, connection: Connection, account: str | None = None, namespace: str | None = None) -> None:
-        """`account` is used instead of the user's own token. Raises `NoToken` if there is neither."""
+        """Use ServiceAccount `account`, or without one the user's own token. Raises `NoToken` if there is neither."""
         self._connection, self._account, self._namespace = connection, account, namespace or connection.namespace
         self._kept, self._until = "", 0.0
         if connection.acting:
@@ -80,12 +80,12 @@ class Bearer:
             )
         if not account and not self._own():
             raise NoToken(
-                "your kubeconfig shows who you are by a certificate, which goes to the API server alone: give a "
+                "your kubeconfig identifies you by a certificate, which can be shown to the API server only: name a "
                 "ServiceAccount that may see the runs with --service-account NAME"
             )
 
     def token(self) -> str:
-        """Return the token, and renew it when it is due."""
+        """Return the token. Renew a ServiceAccount's token first if it expires soon."""
         if not self._account:
             return self._own()
         if time.time() > self._until - _RENEW_SECONDS:

@@ -23,7 +23,7 @@ class Price(Spec):
     """Price of one GPU for an hour."""
 
     node_selector: dict[str, str] = {}
-    """Matches pods whose nodeSelector has all of these; empty matches every pod."""
+    """Matches pods whose nodeSelector has all of these entries; empty matches every pod."""
 
 
 def read_prices(path: str | Path) -> list[Price]:

@@ -72,7 +72,7 @@ class Evaluation:
 
     manifest: Manifest
     results: dict[str, Any]
-    """The stored results.json: figures by target and problem set, with intervals, and paired comparisons."""
+    """Content of results.json: figures by target and problem set, with intervals, and paired comparisons."""
 
 
 class RunFolder:
@@ -116,7 +116,7 @@ class RunFolder:
             ) from None
 
     def steps(self) -> list[StepRecord]:
-        """Return every trained step of all stages with its metrics; for one trained twice, the later attempt's."""
+        """Return every trained step of all stages with its metrics; of a step trained twice, the later attempt's."""
         return merge_steps(
             [(ordinal, self.read_metrics(stage, ordinal)) for stage, ordinal, _ in self.metrics_objects()]
         )
@@ -131,7 +131,7 @@ class RunFolder:
         ]
 
     def _of_attempts(self, stage: str) -> Iterator[tuple[AttemptFile, Stored]]:
-        """Return everything stored by attempts at a stage."""
+        """Yield every object that attempts at a stage have stored."""
         for stored in self.bucket.objects(f"{self.key}/{attempts_dir(stage)}/"):
             if (file := parse_attempt_file(stage, stored.key.removeprefix(f"{self.key}/"))) is not None:
                 yield file, stored

@@ -46,7 +46,7 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Credentials:
-    """Access keys and their origin; without keys boto3 looks for some itself."""
+    """Access keys and where they come from. Without keys, boto3 looks for credentials itself."""
 
     source: str
     access_key: str | None = None
@@ -54,7 +54,7 @@ class Credentials:
     session_token: str | None = field(default=None, repr=False)
     ca: str | None = field(default=None, repr=False)
     hint: str = ""
-    """Why no better ones were found, for the message if they are refused."""
+    """Why the run's own credentials are not used; appended to the message if the server refuses these."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Limits:
 
 
 def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
-    """Return the user's own credentials or the run's; see the module's description."""
+    """Return the user's own credentials, else the run's, in the order that the module docstring gives."""
     if named := next((name for name in _OWN if os.environ.get(name)), None):
         return Credentials(f"your own credentials ({named})")
     reference = s3.credentials_secret_ref
@@ -101,7 +101,7 @@ def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
 
 
 def secret_credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
-    """Return the credentials in the run's Secret only. Raises `StorageError`, `Forbidden` and `NotFound`."""
+    """Return the credentials in the run's Secret. Raises `StorageError`, `Forbidden` and `NotFound`."""
     reference = s3.credentials_secret_ref
     if reference is None:
         raise StorageError(
@@ -122,10 +122,10 @@ def secret_credentials(connection: Connection, namespace: str, s3: S3) -> Creden
 
 
 class Bucket:
-    """A bucket, read-only: the interface that `deepcoder_contracts.chain` needs, and files."""
+    """Read-only access to a bucket, with the interface that `deepcoder_contracts.chain` needs."""
 
     def __init__(self, s3: S3, access: Credentials, endpoint: str | None = None, limits: Limits | None = None) -> None:
-        """`endpoint` replaces the run's, if this machine reaches the server under another name."""
+        """Open the bucket. `endpoint` replaces the run's if this machine reaches the server at another URL."""
         self.name, self.limits = s3.bucket, limits
         self._access = access
         named = None if limits else endpoint or os.environ.get("AWS_ENDPOINT_URL_S3")
@@ -147,7 +147,7 @@ class Bucket:
                         connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS,
                         retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
                         s3={"addressing_style": "path" if self._server else "auto"},
-                        proxies={} if here else None,  # the environment's reach other machines
+                        proxies={} if here else None,  # the environment's proxies are for other hosts
                         ignore_configured_endpoint_urls=limits is not None,  # type: ignore[call-arg]  # not in the stubs
                     ),
                 )  # fmt: skip
@@ -157,7 +157,7 @@ class Bucket:
             self._client.meta.events.register("before-send.s3", lambda request, **_: limits.vet(request.url))
 
     def get(self, key: str, *, data: bool = False) -> tuple[bytes, datetime]:
-        """Return the content, and when it was stored. `data`: allow the larger size of data files. Raises `Missing`."""
+        """Return an object and when it was stored. `data` allows the larger size of data files. Raises `Missing`."""
         with self._translated(key):
             answer = self._client.get_object(Bucket=self.name, Key=key)
             with closing(answer["Body"]) as body:
@@ -167,13 +167,13 @@ class Bucket:
                 return body.read(), answer["LastModified"]
 
     def head(self, key: str) -> Stored:
-        """Return size and checksum. Raises `Missing`."""
+        """Return an object's size and checksum. Raises `Missing`."""
         with self._translated(key):
             a = self._client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
             return Stored(key, a["ContentLength"], a["LastModified"], a.get("ChecksumSHA256"), a.get("ETag", ""))
 
     def sha256(self, key: str) -> str:
-        """Return the SHA-256 of an object of any size, read in parts. Raises `Missing`."""
+        """Return the SHA-256 of an object, which is read in parts and may have any size. Raises `Missing`."""
         found = hashlib.sha256()
         with self._translated(key), closing(self._client.get_object(Bucket=self.name, Key=key)["Body"]) as body:
             for piece in body.iter_chunks(_PIECE_BYTES):
@@ -193,7 +193,7 @@ class Bucket:
             return [p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for p in listed]
 
     def _pages(self, part: str, **asked: str) -> list[Any]:
-        """Yield all pages of a list, within the limits."""
+        """Return the entries of all pages of a listing. Raises `StorageError` beyond the limits."""
         found: list[Any] = []
         end = time.monotonic() + self.limits.seconds if self.limits else None
         for page in self._client.get_paginator("list_objects_v2").paginate(**asked):
@@ -206,7 +206,7 @@ class Bucket:
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Turn boto3's errors into ours."""
+        """Raise boto3's errors as `Missing` or `StorageError`."""
         where, server, access = f"s3://{self.name}/{key}", self._server or "AWS", self._access
         try:
             yield
@@ -222,8 +222,8 @@ class Bucket:
                 ) from error
             if code in _REFUSED:
                 raise StorageError(
-                    f"{server} refuses {access.source} for {where} ({code}): use others, by AWS_ACCESS_KEY_ID and "
-                    f"AWS_SECRET_ACCESS_KEY or AWS_PROFILE{access.hint}",
+                    f"{server} refuses {access.source} for {where} ({code}): set others with AWS_ACCESS_KEY_ID and "
+                    f"AWS_SECRET_ACCESS_KEY, or AWS_PROFILE{access.hint}",
                     StorageFault.REFUSED,
                 ) from error
             raise StorageError(f"{where} at {server}: {code}: {told.get('Message', '')}") from error
@@ -240,14 +240,14 @@ class Bucket:
             ) from error
         except BotoCoreError as error:
             raise StorageError(
-                f"{server} cannot be reached from here ({type(error).__name__}): where it has another address outside "
-                "the cluster, give that with --endpoint or AWS_ENDPOINT_URL_S3",
+                f"{server} cannot be reached from here ({type(error).__name__}): if it has another address outside "
+                "the cluster, set it with --endpoint or AWS_ENDPOINT_URL_S3",
                 StorageFault.UNREACHABLE,
             ) from error
 
 
 def _read(body: Any, size: int, most: int, seconds: float) -> bytes:
-    """Return an object's content; aborts if it is larger than announced or does not arrive in time."""
+    """Return an object's content. Stop if it exceeds `most` bytes or does not arrive within `seconds`."""
     if size > most:
         raise StorageError(f"an object of {size} bytes is larger than {most}", StorageFault.TOO_LARGE)
     cut = threading.Timer(seconds, _cut, (body,))
