@@ -65,7 +65,7 @@ def test_a_namespace_is_a_name_as_well(capsys: pytest.CaptureFixture[str]) -> No
         ("logs demo -o json", "-o is for --attempts"),
         ("debug-bundle demo --file /nowhere/bundle.tar.gz", "name a file in an existing folder"),
         ("debug-bundle demo --file /tmp", "name a file in an existing folder"),
-        (f"plan -f {DEMO} --step-seconds tall=5", "there is no stage tall, but short, long, eval"),
+        (f"plan -f {DEMO} --step-seconds tall=5", "there is no stage tall: name one of short, long, eval"),
         (f"plan -f {DEMO} --step-seconds=-5", "give SECONDS, or STAGE=SECONDS"),
         (f"plan -f {DEMO} --step-seconds nan", "give SECONDS, or STAGE=SECONDS"),
         (f"plan -f {DEMO} --memory nan", "not a finite number"),

@@ -76,7 +76,7 @@ def test_figures_that_stand_still_are_said_to_be_old() -> None:
     """Where the operator is away, or the trainer hangs, a status goes on saying Running at its last step."""
     old, new = (RUNNING | {"progress": RUNNING["progress"] | {"time": t}} for t in (
         "2025-12-31T23:47:00Z", "2026-01-01T00:00:30Z"))  # fmt: skip
-    assert "last report is of 14m ago" in drawn(Snapshot(a_run(**old), None, ()))
+    assert "last report was 14m ago" in drawn(Snapshot(a_run(**old), None, ()))
     assert "last report" not in drawn(Snapshot(a_run(**new), None, ()))
     assert "last report" not in drawn(Snapshot(a_run(**old | {"phase": "Backoff"}), None, ())), "nobody reports then"
 
@@ -106,7 +106,7 @@ def test_nodes_on_which_judges_do_not_start_are_shown_with_their_last_words() ->
     words = "CrashLoopBackOff: exit code 64: no Landlock"
     nodes = [{"name": "bad-1", "since": "2026-01-01T00:00:00Z", "message": words}, {"name": "bad-2"}]
     text = drawn(Snapshot(a_run(**RUNNING), {"status": {"readyReplicas": 1, "avoidedNodes": nodes}}, ()))
-    assert f"judges: none is made on node bad-1, where one did not start: {words}" in text
+    assert f"judges: none start on node bad-1, where one failed to start: {words}" in text
     assert "node bad-2" in text
 
 

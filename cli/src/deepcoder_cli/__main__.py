@@ -17,9 +17,9 @@ from deepcoder_cli.exit_codes import Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     before = signal.getsignal(signal.SIGINT)
-    # Not where Ctrl-C is ignored, as in the background, nor in a thread, which cannot be interrupted.
+    # Not if Ctrl-C is ignored, as in the background, nor in a thread, which cannot handle signals.
     ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
     if ours:
         signal.signal(signal.SIGINT, _leave)
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _leave(*_: Any) -> None:
-    """Nothing has been begun that would have to be ended."""
+    """Exit at once: nothing has started that needs to be cleaned up."""
     os._exit(Exit.INTERRUPTED)
 
 

@@ -30,18 +30,18 @@ COMMANDS = {
     "debug-bundle": "bundle",
     "completion": "completion",
 }
-"""Module of `deepcoder_cli.commands` by command name. The order is also that of the listing."""
+"""Module of `deepcoder_cli.commands` by command name, in the order in which help lists the commands."""
 
 
 class Lazy(click.Group):
     """A group that imports a command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order above."""
+        """Return the command names in the order of `COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command: the attribute of its name in its module."""
+        """Import and return the command, an attribute of its module with the command's name."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"deepcoder_cli.commands.{COMMANDS[cmd_name]}")

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     complete = ShellComplete(app, {}, "kubectl deepcoder", "_UNUSED")
     try:
         found = complete.get_completions(words[:-1], words[-1] if words else "")
-    except Exception as error:  # whatever it is, the shell goes on without
+    except Exception as error:  # whatever fails, the shell continues without candidates
         sys.stderr.write(f"kubectl_complete-deepcoder: {type(error).__name__}: {error}\n")
         found = []
     files = [item for item in found if item.type in ("file", "dir")]

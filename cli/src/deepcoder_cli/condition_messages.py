@@ -44,17 +44,17 @@ _NOTHING = ConditionMessage("Progressing", "Unknown", "", "")
 
 
 def troubles(status: Object) -> list[ConditionMessage]:
-    """Return each condition that says that something is wrong with the run."""
+    """Return the conditions that report a problem of the run."""
     return [said for said in _said(status) if TROUBLE.get(said.type) == said.status and said.message]
 
 
 def progressing(status: Object) -> ConditionMessage:
-    """Return the operator's message on what the run does or waits for; empty if there is none."""
+    """Return the operator's message about what the run does or waits for; empty if there is none."""
     return next((said for said in _said(status) if said.type == "Progressing"), _NOTHING)
 
 
 def judges_trouble(pool: Object | None) -> ConditionMessage | None:
-    """Return the pool's message on why judges are missing or too few, or None."""
+    """Return the pool's message about why judges are missing or too few, or None."""
     for said in _said((pool or {}).get("status") or {}):
         wrong = (said.type in ("Accepted", "Ready") and said.status == "False") or said.reason == "AtMaximum"
         if wrong and said.message:
@@ -66,7 +66,7 @@ def avoided_nodes(pool: Object | None) -> list[str]:
     """Return the nodes that new judges avoid, each with the last message of the judge that did not start there."""
     nodes = ((pool or {}).get("status") or {}).get("avoidedNodes") or ()
     return [
-        f"judges: none is made on node {n['name']}, where one did not start: {n.get('message') or '–'}" for n in nodes
+        f"judges: none start on node {n['name']}, where one failed to start: {n.get('message') or '–'}" for n in nodes
     ]
 
 
@@ -88,7 +88,7 @@ class NewMessages:
         return new + list(self._why(status, wrong)) + list(self._of_judges(snapshot.pool, now))
 
     def _why(self, status: Object, wrong: Iterable[ConditionMessage]) -> Iterable[str]:
-        """Yield why the run waits, unless a problem's message says the same."""
+        """Yield why the run waits, unless the message of a problem says the same."""
         said, phase = progressing(status), str(status.get("phase", ""))
         waiting = (phase, said.reason) if phase in _WAITS and said.message else None
         if waiting is not None and waiting != self._waiting and not any(said.message in w.message for w in wrong):

@@ -30,5 +30,5 @@ MEANINGS = {
     Exit.UNREACHABLE: "no usable kubeconfig, or the API server or the bucket does not answer",
     Exit.DEFECT: "a defect of this program, with a traceback: the question was not answered",
     Exit.INTERRUPTED: "interrupted",
-    Exit.CLOSED_PIPE: "the reader of the output closed it, as head does: 128 + SIGPIPE, as of kubectl",
+    Exit.CLOSED_PIPE: "the reader of the output closed it, as head does: 128 + SIGPIPE, as with kubectl",
 }

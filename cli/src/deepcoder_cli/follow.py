@@ -26,9 +26,9 @@ INTERVAL_SECONDS = 1.0
 
 
 def follow(client: Client, name: str, *, seconds: float, console: Console) -> Object:
-    """Show the run until it is Complete or Failed; returns it as it was then.
+    """Show the run until it is Complete or Failed, and return its last state.
 
-    Raises NotInTime after `seconds`, NotFound when there is none, or the API's error (see above).
+    Raises `NotInTime` after `seconds`, `NotFound` if there is no such run, or the API server's error (see above).
     """
     deadline = time.monotonic() + seconds
     answered: float | None = None
@@ -54,7 +54,7 @@ def follow(client: Client, name: str, *, seconds: float, console: Console) -> Ob
             else:
                 line = one_line(snapshot)
                 changed = [line] if line != said else []
-                # Each in one line: what a program wrote begins none, which a CI's runner could take for an order to it.
+                # One indented line each: a CI runner could take a line that begins with a program's text for a command.
                 whys = [f"  {' '.join(why.split())}" for why in told.news(snapshot, answered)]
                 for news in changed + whys:
                     text = f"{datetime.now(UTC):%H:%M:%S} {printable(news)}"
@@ -67,7 +67,7 @@ def follow(client: Client, name: str, *, seconds: float, console: Console) -> Ob
 
 
 def one_line(snapshot: Snapshot) -> str:
-    """The state in one line, for logs."""
+    """Return the state in one line, for logs."""
     status = snapshot.run.get("status", {})
     stage, progress = status.get("currentStage", {}), status.get("progress", {})
     pool = (snapshot.pool or {}).get("status", {})

@@ -35,7 +35,7 @@ class Number(click.FloatRange):
 
 
 class Duration(Number):
-    """Seconds, as a number or as kubectl and Go write a duration: 30, 30s, 1m30s. 0, for no limit, is the longest."""
+    """Seconds, as a number or as a duration of kubectl and Go: 30, 30s, 1m30s. 0, for no limit, becomes the maximum."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Convert to seconds within the bounds."""
@@ -46,29 +46,29 @@ class Duration(Number):
             try:
                 seconds = float(text)
             except ValueError:
-                self.fail(f"{value} is no duration: give seconds, or a number with a unit, as 30s or 2m", param, ctx)
+                self.fail(f"{value} is not a duration: give seconds, or a number with a unit, like 2m", param, ctx)
         return super().convert(seconds or self.max, param, ctx)
 
 
 class OfKubectl(click.Option):
-    """An option for the cluster or its user, as `kubectl options` has it; only the program's own help lists it."""
+    """An option of kubectl that chooses the cluster or its user. Only the program's own help lists it."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return what help shows of it."""
+        """Return the option's entry in the help; None in the help of a command."""
         return super().get_help_record(ctx) if ctx.parent is None else None
 
 
 class OfCluster(click.Command):
-    """A command that asks the cluster."""
+    """A command that connects to a cluster."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write its options, and where kubectl's are listed."""
+        """Write the command's options, and where kubectl's options are listed."""
         super().format_options(ctx, formatter)
         formatter.write("\n  --context, --as and kubectl's other options: see kubectl deepcoder --help.\n")
 
 
 def shared() -> list[click.Parameter]:
-    """The options that choose cluster, user and namespace."""
+    """Return the options that choose cluster, user and namespace."""
     return [
         click.Option(
             ["-n", "--namespace"], metavar="NAME", help="Namespace (default: the namespace of the context).",
@@ -106,9 +106,9 @@ def shared() -> list[click.Parameter]:
 
 
 def cluster(*, all_namespaces: bool = False, own: str = "") -> Callable[[Command], Command]:
-    """Add `-n`, kubectl's options, and `-A` if requested. The command gets `where`.
+    """Add `-n`, kubectl's options, and `-A` if requested. The command receives `where`.
 
-    `own` is an option of kubectl's name that means something else to this command.
+    `own` is an option of the command that has another meaning in kubectl.
     """
 
     def decorate(command: Command) -> Command:
@@ -123,7 +123,7 @@ def cluster(*, all_namespaces: bool = False, own: str = "") -> Callable[[Command
         options = [option for option in shared() if own not in option.opts]
         if all_namespaces:
             options.insert(1, click.Option(["-A", "--all-namespaces"], is_flag=True, help="Runs of all namespaces."))
-        # click takes them in the order in which decorators are applied, from the last to the first.
+        # click expects the order in which decorators are applied: the last one first.
         called.__click_params__ = [*getattr(command, "__click_params__", ()), *reversed(options)]  # type: ignore[attr-defined]
         return called  # type: ignore[return-value]
 
@@ -131,7 +131,7 @@ def cluster(*, all_namespaces: bool = False, own: str = "") -> Callable[[Command
 
 
 def output(*formats: str) -> Callable[[Command], Command]:
-    """`-o`, as `output`."""
+    """Add `-o`, which the command receives as `output`."""
     return click.option(
         "-o", "--output", type=click.Choice(["table", "json", "yaml", *formats]), default="table", show_default=True,
         help="Output format.",

@@ -47,16 +47,16 @@ CODES: dict[type[ClientError], Exit] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without a letter shows a question mark in its place
-    # Who does not want it verified has said so, by an option or in the kubeconfig.
+            stream.reconfigure(errors="replace")  # question marks replace what the terminal cannot encode
+    # Verification is only ever off because an option or the kubeconfig says so.
     warnings.filterwarnings("ignore", category=InsecureRequestWarning)
     try:
         done = app.main(arguments, "kubectl deepcoder", complete_var=COMPLETE_VARIABLE, standalone_mode=False)
         return int(done or 0)
-    except SystemExit as ended:  # click's own: 1 at a closed pipe, 0 when it has answered a shell that completes words
+    except SystemExit as ended:  # from click: 1 for a closed pipe, 0 after it has answered shell completion
         return Exit.CLOSED_PIPE if ended.code else 0
     except click.UsageError as error:
         error.show()

@@ -22,10 +22,10 @@ _PIECE_BYTES = 64 << 10
 
 
 class Proxy:
-    """Listens on the loopback interface only."""
+    """The local server. It listens on the loopback interface only."""
 
     def __init__(self, port: int, key: str, token: Callable[[], str], dial: Callable[[], Stream]) -> None:
-        """`port` 0 means a free one. Raises OSError if the port is taken."""
+        """Listen on `port`; 0 chooses a free one. Raises OSError if the port is taken."""
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._filter, self._token, self._dial = RequestFilter(self.port, key), token, dial
@@ -53,7 +53,7 @@ class Proxy:
             with browser:
                 self._pass(browser)
         except OSError:
-            pass  # the browser has gone, or the pod: what was told until then stands
+            pass  # the browser or the pod is gone; what was sent until then stands
         finally:
             self._places.release()
 
@@ -80,22 +80,22 @@ class Proxy:
         try:
             pod.settimeout(None)
             pod.sendall(judged)
-            browser.settimeout(None)  # before somebody waits for it, who would give up when the head's time is over
+            browser.settimeout(None)  # before `_end_with` waits, which would otherwise give up after HEAD_SECONDS
             threading.Thread(target=_end_with, args=(browser, pod), daemon=True).start()
             while piece := pod.recv(_PIECE_BYTES):
                 browser.sendall(piece)
         finally:
             pod.close()
-            with suppress(OSError):  # the browser has gone
-                browser.shutdown(socket.SHUT_RDWR)  # closing alone ends nothing while `_end_with` waits for it
+            with suppress(OSError):  # the browser is gone
+                browser.shutdown(socket.SHUT_RDWR)  # close() alone does not wake `_end_with`, which waits for it
 
 
 def _end_with(browser: socket.socket, pod: Stream) -> None:
-    """When the browser leaves an answer that goes on, so does its connection to the pod."""
+    """End the connection to the pod once the browser has closed its own, even if the response is a live stream."""
     try:
         while browser.recv(_PIECE_BYTES):
             pass
     except OSError:
-        pass  # it has left by force
-    with suppress(OSError):  # the answer was over before
-        pod.shutdown(socket.SHUT_RDWR)  # closing would wake nobody who waits for the pod
+        pass  # the browser reset the connection
+    with suppress(OSError):  # the response had already ended
+        pod.shutdown(socket.SHUT_RDWR)  # close() would not wake the thread that waits for the pod

@@ -87,7 +87,7 @@ they open a connection into a pod, which cannot say for whom it is opened."""
 
 
 def page() -> str:
-    """The page."""
+    """Return the page."""
     codes = "\n".join(f"| {code.value} | {said} |" for code, said in MEANINGS.items())
     root = click.Context(app, info_name="kubectl deepcoder", help_option_names=["-h", "--help"])
     parts = [HEAD, f"## kubectl's options\n\n{OPTIONS}\n\n| option | |\n|---|---|\n{_options(root)}\n"]
@@ -102,13 +102,13 @@ def page() -> str:
 
 
 def _options(root: click.Context) -> str:
-    """kubectl's options, a row each."""
+    """Return kubectl's options, one table row each."""
     found = [option.get_help_record(root) for option in shared() if isinstance(option, OfKubectl)]
     return "\n".join(f"| `{names}` | {said} |" for names, said in filter(None, found))
 
 
 def main(arguments: list[str]) -> int:
-    """Write the file, or with `--check` say whether it differs."""
+    """Write the file, or with `--check` return 1 if it is out of date."""
     path = Path(arguments[0])
     if "--check" not in arguments:
         path.write_text(page())

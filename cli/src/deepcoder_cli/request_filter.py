@@ -58,11 +58,11 @@ class RequestFilter:
         """Return the request head to forward, including its end, or the response that refuses it."""
         request = _read(head)
         if request is None:
-            return Reply("400 Bad Request", "this is no request")
+            return Reply("400 Bad Request", "this is not a valid request")
         method, target, headers = request
         hosts = [value for name, value in headers if name == "host"]
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            return Reply("403 Forbidden", "another host is meant")
+            return Reply("403 Forbidden", "the request is for another host")
         if method not in _METHODS:
             return Reply("405 Method Not Allowed", "the page is read-only", (("Allow", ", ".join(_METHODS)),))
         if not target.startswith("/") or any(
@@ -73,7 +73,7 @@ class RequestFilter:
         given = parse_qs(address.query).get("key", [])
         if address.path == "/" and given:
             if not self._right(given[0]):
-                return Reply("403 Forbidden", "this address is of an earlier start: open the one that was printed last")
+                return Reply("403 Forbidden", "this address is from an earlier start: open the one printed last")
             cookie = f"{self.cookie}={self._key}; Path=/; HttpOnly; SameSite=Strict"
             return Reply(
                 "303 See Other", "", (("Location", "/"), ("Set-Cookie", cookie), ("Referrer-Policy", "no-referrer"))

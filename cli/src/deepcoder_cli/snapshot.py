@@ -15,7 +15,7 @@ from deepcoder_client.errors import Forbidden
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run and what belongs to it at one moment."""
+    """A run with its pool and pods at one moment."""
 
     run: Object
     pool: Object | None

@@ -25,13 +25,13 @@ from deepcoder_client.connection import Object
 
 PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}
 SILENT_SECONDS = 120.0
-"""A trainer reports each few seconds, and the operator writes that down four times a minute."""
+"""Age from which a report is old. Trainers report every few seconds; the operator stores that four times a minute."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A step as a follower saw it."""
+    """A step as seen while the run was followed."""
 
     stage: str
     step: int
@@ -40,12 +40,12 @@ class CurvePoint:
 
 
 def phase_of(run: Object) -> str:
-    """The run's phase, `Pending` before the operator has seen it."""
+    """Return the run's phase; `Pending` before the operator has seen the run."""
     return str(run.get("status", {}).get("phase", "Pending"))
 
 
 def curve_point(run: Object) -> CurvePoint | None:
-    """The last reported step, if there is one with a reward."""
+    """Return the last reported step; None if it has no reward."""
     status = run.get("status", {})
     progress, stage = status.get("progress"), status.get("currentStage")
     if not progress or not stage or progress.get("reward") is None:
@@ -55,13 +55,13 @@ def curve_point(run: Object) -> CurvePoint | None:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Values of 0 to 1 as one line of blocks, the newest on the right."""
+    """Return values from 0 to 1 as one line of blocks, the newest on the right."""
     shown = values[-width:]
     return "".join(BLOCKS[min(len(BLOCKS) - 1, int(max(0.0, v) * len(BLOCKS)))] for v in shown)
 
 
 def render(snapshot: Snapshot, curve: Sequence[CurvePoint], now: datetime) -> RenderableType:
-    """The live view."""
+    """Return the live view."""
     run = snapshot.run
     status = run.get("status", {})
     parts: list[RenderableType] = [_headline(run, status), _stages(run, status)]
@@ -95,7 +95,7 @@ def _headline(run: Object, status: Object) -> RenderableType:
 
 
 def curating(progress: Object) -> str | None:
-    """How far the run's curation is, `verify 1,234/24,287`; None while it does anything else."""
+    """Return the progress of the run's curation, like `verify 1,234/24,287`; None in other phases."""
     if progress.get("phase") != "Curating":
         return None
     figures = progress.get("metrics", {})
@@ -113,7 +113,7 @@ def _stages(run: Object, status: Object) -> RenderableType:
     progress = status.get("progress", {})
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("stage", "type", "context", "", "step", "phase", "newest checkpoint"):
-        table.add_column(column, no_wrap=column != "")  # where it is narrow, the bar gives way
+        table.add_column(column, no_wrap=column != "")  # on a narrow terminal, the bar shrinks
     for spec in run["spec"]["stages"]:
         stage = known.get(spec["name"], {})
         total = spec.get("maxSteps") or 0
@@ -169,7 +169,7 @@ def _pods(pods: Sequence[Object], now: datetime) -> RenderableType:
 
 
 def pod_state(pod: Object) -> str:
-    """A pod's state in the word kubectl would use."""
+    """Return a pod's state in the word that kubectl uses."""
     if pod["metadata"].get("deletionTimestamp"):
         return "Terminating"
     for container in pod.get("status", {}).get("containerStatuses", []):
@@ -191,7 +191,7 @@ def _notes(status: Object, pool: Object | None, now: datetime) -> RenderableType
 
 
 def _silence(status: Object, now: datetime) -> str | None:
-    """Said of figures that stand still: they are the last that came, and nothing else in the picture shows it."""
+    """Return a warning if the figures are old, because nothing else in the view shows it."""
     written = (status.get("progress") or {}).get("time")
     if status.get("phase") != "Running" or not written:
         return None
@@ -199,13 +199,13 @@ def _silence(status: Object, now: datetime) -> str | None:
     if seconds < SILENT_SECONDS:
         return None
     return (
-        f"the trainer's last report is of {age(written, now)} ago: if other runs report, this trainer hangs and is "
+        f"the trainer's last report was {age(written, now)} ago: if other runs report, this trainer hangs and is "
         "stopped after its stage's stallSeconds; if none does, check the operator and the network between them"
     )
 
 
 def _text(value: Any) -> Text:
-    """What others wrote, without meaning for rich or for the terminal."""
+    """Return others' text in a form that neither rich nor the terminal interprets."""
     return Text(printable(str(value)))
 
 

@@ -40,15 +40,15 @@ class Where:
 
 OVERRIDES = tuple(field.name for field in fields(Overrides))
 NAMES = ("namespace", "context", "kubeconfig", "request_timeout", *OVERRIDES)
-"""Names of all options that say where."""
+"""Names of all options that choose cluster, user and namespace."""
 
 
 def where(context: click.Context, given: Mapping[str, Any], *, all_namespaces: bool = False) -> Where:
-    """What `given`, the options of a command, and those before the command say."""
+    """Return what the options say: `given`, those after the command, or else those before it."""
     before = context.find_root().params
     found: dict[str, Any] = {name: given.get(name) or before.get(name) for name in NAMES}
     if (found["as_groups"] or found["as_uid"]) and not found["as_user"]:
-        raise click.UsageError("--as-group and --as-uid go with a user: name one with --as")
+        raise click.UsageError("--as-group and --as-uid need a user: name one with --as")
     overrides = Overrides(**{name: found[name] for name in OVERRIDES if found[name]})
     timeout = found["request_timeout"] or DEFAULT_SECONDS
     return Where(found["namespace"], found["context"], found["kubeconfig"], timeout, overrides, all_namespaces)

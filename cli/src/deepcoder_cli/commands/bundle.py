@@ -67,5 +67,5 @@ def debug_bundle(
 
 
 def _for_its_owner(path: str, flags: int) -> int:
-    """Create a file that nobody else can read: what redaction does not know may still be in it."""
+    """Open a file that only its owner can read: secrets that redaction does not know may still be in it."""
     return os.open(path, flags, 0o600)

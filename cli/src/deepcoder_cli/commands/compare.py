@@ -83,7 +83,7 @@ def _spec(run: DeepCoderRun) -> dict[str, Any]:
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Fields by dotted path; elements of a list by their name, where they have one."""
+    """Return fields by dotted path; elements of a list by name, if each has one."""
     if isinstance(value, Mapping):
         return {k: v for key, each in value.items() for k, v in _flat(each, f"{path}.{key}" if path else key).items()}
     if isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value):

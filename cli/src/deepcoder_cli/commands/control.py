@@ -77,7 +77,7 @@ def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> 
     if wait:
         changed = client.wait(run, seconds=timeout, until=lambda r: r.status.phase in {Phase.SUSPENDED, *TERMINAL})
     over = changed.status.phase in TERMINAL
-    said = f"is {changed.status.phase}" if over else "suspended" if wait else "is asked to suspend"
+    said = f"is {changed.status.phase}" if over else "suspended" if wait else "will be suspended"
     _say(changed, said, output)
     return Exit.NOT_SO if wait and over else Exit.DONE
 
@@ -108,7 +108,7 @@ def _not_over(run: DeepCoderRun) -> None:
 
 
 def _say(run: DeepCoderRun, what: str, output: str) -> None:
-    """That it is done; for programs the run as it is now."""
+    """Print what was done, or for programs the run as it is now."""
     if output == "table":
         click.echo(f"deepcoderrun/{run.metadata.name} {what}")
     else:

@@ -23,7 +23,7 @@ from deepcoder_client.permissions import DASHBOARD
 from deepcoder_client.port_forward import Bearer, Stream, forward_rights, port_forward
 
 PORT = 8090
-"""Where the page listens on its pod's loopback."""
+"""Port on which the dashboard listens on its pod's loopback interface."""
 LABEL = "app.kubernetes.io/name"
 
 
@@ -60,7 +60,7 @@ def dashboard(
     if (missing := client.connection.lacking(forward_rights(operator_namespace), pod)) is not None:
         raise Forbidden(missing)
     bearer = Bearer(client.connection, service_account, place)
-    bearer.token()  # an account that may not be asked for is told now
+    bearer.token()  # fails now if the account's token may not be requested
 
     dial = following(
         pod,
@@ -71,16 +71,16 @@ def dashboard(
     try:
         proxy = Proxy(port, key, bearer.token, dial)
     except OSError as error:
-        raise click.UsageError(f"--port {port}: {error.strerror}: choose another, or none") from None
+        raise click.UsageError(f"--port {port}: {error.strerror}: choose another, or leave it out") from None
     address = f"http://127.0.0.1:{proxy.port}/?key={key}" + (f"#/runs/{place}/{run}" if run else "")
-    click.echo(f"{address}\nuntil you interrupt it")
+    click.echo(f"{address}\nPress Ctrl-C to stop.")
     if not no_open:
         webbrowser.open(address)
     proxy.serve()
 
 
 def following(pod: str, find: Callable[[], str], dial: Callable[[str], Stream]) -> Callable[[], Stream]:
-    """Dials `pod`, and another once that is gone: the page is upgraded, or its node drained, while somebody reads."""
+    """Return a function that dials `pod`, and once that pod is gone (upgraded, or its node drained) another one."""
     current = pod
 
     def dialled() -> Stream:
@@ -95,7 +95,7 @@ def following(pod: str, find: Callable[[], str], dial: Callable[[str], Stream]) 
 
 
 def _page(client: Client, namespace: str) -> str:
-    """A pod of the page's that is ready and stays."""
+    """Return the name of a dashboard pod that is ready and not being deleted."""
     try:
         pods = client.connection.list(PODS, namespace, labelSelector=LABEL)["items"]
     except Forbidden as error:
@@ -108,8 +108,8 @@ def _page(client: Client, namespace: str) -> str:
         if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
             return str(pod["metadata"]["name"])
     if pages:
-        raise Refused(f"no pod of the page is ready in namespace {namespace}: see `kubectl -n {namespace} get pods`")
+        raise Refused(f"no dashboard pod is ready in namespace {namespace}: see `kubectl -n {namespace} get pods`")
     raise NotFound(
-        f"no pod of the page is in namespace {namespace}: name the chart's with --operator-namespace, or install it "
-        "with web.enabled=true"
+        f"there is no dashboard pod in namespace {namespace}: name the chart's namespace with --operator-namespace, or "
+        "install the chart with web.enabled=true"
     )

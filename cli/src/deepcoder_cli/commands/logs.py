@@ -150,7 +150,7 @@ def _pods(client: Client, run: DeepCoderRun, part: str) -> list[Object]:
 
 
 def _merged(client: Client, pods: list[Object], tail: int, follow: bool, container: str | None) -> Iterator[str]:
-    """Lines of several pods, each with its pod's name where there are several; with `follow` as they come."""
+    """Yield the pods' lines, with the pod's name if there are several; with `follow`, as they arrive."""
 
     def lines(pod: Object) -> Iterator[str]:
         meta = pod["metadata"]
@@ -177,9 +177,9 @@ def _merged(client: Client, pods: list[Object], tail: int, follow: bool, contain
     for thread in threads:
         thread.start()
     ended = 0
-    while ended < len(threads):  # each pump says when it is over
+    while ended < len(threads):  # each pump ends with None
         try:
-            said = queue.get(timeout=1.0)  # so that an interruption is heard
+            said = queue.get(timeout=1.0)  # so that Ctrl-C takes effect
         except Empty:
             continue
         if said is None:

@@ -133,12 +133,12 @@ def _money(value: float | None) -> str | None:
 
 
 def _seconds(given: tuple[str, ...], stages: Sequence[str]) -> dict[str, float]:
-    """By stage, that of all others under the empty name."""
+    """Return the seconds per step by stage; the empty name stands for all other stages."""
     found = {}
     for text in given:
         stage, _, seconds = text.rpartition("=")
         if stage and stage not in stages:
-            raise click.UsageError(f"--step-seconds {text}: there is no stage {stage}, but {', '.join(stages)}")
+            raise click.UsageError(f"--step-seconds {text}: there is no stage {stage}: name one of {', '.join(stages)}")
         try:
             found[stage] = float(seconds)
         except ValueError:
