@@ -75,6 +75,14 @@ def test_the_trainer_finds_a_driver_that_gke_mounts_and_asks_no_runtime_for_gpus
 
 
 @pytest.mark.parametrize("file", DOCKERFILES)
+def test_the_standard_library_is_compiled_in_what_runs(file: str) -> None:
+    """The official base image has no byte code, and containers write none."""
+    runs = [rest for word, rest in stages(file)[""] if word == "RUN" and "compileall" in rest]
+    assert runs, "each process would compile what it imports"
+    assert 'get_path("stdlib")' in runs[0]
+
+
+@pytest.mark.parametrize("file", DOCKERFILES)
 def test_everything_that_is_installed_is_pinned(file: str) -> None:
     pins = {rest.partition("=")[0]: rest.partition("=")[2] for word, rest in instructions(file) if word == "ARG"}
     for _, rest in instructions(file):
