@@ -1,10 +1,10 @@
-"""Rewards of a group to advantages, and which samples take part in the loss.
+"""Computes group-relative advantages from rewards, and decides which samples are in the loss.
 
-For rewards r of one prompt's samples, A = (r - mean(r)) / (std(r) + 1e-6), with the unbiased standard deviation
-(n - 1) as in the released code; every response token of a sample carries its A. Truncated samples count in mean and
-standard deviation under every overlong rule; the rule is for those that earned nothing, which a reward of the user's
-own may say by a number below 0. A quarantined sample (reward None: the judge failed, not the program)
-counts nowhere: not in the statistics, not in the loss, not in its denominator.
+For the rewards r of one prompt's samples, A = (r - mean(r)) / (std(r) + 1e-6) (GRPO: Shao et al. 2024, arXiv
+2402.03300), with the unbiased standard deviation (n - 1) as in the released code. Every response token of a sample has
+the sample's A. Truncated samples always count in the mean and the standard deviation. The overlong rule applies only
+to truncated samples without a positive reward (a custom reward may be negative). A quarantined sample (reward None: the
+judge failed, not the program) counts nowhere: not in the statistics, not in the loss, not in its denominator.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class SampleAdvantage:
-    """What the loss needs to know about one sample."""
+    """The advantage of one sample, and whether the loss includes it."""
 
     advantage: float
-    """A of each of its tokens."""
+    """A of each response token."""
 
     in_loss: bool
-    """Whether its tokens are in the loss and in the denominator."""
+    """Whether the response tokens are in the loss and in its denominator."""
 
 
 def group_advantages(group: Group, advantage: Advantage, overlong: Overlong) -> tuple[SampleAdvantage, ...]:
-    """One entry a sample, in the group's order.
+    """Return one entry per sample, in the group's order.
 
-    A group of equal rewards has A = 0 throughout and stays in the denominator. With fewer than two judged samples
-    there is nothing to compare, and A is 0.
+    If all rewards are equal, every A is 0, and the samples stay in the denominator. A is also 0 if fewer than two
+    samples were judged.
     """
     rewards = [s.outcome.reward for s in group.samples]
     values = np.array([r for r in rewards if r is not None], np.float64)

@@ -1,9 +1,10 @@
-"""Causal attention within packed sequences, under the name that the models are configured with.
+"""Causal attention within packed sequences, registered under the name that our models are configured with.
 
-transformers looks attention up by name, so one function serves every architecture. On CUDA in half precision it is
-`varlen_attn`, which takes the packed row as it is. Elsewhere it is scaled dot-product attention, one sequence at a
-time: a padded batch would cost the square of its longest sequence for each of them. Either way a token sees its own
-sequence's past and nothing else. With a group of ranks that share the row, it is gathered first (see `ulysses`).
+transformers looks up attention by name, so one function serves every architecture. On CUDA in half precision it calls
+`varlen_attn`, which takes the packed row unchanged. Elsewhere it calls scaled dot-product attention on one sequence at
+a time, because in a padded batch every sequence would cost the square of the longest one. Either way, a token attends
+only to itself and to earlier tokens of its own sequence. If several ranks share the row, an all-to-all first gives each
+rank all tokens of some of the heads (see `ulysses`).
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ NAME = "deepcoder_packed"
 
 @dataclass(frozen=True)
 class Segments:
-    """Where the sequences of a packed row are, made once a micro-batch."""
+    """Boundaries of the S sequences in a packed row of N tokens, computed once per micro-batch."""
 
     cu_seqlens: Tensor
-    """[S + 1] int32, first token of each sequence, and N."""
+    """[S + 1] int32, on the device: index of the first token of each sequence, then N."""
 
     lengths: tuple[int, ...]
-    """Tokens of each sequence, known to the host."""
+    """Number of tokens of each sequence, on the host."""
 
     longest: int
-    """Tokens of the longest sequence."""
+    """Number of tokens of the longest sequence."""
 
     @classmethod
     def of(cls, cu_seqlens: IntArray, device: torch.device | str = "cpu") -> Segments:
-        """From [S + 1] offsets. The host knows the lengths: one read back from a device would wait for it."""
+        """Build from [S + 1] offsets on the host. Lengths are kept there: reading them from the GPU would sync."""
         lengths = tuple(np.diff(cu_seqlens).tolist())
         return cls(torch.from_numpy(cu_seqlens.astype(np.int32)).to(device), lengths, max(lengths))
 
@@ -58,9 +59,9 @@ def packed_attention(
     sequence_group: dist.ProcessGroup | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """query: [1, heads, n, D]; key, value: [1, KV heads, n, D]. Returns [1, n, heads, D].
+    """Return the attention output, [1, n, heads, D]. query: [1, heads, n, D]; key, value: [1, KV heads, n, D].
 
-    n is the N tokens of `segments`, or with a `sequence_group` this rank's equal part of them.
+    Without a `sequence_group`, n is N, the number of tokens in `segments`. With one, n is N / ranks: this rank's slice.
     """
     if sequence_group is None:
         return _attend(query, key, value, scaling, segments), None
@@ -69,7 +70,7 @@ def packed_attention(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, segments: Segments) -> Tensor:
-    """The same over all N tokens."""
+    """Attend over all N tokens. query: [1, heads, N, D]; key, value: [1, KV heads, N, D]. Returns [1, N, heads, D]."""
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
         out = varlen_attn(
@@ -96,7 +97,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, segments:
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """The sequences' bounds travel as `segments`; no mask is materialized."""
+    """Build no mask: `segments` holds the boundaries of the sequences."""
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -1,13 +1,13 @@
-"""Log-probability and entropy of chosen tokens from hidden states, without ever holding all logits.
+"""Computes log-probability and entropy of given tokens from hidden states without materializing all logits.
 
-At 32,768 tokens and a vocabulary of 152,064 the logits alone are 19 GiB in float32, and softmax and gradient as much
-again each. Here they exist a tile at a time, some positions by a part of the vocabulary, in float32. The forward pass
-keeps a running maximum and sum for each position; the backward pass computes each tile once more from hidden states
-and one log-sum-exp a position. It goes through the vocabulary on the outside, so that the float32 sum of the head's
-gradient is of one part of the vocabulary at a time and is rounded to the head's own format once.
+At 32,768 tokens and a vocabulary of 152,064, the logits take 19 GiB in float32, and softmax and gradient as much again
+each. Here only one float32 tile exists at a time: `rows` positions by `block` vocabulary entries. The forward pass
+keeps a running maximum and sum per position (online softmax). The backward pass recomputes each tile from the hidden
+states and the stored log-sum-exp of each position. Its outer loop is over the vocabulary, so the float32 accumulator of
+the head's gradient holds one vocabulary block, which is rounded to the head's dtype once.
 
-On CUDA, tensor cores multiply operands in half precision: a tile of the logits' gradient is rounded to it before it is
-multiplied, as in any backward pass there; every sum is in float32. On CPUs nothing is rounded.
+On CUDA, tensor cores multiply in half precision: a tile of the logits' gradient is rounded to it before the matrix
+product, as in any mixed-precision backward pass, and all sums are in float32. On CPUs nothing is rounded.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 ROWS = 4096
-"""Positions of a tile."""
+"""Positions in a tile."""
 
 BLOCK = 16_384
-"""Part of the vocabulary of a tile."""
+"""Vocabulary entries in a tile."""
 
 _LOWEST = -1e30
-"""Below any logit, and finite: minus infinity less itself is no number."""
+"""Below any logit, but finite: -inf - (-inf) would be NaN."""
 
 
 def linear_logprob(
@@ -38,17 +38,20 @@ def linear_logprob(
     rows: int = ROWS,
     block: int = BLOCK,
 ) -> tuple[Tensor, Tensor | None]:
-    """log softmax(hidden @ weight.T / temperature)[targets], and with `entropy` the distribution's entropy in nats.
+    """Return log softmax(hidden @ weight.T / temperature)[targets] and, with `entropy`, the entropy in nats.
 
-    hidden: [R, H]; weight: [V, H]; targets: [R] integers. Returns [R] each in float32 (float64 for float64 inputs),
-    differentiable in hidden and weight.
+    hidden: [R, H]; weight: [V, H]; targets: [R] integers. Both results are [R] in float32 (float64 for float64 inputs)
+    and differentiable with respect to hidden and weight. `rows` and `block` are the tile's size.
     """
     logprob, nats = _LinearLogprob.apply(hidden, weight, targets, temperature, entropy, rows, block)
     return logprob, nats
 
 
 class _LinearLogprob(torch.autograd.Function):
-    """With z = logits / temperature, p = softmax(z): d logp_t / dz = 1[t] - p, dH / dz = -p (log p + H)."""
+    """The gradients, with z = logits / temperature, p = softmax(z): d logp_t / dz = 1[t] - p, dH / dz = -p (log p + H).
+
+    1[t] is the one-hot vector of the target, H the entropy.
+    """
 
     @staticmethod
     def forward(
@@ -79,7 +82,7 @@ class _LinearLogprob(torch.autograd.Function):
                 if entropy is None:
                     e = z.exp_()
                 else:
-                    # sum of e^(z - top) (z - top), moved to the new maximum
+                    # sum of e^(z - top) (z - top), rescaled to the new maximum
                     e = z.exp()
                     moment = (moment + total * (top - higher)) * shrink + z.mul_(e).sum(-1)
                 total = total * shrink + e.sum(-1)
@@ -134,13 +137,13 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 
 def _within(targets: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """Place of each target in a part of the vocabulary, and whether it is in it at all (else the place is 0)."""
+    """Return the index of each target [R] within a vocabulary block (0 if outside), and whether it is inside."""
     inside = (targets >= part.start) & (targets < part.stop)
     return torch.where(inside, targets - part.start, 0), inside
 
 
 def _matmul(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
-    """a @ b with a result in `wide`: CUDA sums half precision in float32, elsewhere the operands are widened."""
+    """Return a @ b in dtype `wide`: CUDA accumulates half precision in float32; on CPUs the operands are cast first."""
     if a.dtype is wide and b.dtype is wide:
         return a @ b
     if a.is_cuda:

@@ -1,23 +1,24 @@
-"""The policy loss of GRPO+ on flat arrays of response tokens, and what is measured along the way.
+"""The GRPO+ policy loss over flat arrays of response tokens, and its metrics.
 
-With rho = exp(logp - old_logp), per token:
+With rho = exp(logp - old_logp), the loss per token is
 
-    Clip:   max(-A rho, -A clip(rho, 1 - low, 1 + high))           PPO's surrogate with bounds of its own on each side
-    Cispo:  -A stopgrad(clip(rho, 1 - low, 1 + high)) logp         no token loses its gradient (MiniMax-M1)
+    Clip:   max(-A rho, -A clip(rho, 1 - low, 1 + high))           PPO's surrogate with separate bounds (clip-higher)
+    Cispo:  -A stopgrad(clip(rho, 1 - low, 1 + high)) logp         every token keeps its gradient (MiniMax-M1)
 
-minus `entropy_coefficient` times the entropy, plus `kl_coefficient` times the estimate exp(d) - 1 - d of KL(policy ||
-reference), which is never negative (k3 of Schulman, "Approximating KL Divergence"), with d = reference - logp.
+minus `entropy_coefficient` times the entropy, plus `kl_coefficient` times exp(d) - 1 - d with d = reference - logp,
+which is a non-negative estimate of KL(policy || reference) (k3 of Schulman, "Approximating KL Divergence").
 
-The importance of a token, how much likelier it was to be sampled under the policy that the ratio is about, is
-truncated at `tis_cap`, by a constant factor in either case; with `importance` off it is left out of both:
+Truncated importance sampling corrects for the sampler's distribution (`behaviour`), with weights capped at `tis_cap`.
+It takes one of two forms, each a constant factor min(…) without gradient. With `importance` off there is none:
 
-    recomputed old log-probabilities   the term is weighted by min(exp(old_logp - behaviour), cap)
-    the sampler's own                  rho is the importance itself: rho * min(1, cap / rho) stands for it above
+    old_logp is recomputed by the learner   the term is multiplied by min(exp(old_logp - behaviour), cap)
+    old_logp is `behaviour` itself          rho is the importance weight: rho * min(1, cap / rho) replaces it above
 
-Without the second, a token of negative advantage has no bound at all: the clip leaves max(-A rho, …) growing with rho,
-up to e^10, and one stale token moves the model as thousands of others do. (Dual-clip PPO, Ye et al. 2020, bounds it
-too, but with no gradient beyond the bound; a truncated weight keeps the push, at the cap's size.) The sum is returned:
-the caller divides by one token count for the whole optimizer step. |log ratio| is clamped at 10 before any exponential.
+Without the second form, a token of negative advantage would be unbounded: clipping leaves max(-A rho, …) growing with
+rho up to e^10, and one stale token would move the model as much as thousands of others. (Dual-clip PPO, Ye et al. 2020,
+also bounds it, but with zero gradient beyond the bound; a truncated weight keeps a gradient of the cap's size.)
+The loss is a sum: the caller divides it by the token count of the whole optimizer step. |log ratio| is clamped at 10
+before any exponential.
 """
 
 from __future__ import annotations
@@ -33,29 +34,29 @@ from deepcoder_contracts.recipe import Importance, Loss, OldLogprobs, Recipe
 from deepcoder_trainer.grpo.summary import GAP_BINS, GAP_BINS_PER_DECADE, GAP_DECADES
 
 MAX_LOG_RATIO = 10.0
-"""Where log ratios are clamped: exp(10) = 22,026 is far outside any clip range and still finite in float32."""
+"""Log ratios are clamped to ± this: exp(10) = 22,026 is far outside any clip range and still finite in float32."""
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """The switches of the loss."""
+    """The recipe's settings of the loss."""
 
     kind: Loss = Loss.CLIP
     clip_low: float = 0.2
     clip_high: float = 0.28
     entropy_coefficient: float = 0.0
     recompute: bool = False
-    """Whether the ratio is taken against recomputed log-probabilities, not against the sampler's own."""
+    """Whether old_logp is recomputed by the learner; otherwise it is the sampler's log-probability."""
     importance: bool = True
     """Whether the truncated importance weight is applied."""
     tis_cap: float = math.inf
     """Cap of the importance weight."""
     kl_coefficient: float = 0.0
-    """Weight of the divergence from the reference."""
+    """Weight of the KL divergence from the reference model."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        """The recipe's switches."""
+        """Return the settings of a recipe."""
         return cls(
             kind=recipe.loss,
             clip_low=recipe.clip_low,
@@ -78,9 +79,11 @@ def policy_loss(
     settings: LossSettings,
     reference: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss summed over the tokens in `mask`, and sums for the metrics (see `summary.summarize`). All inputs are [R].
+    """Return the loss summed over the tokens in `mask`, and sums for the metrics (see `summary.summarize`).
 
-    `reference` holds the reference model's log-probabilities; a KL coefficient needs them.
+    All tensors are [R], one entry per response token. `logprob` and `entropy` are the current policy's, with gradient;
+    `behaviour` holds the sampler's log-probabilities, and `reference` the reference model's, which a positive
+    `kl_coefficient` requires.
     """
     weight = mask.to(logprob.dtype)
     log_ratio = (logprob - old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -137,7 +140,7 @@ def _sums(
         "ratio": (ratio * weight).sum(),
         "entropy": (entropy * weight).sum(),
         "advantage": (advantages * weight).sum(),
-        # Schulman's non-negative estimator of KL(sampler || learner): E[exp(d) - 1 - d].
+        # Schulman's k3, a non-negative estimator of KL(sampler || learner): E[exp(d) - 1 - d].
         "mismatch_kl": ((difference.exp() - 1 - difference) * weight).sum(),
         "logprob_gap": ((learner - behaviour).abs() * weight).sum(),
         "gap_histogram": histogram,

@@ -1,15 +1,14 @@
-"""Samples to packed micro-batches: many responses in one row of tokens, equally many rows on every rank.
+"""Packs samples into micro-batches: many sequences in one row of tokens, and the same number of rows on every rank.
 
-Ranks wait for each other at every collective, so what counts is not how much a rank has in all but how much longer
-than the others it takes for each row. Sequences go, longest first, to the cheapest row that has room, as few rows as
-first-fit needs (rounded up to a multiple of the ranks; one round more where they do not fit so); the rows are then
-sorted by cost and dealt out, so that those of one round cost about the same. Cost is the caller's: attention makes one
-long sequence dearer than many short ones of as many tokens. A rank with nothing left gets micro-batches without
-trainable tokens, which still run forward and backward.
+Ranks wait for each other at every collective, so the rows that run at the same time must cost about the same. The
+number of rows is what first-fit needs, rounded up to a multiple of the ranks. Sequences go, longest first, to the
+cheapest row with room; if one finds no room, the plan is tried again with one more row per rank. The rows are then
+sorted by cost and dealt out to the ranks in turn. The caller defines the cost, because attention makes one long
+sequence more expensive than many short ones with the same number of tokens. A rank without sequences left gets
+micro-batches without trainable tokens, which still run forward and backward.
 
-Where `sp` ranks share each row, it is cut into equal slices of tokens. A token is predicted in exactly one of them, so
-that sums over ranks stay what they are. Everything here is a function of lengths, costs and order: the same batch is
-always packed alike.
+If `sp` ranks share each row, it is cut into equal slices of tokens. Exactly one slice predicts each response token, so
+sums over ranks are unaffected. Packing is deterministic: it depends only on lengths, costs and order.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ from deepcoder_trainer.types import FloatArray, Group, IntArray
 BoolArray = npt.NDArray[np.bool_]
 
 Cost = Callable[[int, int], float]
-"""What a sequence of so many tokens costs, of which so many are response tokens, in any unit."""
+"""(tokens, response tokens among them) of a sequence to its cost, in any unit."""
 
 
 def tokens_alone(tokens: int, predicted: int) -> float:
-    """The cost of short sequences, where attention weighs nothing yet."""
+    """Return the number of tokens: the relative cost of short sequences, where attention is negligible."""
     return float(tokens)
 
 
 @dataclass(frozen=True)
 class TrainingSequence:
-    """One sample as the learner sees it. Position prompt_tokens - 1 + j of the input predicts target j."""
+    """One sample as the learner trains on it. Position prompt_tokens - 1 + j of the input predicts target j."""
 
     input_ids: IntArray
-    """[P + T - 1] prompt and response without its last token, which predicts nothing."""
+    """[P + T - 1] prompt, then the response without its last token, which predicts nothing."""
 
     prompt_tokens: int
     """P, at least 1."""
@@ -50,42 +49,42 @@ class TrainingSequence:
     """[T] response tokens."""
 
     behaviour: FloatArray
-    """[T] the sampler's log-probabilities; 0 where it gave no finite one."""
+    """[T] the sampler's log-probabilities; 0 where they are not finite."""
 
     advantage: float
     """A of every response token."""
 
     mask: BoolArray
-    """[T] tokens in the loss: those with a finite behaviour log-probability."""
+    """[T] which tokens are in the loss: those with a finite behaviour log-probability."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A row of N tokens of S packed sequences, or one rank's n of them, R of these predicting a response token."""
+    """A row of N tokens in S packed sequences, or one rank's slice of n tokens; R positions predict response tokens."""
 
     input_ids: IntArray
-    """[n]"""
+    """[n] tokens."""
 
     position_ids: IntArray
     """[n] positions, from 0 in each sequence."""
 
     cu_seqlens: IntArray
-    """[S + 1] where each sequence begins in the whole row, and N."""
+    """[S + 1] index of the first token of each sequence in the whole row, then N."""
 
     response_index: IntArray
     """[R] which of the n positions predict a response token."""
 
     targets: IntArray
-    """[R]"""
+    """[R] the response tokens to predict."""
 
     behaviour: FloatArray
-    """[R]"""
+    """[R] the sampler's log-probabilities of the targets."""
 
     advantages: FloatArray
-    """[R]"""
+    """[R] advantage of each target."""
 
     mask: BoolArray
-    """[R]"""
+    """[R] which targets are in the loss."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,17 @@ class OptimizerStep:
     """One rank's share of one optimizer step."""
 
     micro_batches: tuple[MicroBatch, ...]
-    """Equally many on all ranks."""
+    """The same number on all ranks."""
 
     denominator: int
-    """Trainable tokens of all ranks and micro-batches together."""
+    """Number of trainable tokens over all ranks and micro-batches."""
 
 
 def training_sequences(groups: Sequence[Group], recipe: Recipe) -> list[TrainingSequence]:
-    """The samples that take part in the loss, in (group_id, index) order."""
+    """Return the samples that are in the loss, in the order of `groups`.
+
+    Raises ValueError for an empty prompt.
+    """
     sequences = []
     for group in groups:
         judged = group_advantages(group, recipe.advantage, recipe.overlong)
@@ -126,7 +128,10 @@ def training_sequences(groups: Sequence[Group], recipe: Recipe) -> list[Training
 
 
 def split_groups(groups: Sequence[Group], parts: int) -> list[list[Group]]:
-    """Contiguous parts of whole groups in group_id order, as equal as possible (one an optimizer step)."""
+    """Split groups, in group_id order, into `parts` runs of almost equal length, one per optimizer step.
+
+    Raises ValueError if there are fewer groups than parts.
+    """
     ordered = sorted(groups, key=lambda g: g.group_id)
     if len(ordered) < parts:
         raise ValueError(
@@ -140,9 +145,9 @@ def split_groups(groups: Sequence[Group], parts: int) -> list[list[Group]]:
 def plan_step(
     sequences: Sequence[TrainingSequence], capacity: int, dp: int, sp: int = 1, cost: Cost = tokens_alone
 ) -> list[OptimizerStep]:
-    """One entry a rank (rank = dp_rank * sp + sp_rank): its micro-batches, and the denominator that all share.
+    """Return one entry per rank (rank = dp_rank * sp + sp_rank): its micro-batches, and the common denominator.
 
-    `sp` ranks share each row: it may have `capacity` tokens for each of them.
+    `sp` ranks share each row, so a row may have up to `capacity` * `sp` tokens.
     """
     lengths = [len(s.input_ids) for s in sequences]
     plan = pack(lengths, [cost(len(s.input_ids), len(s.targets)) for s in sequences], capacity * sp, dp)
@@ -155,9 +160,10 @@ def plan_step(
 
 
 def pack(lengths: Sequence[int], costs: Sequence[float], capacity: int, ranks: int) -> list[list[list[int]]]:
-    """Rank to rows to indices of sequences: at most `capacity` tokens each, equally many a rank, dearest rows first.
+    """Return the rows of each rank, most expensive first; a row lists indices of sequences.
 
-    Raises ValueError for a sequence longer than `capacity`.
+    A row has at most `capacity` tokens, and all ranks have the same number of rows. Raises ValueError for a sequence
+    longer than `capacity`.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     if order and lengths[order[0]] > capacity:
@@ -193,7 +199,7 @@ def _first_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> l
 def _to_cheapest(
     order: Sequence[int], lengths: Sequence[int], costs: Sequence[float], count: int, capacity: int
 ) -> list[list[int]] | None:
-    """The sequences over `count` rows of about equal cost, or None where one finds no room."""
+    """Distribute the sequences over `count` rows of about equal cost. Return None if a sequence finds no room."""
     rows: list[list[int]] = [[] for _ in range(count)]
     room = [capacity] * count
     spent = [0.0] * count
@@ -208,7 +214,7 @@ def _to_cheapest(
 
 
 def assemble(sequences: Sequence[TrainingSequence]) -> MicroBatch:
-    """Packed arrays of some sequences; without any, one token that predicts nothing."""
+    """Concatenate sequences into one row. Without sequences, the row is one token that predicts nothing."""
     if not sequences:
         none_i, none_f = np.zeros(0, np.int32), np.zeros(0, np.float32)
         one = np.zeros(1, np.int32)
@@ -233,7 +239,7 @@ def assemble(sequences: Sequence[TrainingSequence]) -> MicroBatch:
 
 
 def cut(row: MicroBatch, part: int, parts: int) -> MicroBatch:
-    """The `part`-th of `parts` equal slices of a row, which is filled up by a sequence that predicts nothing."""
+    """Return slice `part` of `parts` equal slices of a row, padded with a sequence that predicts nothing."""
     if parts == 1:
         return row
     filling = np.arange(-len(row.input_ids) % parts, dtype=np.int32)

@@ -1,6 +1,6 @@
-"""Metrics of a training step from the sums that every rank kept: plain numbers, for the driver, which has no torch.
+"""Combines the sums of all ranks into a training step's metrics: plain numbers, because the driver has no torch.
 
-The 95th percentile of |learner - sampler| comes from a histogram, since sums over ranks cannot give one.
+The 95th percentile of |learner - sampler| comes from a histogram, because sums over ranks give no percentile.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ import math
 from collections.abc import Sequence
 
 AGREED = ("grad_norm", "grad_norm_max", "skipped_optimizer_steps")
-"""The same on every rank."""
+"""Figures that are the same on every rank."""
 
 LARGEST = ("recompute_seconds", "forward_backward_seconds", "optimizer_seconds", "update_seconds", "memory_peak_bytes")
-"""Of which the rank with most of it counts. All else adds up over ranks."""
+"""Figures whose maximum over ranks is reported. All others are summed over ranks."""
 
 GAP_BINS_PER_DECADE = 8
 GAP_DECADES = (-8, 2)
 GAP_BINS = GAP_BINS_PER_DECADE * (GAP_DECADES[1] - GAP_DECADES[0])
-"""Bins of the histogram of |learner - sampler| log-probability, equal in log10 from 1e-8 to 1e2."""
+"""Bins of the histogram of |learner - sampler| log-probability, equally wide in log10 from 1e-8 to 1e2."""
 
 GAP_EDGES = tuple(10.0**exponent for exponent in range(-6, 2))
-"""Where the share of tokens with a larger difference is told: the tails, which a mean and a quantile do not show."""
+"""For each of these, the share of tokens with a larger difference is a metric: means and quantiles hide the tail."""
 GAP_ABOVE = "logprob_gap_above/"
-"""Begins the names of those shares."""
+"""Prefix of the names of these metrics."""
 
 
 def combine(answers: Sequence[dict[str, list[float]]]) -> dict[str, float]:
-    """Metrics of a step from what each rank kept, added in rank order."""
+    """Return the metrics of a step from each rank's figures. Sums are added in rank order, so they are reproducible."""
     sums: dict[str, list[float]] = {}
     for answer in answers:
         for name, values in answer.items():
@@ -41,7 +41,7 @@ def combine(answers: Sequence[dict[str, list[float]]]) -> dict[str, float]:
 
 
 def summarize(sums: dict[str, list[float]]) -> dict[str, float]:
-    """Token means from sums over all micro-batches and ranks; each sum is a list (of one, or of histogram bins)."""
+    """Return token means from sums over all micro-batches and ranks. A sum is a list of one, or of histogram bins."""
     tokens = max(sums["tokens"][0], 1.0)
     mean = {name: values[0] / tokens for name, values in sums.items() if name not in ("tokens", "gap_histogram")}
     metrics = {
@@ -67,7 +67,7 @@ def summarize(sums: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _quantile(histogram: list[float], q: float) -> float:
-    """Upper edge of the bin that holds the quantile; 0 of an empty histogram."""
+    """Return the upper edge of the bin that holds the quantile, or 0 for the lowest bin or an empty histogram."""
     total, seen = sum(histogram), 0.0
     if not total:
         return 0.0
@@ -79,7 +79,7 @@ def _quantile(histogram: list[float], q: float) -> float:
 
 
 def _share_above(histogram: list[float], edge: float) -> float:
-    """Share of the bins' content that lies above one of `GAP_EDGES`, which bins begin at."""
+    """Return the share of the histogram above one of `GAP_EDGES`; each is the lower edge of a bin."""
     total = sum(histogram)
     first = (round(math.log10(edge)) - GAP_DECADES[0]) * GAP_BINS_PER_DECADE
     return sum(histogram[first:]) / total if total else 0.0
