@@ -33,31 +33,31 @@ from torch._C._distributed_c10d import BroadcastOptions, PrefixStore, Store
 from deepcoder_trainer.types import PlacedTensor, TensorShape
 
 JOIN_SECONDS = 60.0
-"""Longest time for the receivers of a group to come, and as long again for connecting."""
+"""The sender's deadline for all receivers of a group to join; connecting has the same deadline again."""
 BUCKET_SECONDS = 60.0
-"""Longest time for all receivers to take one bucket, the one before it being loaded meanwhile."""
+"""The sender's deadline for one bucket, during which receivers also load the previous one."""
 RECEIVE_SECONDS = 240.0
-"""Longest time in which a receiver waits for the sender: who may wait for others as they join (twice `JOIN_SECONDS`),
-then for one that hangs, and has to gather the weights."""
+"""A receiver's deadline for the sender, which may wait for other samplers to join (twice `JOIN_SECONDS`), then for one
+that hangs, and must gather the weights."""
 BUCKET_BYTES = 256 << 20
-"""Bytes of weights in one broadcast, about; a larger tensor has one of its own."""
+"""Approximate bytes of weights in one broadcast; a larger tensor has its own."""
 _ALIGNMENT = 256
 _POLL_SECONDS = 0.002
 _MEETING_POLL_SECONDS = 0.02
 _WATCHDOG = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
-"""Torch's variable, read when a group is made; 0: a lost peer is the group's own to find."""
+"""Environment variable that torch reads when a group is created; 0 disables the watchdog."""
 _environment = threading.Lock()
 
 
 class GroupLost(Exception):
-    """A group that has to be made anew: someone did not come, or does not answer."""
+    """A member did not join or does not answer. The group is unusable and must be replaced by a new one."""
 
 
 class BroadcastGroup:
-    """Rank 0 sends, the others receive."""
+    """A process group in which rank 0 sends and all others receive."""
 
     def __init__(self, store: Store, name: str, rank: int, size: int, device: torch.device) -> None:
-        """Waits for the others; raises `GroupLost` when they do not come in time."""
+        """Wait for the other members. Raises `GroupLost` if they do not join in time."""
         self.name = name
         self._device = device
         self._patience = BUCKET_SECONDS if rank == 0 else RECEIVE_SECONDS
@@ -71,11 +71,11 @@ class BroadcastGroup:
             raise GroupLost(f"{name}: not all {size} have met within {patience:.0f} s: {error}") from error
 
     def connect(self) -> None:
-        """The first broadcast, of nothing. It may block for as long as another does not come, whatever its deadline."""
+        """Make the first, empty broadcast. It may block without limit, despite its deadline, until all members come."""
         self.finish(self.begin(torch.zeros(1, dtype=torch.uint8, device=self._device)))
 
     def begin(self, buffer: Tensor) -> Any:
-        """Send it, or receive into it; `finish` waits for that."""
+        """Start to send `buffer`, or to receive into it. `finish` waits for the returned work."""
         options = BroadcastOptions()
         options.rootRank = 0
         options.rootTensor = 0
@@ -85,7 +85,10 @@ class BroadcastGroup:
             raise GroupLost(f"{self.name}: {error}") from error
 
     def finish(self, work: Any, since: float | None = None) -> None:
-        """Wait until it is done; raises `GroupLost` when it failed, or is not done in time (`since` then, or now)."""
+        """Wait for `work` of `begin`. Raises `GroupLost` if it fails or exceeds its deadline, counted from `since`.
+
+        `since` is a time of `time.monotonic`; the default is now.
+        """
         deadline = (time.monotonic() if since is None else since) + self._patience
         while not work.is_completed():
             if time.monotonic() > deadline:
@@ -97,24 +100,24 @@ class BroadcastGroup:
             raise GroupLost(f"{self.name}: {error}") from error
 
     def close(self) -> None:
-        """Give it up, whatever is under way."""
+        """Abort the group, including transfers in progress."""
         with suppress(Exception):
             self._group.abort()
 
 
 def _all_there(store: Store, size: int, seconds: float) -> None:
-    """Asks again and again: a store's own waiting keeps all other threads from it."""
+    """Wait by polling: a wait of the store itself would block its use by all other threads. Raises RuntimeError."""
     deadline = time.monotonic() + seconds
     while not store.check([f"rank-{other}" for other in range(size)]):
         if time.monotonic() > deadline:
-            raise RuntimeError("somebody did not come")
+            raise RuntimeError("a member did not join")
         time.sleep(_MEETING_POLL_SECONDS)
 
 
 def _process_group(store: Store, rank: int, size: int, device: torch.device) -> Any:
     from torch._C import _distributed_c10d as c10d
 
-    timeout = timedelta(seconds=2 * RECEIVE_SECONDS)  # its own, later than any that is kept here
+    timeout = timedelta(seconds=2 * RECEIVE_SECONDS)  # torch's own timeout, longer than every deadline here
     if device.type != "cuda":
         return c10d.ProcessGroupGloo(store, rank, size, timeout)
     options = c10d.ProcessGroupNCCL.Options()
@@ -125,7 +128,7 @@ def _process_group(store: Store, rank: int, size: int, device: torch.device) -> 
 
 @contextmanager
 def _without_watchdog() -> Iterator[None]:
-    with _environment:  # groups are made side by side
+    with _environment:  # several threads create groups at the same time
         before = os.environ.get(_WATCHDOG)
         os.environ[_WATCHDOG] = "0"
         try:
@@ -138,7 +141,7 @@ def _without_watchdog() -> Iterator[None]:
 
 
 def buckets(tensors: Iterable[TensorShape], dtype: torch.dtype) -> Iterator[tuple[int, list[PlacedTensor]]]:
-    """Bytes of each broadcast, and where which tensor begins in it: the same on both sides."""
+    """Yield the size in bytes of each broadcast and the tensors' places in it. Sender and receivers get the same."""
     name_of_dtype = str(dtype).removeprefix("torch.")
     bucket: list[PlacedTensor] = []
     end = 0
@@ -154,7 +157,7 @@ def buckets(tensors: Iterable[TensorShape], dtype: torch.dtype) -> Iterator[tupl
 
 
 def placed(buffer: Tensor, dtype: str, shape: Sequence[int], begin: int) -> Tensor:
-    """A tensor where it lies in a buffer of bytes."""
+    """Return the view of a tensor in a buffer, [n] uint8."""
     number = getattr(torch, dtype)
     end = begin + math.prod(shape) * number.itemsize
     return buffer[begin:end].view(number).view(tuple(shape))

@@ -1,8 +1,8 @@
-"""Reads a model's config.json, for sampler and learner alike. Raises `BadConfig` for a model that cannot be used.
+"""Reads a model's config.json for sampler and learner. Raises `BadConfig` for a model that cannot be used.
 
-A stage may change the rotary positions in it (scaled beyond the trained length). Both use the same entries for this.
-
-It imports neither torch nor transformers, because the driver reads the config before anything heavy is started.
+A stage may scale the model's rotary positions beyond the trained length; sampler and learner then override the same
+entries of config.json. This module imports neither torch nor transformers, because the driver reads the config before
+anything heavy is started.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ COPIED = (
     "generation_config.json",
     "LICENSE",
 )
-"""What is taken over as it is from the model that a run began with, where it has it."""
+"""Files that are copied unchanged from the run's starting model, as far as it has them."""
 
 
 def model_files(directory: Path) -> dict[str, str]:
-    """Digests of a model's configuration, tokenizer and what else goes with its weights, by file name."""
+    """Return the digests of a model's files besides its weights, by file name: config, tokenizer, and others."""
     files = (directory / name for name in ("config.json", *COPIED))
     return {file.name: f"sha256:{file_sha256(file)}" for file in files if file.is_file()}
 
 
 def read_model_config(directory: Path) -> dict[str, Any]:
-    """config.json of a folder in Hugging Face layout."""
+    """Return the config.json of a folder in Hugging Face layout. Raises `BadConfig` if it is missing or unsupported."""
     if (directory / "adapter_config.json").exists():
         raise BadConfig(
             f"{directory} holds a LoRA adapter: merge it into its base model first (LoRA is not trained here)",
@@ -63,7 +63,7 @@ def read_model_config(directory: Path) -> dict[str, Any]:
 
 
 def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[str, Any]:
-    """Entries that a stage's `rope` puts in the place of config.json's; raises `BadConfig`."""
+    """Return the entries of config.json that a stage's `rope` overrides. Raises `BadConfig`."""
     try:
         return model_shape.rope_entries(config, rope)
     except ValueError as error:

@@ -17,8 +17,8 @@ from deepcoder_trainer.types import Group
 
 
 class SandboxUnavailable(RuntimeError):
-    """Judges, mathematics' verifier or a reward of the user's own failed on too much of a batch for its group
-    statistics to mean anything."""
+    """Judges, the mathematics verifier or a custom reward failed on too many samples of a batch for meaningful group
+    statistics."""
 
     WHERE_TO_LOOK = (
         "see the judges' logs; for mathematics, and for a custom recipe.reward, see this log, which says why answers "
@@ -30,17 +30,17 @@ class Checkpoints(Protocol):
     """The part of `CheckpointWriter` that the loop needs."""
 
     async def copy(self, step: int) -> None:
-        """Copy the weights aside and begin to upload them; training may go on afterwards."""
+        """Copy the weights aside and start their upload. Training may continue when this returns."""
         ...
 
     async def commit(
         self, state: PipelineState, *, metrics: Mapping[str, float], final: bool = False, gate: GateRecord | None = None
     ) -> None:
-        """Commit what was copied aside, with the rest of its state, in the background."""
+        """Commit the weights that were copied aside, with the rest of the state, in the background."""
         ...
 
     async def wait(self) -> object:
-        """Until the last save is committed. Raises `CheckpointFailed` if it is not."""
+        """Wait until the last save is committed. Raises `CheckpointFailed` if that fails."""
         ...
 
 
@@ -49,32 +49,34 @@ class StepReport:
     """The report of one step."""
 
     step: int
-    """Of the stage, from 1."""
+    """Step of the stage, from 1."""
     total_steps: int
-    """Of all stages."""
+    """The same step, counted over all stages."""
     metrics: Mapping[str, float]
     verdicts: Mapping[str, int]
     phase_seconds: Mapping[str, float]
-    """Where the time since the report before went: wait_batch, turn, train, wait_sampled, sync, evaluate,
+    """Seconds since the previous report by phase: wait_batch, turn, train, wait_sampled, sync, probe, evaluate,
     checkpoint."""
     groups: tuple[Group, ...]
-    """What was trained. Empty in a second report on a step, after an evaluation that an earlier attempt owed."""
+    """The groups that were trained. Empty in a second report on a step, after an evaluation that an earlier attempt
+    left undone."""
     gauges: Mapping[str, float] = field(default_factory=dict)
-    """What the machines did meanwhile, by the clock, and so no part of what a resumed run repeats: names of metrics,
-    a label as in `idle_ratio{role=learner}`."""
+    """Metrics that depend on wall-clock time, which a resumed run does not reproduce. A name may have a label, as in
+    `idle_ratio{role=learner}`."""
     dropped: tuple[Group, ...] = ()
-    """What was sampled since the last report and is not trained, since it would teach nothing (recipe.refill)."""
+    """Groups that were sampled since the last report and are not trained, because all rewards are equal
+    (recipe.refill)."""
 
 
 class Observer(Protocol):
     """Receives reports. Its methods must return at once and never raise."""
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """The attempt does something else now."""
+        """Receive the attempt's new phase."""
         ...
 
     def on_step(self, report: StepReport) -> None:
-        """A step is done."""
+        """Receive the report of a finished step."""
         ...
 
 
@@ -89,4 +91,4 @@ class Ending:
 
 
 Evaluate = Callable[[int], Coroutine[Any, Any, Mapping[str, float]]]
-"""Evaluates the weights that are out after a step; returns `eval/<dataset>/pass_at_1` and the like."""
+"""Evaluates the weights that were pushed after a step. Returns figures such as `eval/<dataset>/pass_at_1`."""

@@ -40,16 +40,16 @@ SCHEMA = pa.schema(
         pa.field("judge_seconds", pa.float64(), nullable=False),
         pa.field("judge_attempts", pa.int32(), nullable=False),
         pa.field("draw", pa.int32(), nullable=False),
-        pa.field("dropped", pa.bool_(), nullable=False),  # sampled and not trained: it would have taught nothing
+        pa.field("dropped", pa.bool_(), nullable=False),  # sampled, not trained: all rewards of the group are equal
     ]
 )
-"""Columns of a samples file. Readers take columns by name; new ones are only ever added."""
+"""Columns of a samples file. Readers select columns by name, so columns may be added but never renamed or removed."""
 
 
 def samples_table(
     groups: Iterable[Group], prompts: Mapping[str, str], step: int, dropped: Iterable[Group] = ()
 ) -> pa.Table:
-    """Rows in (group_id, draw, index) order. `prompts` maps a problem's id to its text."""
+    """Return the rows in (group_id, draw, index) order. `prompts` maps the id of a problem to its prompt."""
     both = [(group, False) for group in groups] + [(group, True) for group in dropped]
     rows = [_row(g, sample, prompts[g.problem_id], step, is_dropped) for g, is_dropped in both for sample in g.samples]
     rows.sort(key=lambda r: (r["group_id"], r["draw"], r["index"]))
@@ -64,7 +64,7 @@ def write_samples(
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Rows of a samples file."""
+    """Return the rows of a samples file."""
     return pq.read_table(path).to_pylist()
 
 

@@ -13,7 +13,7 @@ from deepcoder_trainer.modelconfig import read_model_config
 
 
 def model_config(uri: str, given: Path | None) -> Mapping[str, Any]:
-    """config.json of `model.uri`: the one given by hand, a local model's own, or a known one."""
+    """Return the config.json of `model.uri`: the `given` one, that of a local model, or that of a known model."""
     if given is not None:
         return _read(given)
     if uri in KNOWN:
@@ -40,7 +40,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
-    """Its shape; raises `BadConfig` for a config.json without sizes."""
+    """Return the model's shape. Raises `BadConfig` for a config.json without sizes."""
     try:
         return ModelShape.of(config)
     except ValueError as error:

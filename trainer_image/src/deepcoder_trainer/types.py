@@ -41,7 +41,7 @@ class Problem:
     id: str
     source: str
     prompt: str
-    """What the model is asked, before the tokenizer's chat template where it has one."""
+    """The user message, without the tokenizer's chat template."""
     tests: tuple[TestCase, ...]
     kind: Kind = Kind.STDIN
     fn_name: str | None = None
@@ -49,9 +49,9 @@ class Problem:
     memory_limit_mb: int = 1024
     scoring: Scoring = Scoring.STRICT
     answer: str | None = None
-    """Mathematics: the final answer, instead of tests."""
+    """Mathematics: the expected final answer, instead of tests."""
     float_tolerance: float | None = None
-    """Strict comparison: how far numbers may be off, relative and absolute; None: tokens are compared as written."""
+    """Strict scoring: relative and absolute tolerance of numbers; None: tokens must be equal as written."""
     extraction: Extraction = Extraction.LAST_BLOCK
     """Which part of a response is the program."""
 
@@ -70,24 +70,24 @@ class Generation:
     """One response as a sampler returns it."""
 
     output_ids: IntArray
-    """[T] sampled tokens, the end-of-sequence token included when there is one."""
+    """[T] sampled tokens, including the end-of-sequence token if there is one."""
     logprobs: FloatArray
     """[T] log-probabilities of these tokens under the sampling distribution (temperature applied)."""
     finish: Finish
     text: str
-    """The response as text, special tokens left out."""
+    """The response as text, without special tokens."""
     versions: tuple[VersionSpan, ...]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What judging a response came to."""
+    """The result of judging a response."""
 
     reward: float | None
-    """1.0 or 0.0 (or a user's own number); None if the judge itself failed: such a sample is quarantined."""
+    """1.0 or 0.0 (or the number of a custom reward); None if the judge itself failed: the sample is quarantined."""
     verdict: str
-    """The verdict that decided: `passed`, the first that was not, `no_code` without a fenced block, `no_answer`
-    without a box, `error`."""
+    """The deciding verdict: `passed`, or the first other one; `no_code` without a fenced block, `no_answer` without a
+    box, `error`."""
     seconds: float
     attempts: int = 1
 
@@ -102,11 +102,11 @@ class Sample:
     generation: Generation
     outcome: Outcome
     limit: int
-    """Response limit in tokens that was in force."""
+    """Response limit in tokens when the response was sampled."""
 
     @property
     def truncated(self) -> bool:
-        """Whether the response filled its limit without ending."""
+        """Whether the response reached its limit before it ended."""
         return self.generation.finish is Finish.LENGTH
 
 
@@ -117,18 +117,18 @@ class Group:
     group_id: int
     problem_id: str
     admitted_version: int
-    """Version of the weights when it was admitted."""
+    """Version of the weights when the group was admitted."""
     samples: tuple[Sample, ...]
     draw: int = 0
-    """Groups that were dropped before it in its place (recipe.refill)."""
+    """Number of groups that were dropped from the same slot before this one (recipe.refill)."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on: groups in group_id order."""
+    """The groups that one step trains on, in group_id order."""
 
     step: int
-    """The step (of the stage) that will train on it, from 1."""
+    """The step of the stage that will train on the batch, from 1."""
     groups: tuple[Group, ...]
 
     @property
@@ -139,13 +139,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Wave:
-    """Requests that an engine starts together and in order, whatever order they arrive in (deterministic mode)."""
+    """Requests that an engine starts together and in order, whatever their order of arrival (deterministic mode)."""
 
     name: str
     position: int
-    """Place of this request, from 0."""
+    """Position of this request in the wave, from 0."""
     size: int
-    """Requests in the wave; the engine waits for all of them."""
+    """Number of requests in the wave; the engine waits for all of them."""
 
 
 @dataclass(frozen=True)
@@ -162,141 +162,141 @@ class GenerationRequest:
 
 
 class Sampler(Protocol):
-    """A vLLM engine, or a group of them behind one face (see sampler/)."""
+    """A vLLM engine, or a group of engines behind the same interface (see sampler/)."""
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Sample one response; raises SamplerLost if its engine died (the caller asks again)."""
+        """Sample one response. Raises SamplerLost if the engine died; the caller may try again."""
         ...
 
     async def update_weights(self, refs: WeightRefs, version: int) -> None:
-        """Load new weights into the live engine: pause(keep), load, resume. Responses in flight go on.
+        """Load new weights into the live engine: pause(keep), load, resume. Responses in flight continue.
 
-        An engine that sleeps takes memory for them and nothing else: it samples when it is woken.
+        A sleeping engine allocates memory for the weights only, and samples again after `wake`.
         """
         ...
 
     async def sleep(self) -> None:
-        """Give the device's memory to the learner; responses in flight wait. Asleep already: nothing."""
+        """Release the device's memory to the learner; responses in flight wait. Idempotent."""
         ...
 
     async def wake(self) -> None:
-        """Sample again, after `update_weights`. Awake already: nothing."""
+        """Sample again, after `update_weights`. Idempotent."""
         ...
 
     async def close(self) -> None:
-        """End the engine."""
+        """Shut down the engine."""
         ...
 
 
 TensorShape = tuple[str, tuple[int, ...]]
-"""Name and shape."""
+"""Name and shape of a tensor."""
 
 PlacedTensor = tuple[str, str, tuple[int, ...], int]
-"""Name, number format, shape, and where it begins in a buffer of bytes."""
+"""Name, dtype and shape of a tensor, and its offset in a buffer in bytes."""
 
 
 @dataclass(frozen=True)
 class CardWeights:
-    """All weights in one buffer on a card, for another process on the same card; plain values alone."""
+    """All weights in one buffer on a GPU, for another process on the same GPU. Holds only plain values."""
 
     card: str
-    """UUID of the card."""
+    """UUID of the GPU."""
     handle: tuple[object, ...]
-    """What torch opens the buffer with: CUDA IPC handles as bytes, sizes, offsets."""
+    """The values from which torch opens the buffer: CUDA IPC handles as bytes, sizes, offsets."""
     tensors: tuple[PlacedTensor, ...]
 
 
 @dataclass(frozen=True)
 class BroadcastWeights:
-    """Weights that the learner's first rank sends once, to all samplers at the same time."""
+    """Weights that learner rank 0 broadcasts once, to all samplers at the same time."""
 
     host: str
     port: int
-    """Where its store listens."""
+    """Address of rank 0's TCPStore."""
     tensors: tuple[TensorShape, ...]
-    """In the order in which they are sent."""
+    """All tensors, in the order in which they are sent."""
     receiver: str = ""
-    """Name that a sampler's workers and the learner meet by."""
+    """Name under which a sampler's workers and the learner form their group."""
 
 
 @dataclass(frozen=True)
 class WeightRefs:
     """Weights on their way from learner to samplers: object-store references of named chunks.
 
-    Each reference resolves to a `dict[str, numpy array]` (bfloat16 is sent as uint16 with `dtype` saying so),
-    together covering every parameter of the model exactly once, in Hugging Face names.
+    Each reference resolves to a `dict[str, numpy array]`. Together they cover every parameter of the model exactly
+    once, under its Hugging Face name. Arrays of bfloat16 arrive as uint16; `dtype` then says `bfloat16`.
     """
 
     chunks: tuple[object, ...]
     dtype: str
     cards: tuple[CardWeights, ...] = ()
-    """Instead of chunks: where the weights lie on each card that learner and sampler share."""
+    """Instead of chunks: the weights' buffer on each GPU that learner and sampler share."""
     broadcast: BroadcastWeights | None = None
-    """Instead of chunks: sent to samplers that receive at the same time, and to none later."""
+    """Instead of chunks: weights that are sent once, to the samplers that receive at that time."""
     send: Callable[[Sequence[str]], Awaitable[None]] | None = None
-    """Has the learner send to samplers of these names, which receive meanwhile. The driver's alone."""
+    """Makes the learner broadcast to the samplers of these names, which must receive meanwhile. Only for the driver."""
 
     def to(self, receiver: str) -> WeightRefs:
-        """As a sampler of this name gets them."""
+        """Return the references for the sampler of this name."""
         if self.broadcast is None:
             return self
         return replace(self, broadcast=replace(self.broadcast, receiver=receiver), send=None)
 
 
 class Learner(Protocol):
-    """All learner ranks behind one face (see learner/)."""
+    """All learner ranks behind one interface (see learner/)."""
 
     @property
     def threads(self) -> Sequence[int]:
-        """CPU threads that each rank computes with, in rank order."""
+        """CPU compute threads of each rank, in rank order."""
         ...
 
     async def train(self, batch: Batch) -> Mapping[str, float]:
-        """One training step (`recipe.optimizerSteps` optimizer steps); returns its metrics."""
+        """Run one training step (`recipe.optimizerSteps` optimizer steps). Return its metrics."""
         ...
 
     async def export_weights(self) -> WeightRefs:
-        """Current weights for the samplers, in the sampler's dtype."""
+        """Return the current weights for the samplers, in the sampler's dtype."""
         ...
 
     async def gaps(self, batch: Batch) -> list[float]:
-        """Its own log-probabilities now of these samples' tokens less the sampler's, in any order.
+        """Return, per response token, the learner's current log-probability minus the sampler's, in any order.
 
-        Infinite where the sampler gave none.
+        A gap is infinite where the sampler gave no finite log-probability.
         """
         ...
 
     async def park(self) -> None:
-        """Give the device's memory to the samplers; nothing but `unpark` and `close` may follow. Parked: nothing."""
+        """Release the device's memory to the samplers. Only `unpark` and `close` may follow. Idempotent."""
         ...
 
     async def unpark(self) -> None:
-        """Take it back, to the bit as it was. Not parked: nothing."""
+        """Take the memory back and restore its contents bit for bit. Idempotent."""
         ...
 
     async def save(self, directory: str) -> None:
-        """Copy model and optimizer aside and begin to write them below a directory (local to each rank's machine).
+        """Copy model and optimizer aside and start writing them below a directory, local to each rank's machine.
 
-        Returns as soon as training may go on; `upload` waits for the files. No pickle anywhere.
+        Returns as soon as training may continue; `upload` waits for the files. Nothing is pickled.
         """
         ...
 
     async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        """Wait for what `save` or `save_pretrained` writes, put it below `prefix` from where it is, remove it there.
+        """Wait for the files of `save` or `save_pretrained`, upload them below `prefix`, and remove them locally.
 
-        Returns one entry a file, paths relative to `prefix`, over all ranks.
+        Returns one entry per file over all ranks, with paths relative to `prefix`.
         """
         ...
 
     async def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
-        """Bring the learner's files of a checkpoint to each rank's machine, sizes and sha256 checked.
+        """Download the learner's files of a checkpoint to each rank's machine, and check their sizes and sha256.
 
         Raises `CheckpointDamaged`; nothing has been loaded then.
         """
         ...
 
     async def load(self, directory: str, *, optimizer: bool) -> None:
-        """Load what `save` wrote (and `download` brought), at any world size."""
+        """Load the files of `save` after `download`, at any world size. Without `optimizer`, its state is zero."""
         ...
 
     async def save_pretrained(self, directory: str) -> None:
@@ -304,12 +304,12 @@ class Learner(Protocol):
         ...
 
     async def beside(self, work: Callable[[Path], T]) -> T:
-        """What `work` makes of the folder of the model that training began with, in a thread of rank 0's process.
+        """Return `work(folder of the starting model)`, run in a thread of rank 0's process.
 
-        Whoever waits no longer leaves the thread behind: it ends with the process.
+        If the caller stops waiting, the thread continues; it ends with the process.
         """
         ...
 
     async def close(self) -> None:
-        """End the ranks."""
+        """Shut down the ranks."""
         ...

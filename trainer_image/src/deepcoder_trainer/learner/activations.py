@@ -35,14 +35,14 @@ ATTENTION = frozenset(
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     }
 )
-"""Operators whose outputs are kept; with any other form of attention nothing is, and it runs twice."""
+"""Operators whose outputs are kept. Any other attention operator is recomputed."""
 
 SMALL = 1 << 20
-"""Bytes below which a tensor stays where it is."""
+"""Size in bytes below which a tensor is not offloaded."""
 
 
 def prepare(policy: nn.Module, *, keep_attention: bool, offload: bool, small: int = SMALL) -> None:
-    """Let each decoder layer of `policy.model` recompute, before it is sharded or run."""
+    """Enable activation checkpointing in each decoder layer of `policy.model`. Call it before sharding and running."""
     host = HostMemory(small) if offload else None
     if host is not None:
         policy.register_forward_pre_hook(lambda *_: host.clear())
@@ -53,7 +53,7 @@ def prepare(policy: nn.Module, *, keep_attention: bool, offload: bool, small: in
         if host is None:
             return checkpoint(function, *args, use_reentrant=False, context_fn=_contexts(keep_attention, None))
         host.begin_layer()
-        with saved_tensors_hooks(host.park, host.fetch):  # of the layer's input; within, the checkpoint has its own
+        with saved_tensors_hooks(host.park, host.fetch):  # for the layer's input; inside, the checkpoint has its own
             return checkpoint(function, *args, use_reentrant=False, context_fn=_contexts(keep_attention, host))
 
     for layer in policy.model.layers:  # type: ignore[union-attr]
@@ -69,7 +69,7 @@ def _contexts(keep_attention: bool, host: HostMemory | None) -> Callable[[], Any
 
 
 class _Keeping(TorchDispatchMode):
-    """The forward pass: notes what attention answers."""
+    """Active in the forward pass: keeps the outputs of attention."""
 
     def __init__(self, kept: deque[Any], host: HostMemory | None) -> None:
         super().__init__()
@@ -82,13 +82,13 @@ class _Keeping(TorchDispatchMode):
         return out
 
     def _keep(self, tensor: Tensor) -> Any:
-        # Detached: `tensor` itself is about to become part of the graph, which would then hold on to itself.
+        # Detached: `tensor` is about to become part of the graph, so keeping it would make a reference cycle.
         tensor = tensor.detach()
         return tensor if self._host is None else self._host.park(tensor)
 
 
 class _Reusing(TorchDispatchMode):
-    """The second run: answers what attention answered in the first."""
+    """Active in the recomputation: returns the kept outputs instead of running attention."""
 
     def __init__(self, kept: deque[Any], host: HostMemory | None) -> None:
         super().__init__()
@@ -107,18 +107,18 @@ class Parked:
 
     host: HostBytes
     like: Tensor
-    """Its shape, layout and number format, on the meta device."""
+    """A meta tensor with its shape, strides and dtype."""
     device: torch.device
     layer: int
     loaded: Tensor | None = None
-    """On the device again, once that has been asked for."""
+    """The tensor on its device again, once its copy back was started."""
     ready: Any = None
     """CUDA event after which `loaded` holds the values."""
 
 
 @dataclass
 class _Layer:
-    """What one layer has parked."""
+    """The parked tensors of one layer."""
 
     parked: list[Parked] = field(default_factory=list)
     copied: Any = None
@@ -126,7 +126,7 @@ class _Layer:
 
 
 class HostMemory:
-    """Tensors that wait in host memory, by the layer they are of. Copies run on one stream beside the computation."""
+    """Offloaded tensors, by layer. Copies run on one side stream, in parallel to the computation."""
 
     def __init__(self, small: int = SMALL) -> None:
         self._small = small
@@ -134,24 +134,24 @@ class HostMemory:
         self._stream: Any = None
 
     def clear(self) -> None:
-        """Begin a forward pass."""
+        """Start a forward pass: forget all parked tensors."""
         self._layers = []
 
     def begin_layer(self) -> None:
-        """What is parked from now on is of the next layer."""
+        """Start the next layer, to which tensors that are parked from now on belong."""
         if len(self._layers) >= 2 and self._layers[-2].copied is not None:
-            # Two layers may be on their way to the host, no more: else their memory is not free when it is needed.
+            # At most two layers are copied at a time; otherwise their memory would not be free in time.
             torch.cuda.current_stream().wait_event(self._layers[-2].copied)
         self._layers.append(_Layer())
 
     def park(self, tensor: Tensor) -> Tensor | Parked:
-        """Copy to host memory; a small tensor stays where it is."""
+        """Start a copy to host memory and return its handle. A small tensor is returned unchanged."""
         if tensor.nbytes < self._small:
             return tensor
         layer, tensor = self._layers[-1], tensor.detach()
         like = torch.empty_like(tensor, device="meta")
-        if like.stride() != tensor.stride():  # its elements are not the whole of a piece of memory
-            tensor = torch.empty_like(tensor).copy_(tensor)  # in the order that `like` has, which is not always C's
+        if like.stride() != tensor.stride():  # its elements have gaps or overlap in memory
+            tensor = torch.empty_like(tensor).copy_(tensor)  # in the memory order of `like`, not always row-major
         host = HostBytes(tensor.nbytes, pinned=tensor.is_cuda)
         if tensor.is_cuda:
             stream = self._side_stream(tensor)
@@ -165,7 +165,7 @@ class HostMemory:
         return layer.parked[-1]
 
     def fetch(self, parked: Tensor | Parked) -> Tensor:
-        """The tensor on its device again; the layer before it, which is next, is on its way from now on."""
+        """Return the tensor on its device, and start to copy back the layer that the backward pass needs next."""
         if isinstance(parked, Tensor):
             return parked
         for layer in self._layers[max(0, parked.layer - 1) : parked.layer + 1][::-1]:
@@ -190,7 +190,7 @@ class HostMemory:
             parked.ready = stream.record_event()
 
     def _side_stream(self, tensor: Tensor) -> Any:
-        """The stream of copies, after all that the computation has been given so far."""
+        """Return the stream for copies, which waits for all work queued on the current stream so far."""
         if self._stream is None:
             self._stream = torch.cuda.Stream(tensor.device)
         self._stream.wait_stream(torch.cuda.current_stream(tensor.device))
@@ -198,5 +198,5 @@ class HostMemory:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    """The [n] bytes of a tensor whose elements are the whole of a piece of memory, in whatever order."""
+    """Return the bytes, [n] uint8, of a tensor whose elements fill their memory without gaps, in any order."""
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)

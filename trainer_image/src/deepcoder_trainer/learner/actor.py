@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @records_calls
 class LearnerActor:
-    """One rank of `world`, which it learns when it starts. `ray.remote` is applied where the actor is created."""
+    """One of `world` ranks; `start` assigns its number. `ray.remote` is applied where the actor is created."""
 
     def __init__(self, settings: RankSettings, world: int, model: ModelSource, sources: Sources) -> None:
         logging.basicConfig(level=logging.INFO)
@@ -50,23 +50,23 @@ class LearnerActor:
         self._learner: LearnerRank | None = None
         self._files: RankFiles | None = None
         self._sender: WeightSender | None = None
-        """Rank 0's, where weights go to samplers on other GPUs."""
+        """On rank 0, if weights are broadcast to samplers on other GPUs."""
 
     def machine(self) -> str:
-        """Where Ray has placed this rank."""
+        """Return the id of the node on which Ray has placed this rank."""
         return str(ray.get_runtime_context().get_node_id())
 
     def listen(self) -> Rendezvous:
-        """Rank 0 listens for the others, and says where."""
-        # The port is taken by the one who listens on it, from the start: nobody else can come in between.
+        """On rank 0: listen for the other ranks, and return the address."""
+        # Port 0: the store itself binds a free port, so no other process can take it in between.
         host = ray.util.get_node_ip_address()
         self._store = self._meet(host, 0, first=True)
         return Rendezvous(host, self._store.port)
 
     def start(self, rank: int, rendezvous: Rendezvous | None) -> int:
-        """Join the other ranks and load the model, which is fetched first if this machine does not have it.
+        """Join the other ranks and load the model, after fetching it if this machine does not have it.
 
-        Returns the number of compute threads.
+        Return the number of compute threads.
         """
         with heavy_imports():
             import torch
@@ -94,7 +94,7 @@ class LearnerActor:
         return self._rank_learner.train(steps)
 
     def export_weights(self) -> list[Any]:
-        """Rank 0: object references of chunks that cover all weights. Others take part and return none."""
+        """Collective. Return object references of chunks with all weights on rank 0, and none on other ranks."""
         from deepcoder_trainer.learner.weights import weight_chunks
 
         weights = self._rank_learner.weights()
@@ -109,7 +109,7 @@ class LearnerActor:
         return self._rank_learner.share_weights()
 
     def offer_weights(self) -> BroadcastWeights:
-        """Rank 0: what it will send, and where samplers meet it."""
+        """On rank 0: return the tensors that will be sent, and the address at which samplers join."""
         if self._sender is None:
             from deepcoder_trainer.learner.weight_sender import WeightSender
 
@@ -158,7 +158,7 @@ class LearnerActor:
 
     @ray.method(concurrency_group="where")
     def where(self) -> ThreadStacks:
-        """Return where this rank is stuck, for a caller that waits for another answer in vain."""
+        """Return where this rank is stuck, for a caller that gets no answer from another method."""
         return thread_stacks()
 
     def load(self, directory: str, optimizer: bool) -> None:
@@ -170,7 +170,7 @@ class LearnerActor:
         shutil.rmtree(directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Leave the samplers and the process group."""
+        """Leave the broadcast groups and the process group."""
         if self._sender is not None:
             self._sender.close()
         if self._learner is not None:

@@ -43,14 +43,14 @@ _DTYPES = {str(d): d for d in (torch.float32, torch.bfloat16, torch.float16, tor
 
 @dataclass(frozen=True)
 class Place:
-    """Where a chunk is stored."""
+    """The file and the key under which a chunk is stored."""
 
     file: str
     key: str
 
 
 class SafetensorsWriter(StorageWriter):
-    """Writes one checkpoint below a directory; `files` are those this rank wrote."""
+    """Writes one checkpoint below a directory. `files` lists the files that this rank wrote."""
 
     def __init__(self, directory: Path, rank: int) -> None:
         self._directory = directory
@@ -58,25 +58,25 @@ class SafetensorsWriter(StorageWriter):
         self.files: list[Path] = []
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """One writer is made for each checkpoint; there is nothing to reset."""
+        """Do nothing: each checkpoint has its own writer."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Make the directory."""
+        """Create the directory."""
         self._directory.mkdir(parents=True, exist_ok=True)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Refuse what is not a tensor."""
+        """Raise TypeError for anything that is not a tensor."""
         for item in plan.items:
             if item.type is WriteItemType.BYTE_IO:
                 raise TypeError(f"{item.index.fqn} is not a tensor, and only tensors are stored")
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Ranks name their files themselves."""
+        """Change nothing: each rank names its own files."""
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's chunks, a file at a time; scalars apart."""
+        """Write this rank's chunks file by file, scalars in a file of their own."""
         scalars = [item for item in plan.items if _is_scalar(item)]
         others = [item for item in plan.items if not _is_scalar(item)]
         future: Future[list[WriteResult]] = Future()
@@ -102,7 +102,7 @@ class SafetensorsWriter(StorageWriter):
         return results
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Write the metadata, on the coordinator."""
+        """Write the metadata. DCP calls this on the coordinator only."""
         places: dict[MetadataIndex, Place] = {r.index: r.storage_data for rank in results for r in rank}
         tensors = {}
         for name, entry in metadata.state_dict_metadata.items():
@@ -133,7 +133,7 @@ class SafetensorsWriter(StorageWriter):
 
     def _flush(self, tensors: dict[str, Tensor]) -> None:
         path = self._directory / self._next_name()
-        self.files.append(path)  # first: a file that is cut short by a full disk is one to remove, too
+        self.files.append(path)  # before writing: a file that a full disk cut short must be removed, too
         save_file(tensors, path)
 
 
@@ -141,36 +141,36 @@ class SafetensorsReader(StorageReader):
     """Reads what `SafetensorsWriter` wrote; each rank opens only the files its plan needs."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the metadata; raises `CheckpointDamaged` for a file that is not what the writer writes."""
+        """Read the metadata. Raises `CheckpointDamaged` for a file that the writer cannot have written."""
         self._directory = directory
-        # Read here, not when DCP asks: DCP would take the failure for a sign of per-rank metadata and hide it.
+        # Not in `read_metadata`: DCP would interpret a failure there as per-rank metadata, and hide it.
         self._metadata = _read_metadata(directory / METADATA)
         self._places: dict[MetadataIndex, Place] = self._metadata.storage_data
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """One reader is made for each checkpoint; there is nothing to reset."""
+        """Do nothing: each checkpoint has its own reader."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """What was read when the reader was made."""
+        """Return the metadata, which the constructor read."""
         return self._metadata
 
     def file(self, index: MetadataIndex) -> str:
-        """Name of the file that holds a chunk."""
+        """Return the name of the file that holds a chunk."""
         return self._places[index].file
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Nothing to set up."""
+        """Do nothing."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Nothing to add."""
+        """Return the plan unchanged."""
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Nothing to add."""
+        """Return the plans unchanged."""
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Copy the wanted part of each chunk into its target."""
+        """Copy the planned part of each chunk into its target. Raises `CheckpointDamaged` for an unreadable file."""
         by_file: dict[str, list[Any]] = {}
         for item in plan.items:
             by_file.setdefault(self.file(item.storage_index), []).append(item)
@@ -179,7 +179,8 @@ class SafetensorsReader(StorageReader):
             try:
                 with safe_open(path, framework="pt") as f:
                     for item in items:
-                        # get_slice knows no scalars; a whole chunk is what resumption at equal world size wants.
+                        # safetensors' get_slice does not support scalars, and a resumption at the same world size
+                        # needs whole chunks.
                         stored = f.get_tensor(self._places[item.storage_index].key)
                         for dim, (offset, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
                             stored = stored.narrow(dim, offset, length)
@@ -199,10 +200,10 @@ class SafetensorsReader(StorageReader):
 
 
 def files_of(directory: Path, state: dict[str, Tensor]) -> list[str]:
-    """Names of the files below `directory` that a load into `state` reads; only its metadata need be there.
+    """Return the names of the files below `directory` that a load into `state` reads. Only the metadata must be there.
 
-    Raises `CheckpointDamaged` for metadata that cannot be read, and `OtherModel` where its tensors are not `state`'s:
-    DCP itself would load a part of a larger model.
+    Raises `CheckpointDamaged` for unreadable metadata, and `OtherModel` if it does not list exactly the tensors of
+    `state`: DCP itself would load a part of a larger model.
     """
     reader = SafetensorsReader(directory)
     metadata = reader.read_metadata()
@@ -220,7 +221,7 @@ def _is_scalar(item: WriteItem) -> bool:
 
 
 def rank_file(rank: int, number: int) -> str:
-    """Name of a rank's file."""
+    """Return the name of a rank's file."""
     return f"{rank_prefix(rank)}{number:03d}.safetensors"
 
 

@@ -28,7 +28,7 @@ class RankFiles:
     def __init__(self, learner: LearnerRank) -> None:
         self._learner = learner
         self._pretrained: dict[str, list[Path]] = {}
-        """What this rank wrote into an export's folder, by folder. All other folders hold checkpoints."""
+        """Files that this rank wrote for an export, by folder. All other folders hold checkpoints."""
         self._brought: Path | None = None
         """Folder of the newest download, successful or not."""
 
@@ -36,7 +36,7 @@ class RankFiles:
         """Collective. Write the model in Hugging Face layout, on rank 0."""
         weights = self._learner.weights()
         if not self._learner.first:
-            for _ in weights:  # the others take part in gathering
+            for _ in weights:  # gathering is collective
                 pass
             self._pretrained[directory] = []
             return
@@ -46,7 +46,7 @@ class RankFiles:
         )
 
     def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        """Upload the files that this rank wrote below `directory`, and remove them here in any case."""
+        """Upload the files that this rank wrote below `directory`, and remove them locally even if that fails."""
         root, pretrained = Path(directory), self._pretrained.pop(directory, None)
         # The save of this directory, not the newest: training may have saved again since.
         save = self._learner.saved(root) if pretrained is None else None

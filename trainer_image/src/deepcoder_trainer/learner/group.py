@@ -1,7 +1,7 @@
 """All learner ranks behind one interface. The batch is packed here, and each rank gets its share.
 
 Every call has a deadline and goes to all ranks at once. If a rank dies or does not answer in time, the whole learner
-fails (`LearnerLost`), because the other ranks would wait for it in a collective. There is no repair in place: the
+fails (`LearnerLost`), because the other ranks would wait for it in a collective. A lost rank is not replaced: the
 attempt ends, and the next one resumes from the newest checkpoint. Ranks that do not answer are asked where they are
 stuck, at the deadline and at half of the time, because the attempt may be given up before the deadline.
 """
@@ -51,49 +51,49 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RESOURCE = "learner"
-"""Ray resource that a pod (or a machine) offers for each rank it can hold."""
+"""Ray resource of which a pod (or a machine) offers one for each rank that it can hold."""
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Longest time for each kind of call, in seconds."""
+    """Deadline of each kind of call, in seconds."""
 
     start: float = 1800
-    """Scheduling of the actors, and loading of the model."""
+    """Schedule the actors and load the model."""
 
     train: float = 1800
-    """One training step."""
+    """Run one training step."""
 
     transfer: float = 3600
-    """Upload or download of a checkpoint."""
+    """Upload or download a checkpoint."""
 
     state: float = 900
-    """Copying state aside, loading it, exporting weights."""
+    """Copy state aside, load it, or export weights."""
 
     close: float = 30
-    """Closing."""
+    """Shut down."""
 
     where: float = 10
-    """Reporting where a silent rank is stuck."""
+    """Report where a silent rank is stuck."""
 
 
 class Way(Enum):
-    """How weights go to the samplers."""
+    """How weights are transferred to the samplers."""
 
     STORE = "ObjectStore"
-    """Through Ray's object store, by way of the host."""
+    """Through Ray's object store, in host memory."""
     CARD = "Card"
-    """A sampler on each rank's card loads them from there."""
+    """A sampler on the same GPU as the rank loads them from that GPU's memory."""
     BROADCAST = "NCCL"
-    """Rank 0 sends them to samplers on other GPUs."""
+    """Rank 0 broadcasts them to samplers on other GPUs."""
 
 
 WAY = "DEEPCODER_WEIGHT_TRANSFER"
-"""Environment variable: set to `ObjectStore` to use it instead of `NCCL`, which has not been run on GPUs yet."""
+"""Environment variable: `ObjectStore` replaces the default `NCCL`, which has not been run on GPUs yet."""
 
 
 def way_between_gpus() -> Way:
-    """Return the way between GPUs that are not shared. Raises `BadConfig` for any other value."""
+    """Return the transfer between GPUs that are not shared. Raises `BadConfig` if `WAY` has any other value."""
     chosen = os.environ.get(WAY, Way.BROADCAST.value)
     if chosen not in (Way.BROADCAST.value, Way.STORE.value):
         raise BadConfig(f"the environment variable {WAY} is {chosen!r}: set it to NCCL or ObjectStore", field=WAY)
@@ -112,8 +112,7 @@ async def start_learners(
 
     A machine without `model_dir` fetches `config.model` itself. `places` are the placements that each rank shares with
     a sampler; without them Ray chooses. `threads` is the number of CPU threads per rank; the default is the container's
-    limit. Raises `BadConfig`, or
-    `LearnerLost` when Ray cannot place the ranks in time.
+    limit. Raises `BadConfig`, or `LearnerLost` if Ray does not place the ranks in time.
     """
     world = config.stage.resources.learners
     shape = model_shape(read_model_config(model_dir))
@@ -152,7 +151,7 @@ async def start_learners(
 
 
 class RayLearner:
-    """The `Learner` protocol over one Ray actor a rank."""
+    """Implements the `Learner` protocol with one Ray actor per rank."""
 
     def __init__(
         self,
@@ -164,7 +163,7 @@ class RayLearner:
         *,
         way: Way = Way.STORE,
     ) -> None:
-        """`way` is that of weights to the samplers."""
+        """`capacity` is the token budget of a device per micro-batch; `way` is the weight transfer to the samplers."""
         self._actors = list(actors)
         self._recipe = recipe
         self._capacity = capacity
@@ -172,7 +171,7 @@ class RayLearner:
         self._cost = cost
         self._way = way
         self.threads: tuple[int, ...] = ()
-        """CPU threads that each rank computes with, in rank order, known once they are started."""
+        """CPU compute threads of each rank, in rank order, after `start`."""
 
     @property
     def world_size(self) -> int:
@@ -180,7 +179,7 @@ class RayLearner:
         return len(self._actors)
 
     async def start(self) -> None:
-        """Number the ranks, let them find each other, and load the model."""
+        """Number the ranks, connect them, and load the model."""
         seconds = self._deadlines.start
         try:
             machines = await self._all("machine", seconds=seconds)
@@ -189,7 +188,7 @@ class RayLearner:
             raise LearnerLost(
                 f"{e}; {self.world_size} ranks need as many {RESOURCE!r} resources, the Ray cluster offers {offered:g}"
             ) from e
-        # Ranks that share rows of tokens are neighbours by number: they should be so by machine.
+        # Sequence-parallel ranks have consecutive numbers, so ranks are numbered machine by machine.
         self._actors = [self._actors[i] for i in sorted(range(self.world_size), key=machines.__getitem__)]
         rendezvous = None
         if self.world_size > 1:
@@ -266,7 +265,7 @@ class RayLearner:
         return made
 
     async def close(self) -> None:
-        """End the ranks, gracefully within the deadline, else by force."""
+        """Shut down the ranks, gracefully within the deadline, otherwise by force."""
         try:
             await self._all("close", seconds=self._deadlines.close)
         except LearnerLost as e:
@@ -274,7 +273,7 @@ class RayLearner:
         self.kill()
 
     def kill(self) -> None:
-        """End the actors' processes."""
+        """Kill the actors' processes."""
         for actor in self._actors:
             ray.kill(actor)
 
@@ -283,7 +282,7 @@ class RayLearner:
         return await self._wait(calls, seconds, method)
 
     async def _wait(self, calls: Sequence[Any], seconds: float, what: str, *, all_end: bool = False) -> list[Any]:
-        """Return all answers in rank order. Raises the cause of a rank's error, or `LearnerLost` for silence.
+        """Return all answers in rank order. Raises a rank's error, or `LearnerLost` if a rank dies or does not answer.
 
         An error is raised at once or, with `all_end`, when the other ranks have finished too, unless a rank died.
         """
@@ -312,7 +311,7 @@ class RayLearner:
         return [task.result() for task in tasks]
 
     async def _look_in(self, seconds: float, tasks: Sequence[asyncio.Future[Any]], what: str) -> None:
-        """Log where the ranks that have not answered by then are stuck."""
+        """After `seconds`, log where the ranks that have not answered are stuck."""
         await asyncio.sleep(seconds)
         if silent := [rank for rank, task in enumerate(tasks) if not task.done()]:
             where = await self._where(silent)
@@ -334,7 +333,7 @@ class RayLearner:
 
 
 def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
-    """Of those that have ended, in rank order."""
+    """Return the errors of finished tasks, in rank order."""
     ended = [task for task in tasks if task.done() and not task.cancelled()]
     return [error for task in ended if (error := task.exception()) is not None]
 
@@ -342,7 +341,7 @@ def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
 def plan_batch(
     batch: Batch, recipe: Recipe, capacity: int, ranks: int, cost: Cost = tokens_alone
 ) -> list[list[OptimizerStep]]:
-    """Rank to its optimizer steps."""
+    """Return the optimizer steps of each rank: the batch's groups split into steps, each packed into micro-batches."""
     sp = recipe.sequence_parallel
     steps = [
         plan_step(training_sequences(groups, recipe), capacity, ranks // sp, sp, cost)

@@ -17,7 +17,7 @@ from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import MicroBatch
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12}
-"""Dense bfloat16 matrix products a second, by a part of the device's name; of any other no share is reported."""
+"""Peak dense bfloat16 FLOP/s by a part of the device's name. For other devices, no MFU is reported."""
 
 
 class Meter:
@@ -31,7 +31,7 @@ class Meter:
         self.begin()
 
     def begin(self) -> None:
-        """A step begins."""
+        """Start a step: reset all figures."""
         self._seconds: dict[str, float] = defaultdict(float)
         self._flops = 0.0
         if self._device.type == "cuda":
@@ -39,19 +39,19 @@ class Meter:
         self._last = self._now()
 
     def lap(self, phase: str) -> None:
-        """What has been done since the last call was `phase`: recompute, forward_backward or optimizer."""
+        """Attribute the time since the last call to `phase`: recompute, forward_backward or optimizer."""
         now = self._now()
         self._seconds[phase] += now - self._last
         self._last = now
 
     def count(self, micro_batch: MicroBatch) -> None:
-        """A micro-batch goes through forward and backward pass: rows are shared by sequence-parallel ranks."""
+        """Add this rank's FLOPs of a micro-batch's forward and backward pass. Sequence-parallel ranks share a row."""
         rows = sum(sequence_flops(self._shape, int(n), 0) for n in np.diff(micro_batch.cu_seqlens))
         head = 6.0 * self._shape.head_matrix * len(micro_batch.response_index)
         self._flops += rows * self._share + head
 
     def read(self) -> dict[str, list[float]]:
-        """This step's figures, to go with the sums."""
+        """Return the figures of this step, in the format of `Sums`."""
         figures = {
             f"{phase}_seconds": [self._seconds[phase]] for phase in ("recompute", "forward_backward", "optimizer")
         }
@@ -65,7 +65,7 @@ class Meter:
     def _memory(self) -> int:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the process, since it began
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # peak since the process started
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -74,7 +74,7 @@ class Meter:
 
 
 def peak_flops(device: torch.device) -> float:
-    """Of `PEAK_FLOPS`, or 0."""
+    """Return the device's entry of `PEAK_FLOPS`, or 0."""
     if device.type != "cuda":
         return 0.0
     name = torch.cuda.get_device_name(device)

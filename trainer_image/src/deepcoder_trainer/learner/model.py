@@ -1,9 +1,10 @@
-"""The policy: a Hugging Face model of a known architecture, with a head that never makes all logits.
+"""The policy: a Hugging Face model of a known architecture, with a head that never materializes all logits.
 
-Models that need other arithmetic (mixture of experts, LoRA adapters, sliding windows) are refused by name before
+Unsupported models (mixture of experts, LoRA adapters, sliding windows) are refused with a specific error before
 anything is loaded. Parameters keep their Hugging Face names, so that checkpoints, exports and samplers agree. A tied
-head is the embedding itself and has no name of its own. Weights are float32. With more than one rank, or in bfloat16,
-FSDP2 shards them over all ranks and casts what it gathers, whether or not ranks share rows of tokens.
+head is the embedding itself and has no name of its own. Master weights are float32. With more than one rank, or in
+bfloat16, FSDP2 shards them over all ranks and casts the parameters that it gathers. Sequence parallelism does not
+change this.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ from deepcoder_trainer.learner.mesh import Meshes
 from deepcoder_trainer.modelconfig import read_model_config, rope_entries
 
 COMPUTE_DTYPES: dict[Precision, torch.dtype] = {each: getattr(torch, each.dtype) for each in Precision}
-"""Number format of forward and backward pass."""
+"""Compute dtype of the forward and backward pass."""
 
 
 class PolicyModel(nn.Module):
-    """Backbone and head; its forward pass gives log-probabilities of given tokens, not logits."""
+    """Backbone and head. The forward pass returns log-probabilities of given tokens, not logits."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
         self.sequence_group: ProcessGroup | None = None
-        """The ranks that hold a slice of each row of tokens; None where this one holds all of it."""
-        # Not in the dtype that config.json says it is stored in: a step of 1e-6 is less than bfloat16 can tell.
+        """The ranks that share each row of tokens; None if this rank holds whole rows."""
+        # float32, not the dtype of config.json: bfloat16 cannot represent an update at a learning rate of 1e-6.
         self.model = AutoModel.from_config(config, attn_implementation=NAME, dtype=torch.float32)
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -59,9 +60,10 @@ class PolicyModel(nn.Module):
         *,
         entropy: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
-        """input_ids, position_ids: [n] of a packed row; response_index, targets: [R]. Returns log-probs and entropies.
+        """Return log-probabilities [R] of `targets` and, with `entropy`, entropies [R].
 
-        The head is applied here, within the root's forward pass, because that is where FSDP has gathered it.
+        input_ids, position_ids: [n] of a packed row; response_index: [R] positions that predict; targets: [R].
+        The head is applied within the root module's forward pass, because FSDP has its weight gathered only there.
         """
         hidden = self.model(
             input_ids=input_ids.unsqueeze(0),
@@ -75,7 +77,7 @@ class PolicyModel(nn.Module):
 
 
 def read_config(directory: Path, rope: RopeScaling | None = None) -> Any:
-    """The model's config, its positions scaled by `rope`; raises `BadConfig` for what is not trained here."""
+    """Return the model's config, with positions scaled by `rope`. Raises `BadConfig` for an unsupported model."""
     entries = rope_entries(read_model_config(directory), rope)
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
@@ -86,7 +88,7 @@ def read_config(directory: Path, rope: RopeScaling | None = None) -> Any:
         )
     for name, value in entries.items():
         setattr(config, name, value)
-    config.attention_dropout = 0.0  # a dropped attention would change the probability ratio, not regularize it
+    config.attention_dropout = 0.0  # dropout would add noise to the probability ratio
     return config
 
 
@@ -100,11 +102,11 @@ def load_policy(
     offload: bool = False,
     rope: RopeScaling | None = None,
 ) -> PolicyModel:
-    """The model with its weights on `device` in float32, sharded where `meshes` has other ranks.
+    """Load the model onto `device` in float32, sharded over the ranks of `meshes`.
 
-    With `recompute` a layer keeps its input and its attention's output for the backward pass, and nothing else; with
-    `offload` too, and these wait in host memory. Nothing is held twice: parameters are made without storage, sharded,
-    and each rank copies its own part out of the memory-mapped files.
+    With `recompute`, a layer keeps only its input and its attention's output for the backward pass. `offload` implies
+    `recompute` and keeps these in host memory. No weight is held twice: parameters are created on the meta device and
+    sharded, then each rank copies its own part from the memory-mapped files.
     """
     config = read_config(directory, rope)
     with torch.device("meta"):
@@ -116,7 +118,7 @@ def load_policy(
         if meshes.fsdp is not None:
             shard(policy, meshes.fsdp, precision)
     policy.to_empty(device=device)
-    # Rotary frequencies are not in checkpoints; they were computed on the meta device and are lost with it.
+    # Rotary frequencies are not in checkpoints, and those computed on the meta device have no values.
     policy.model.rotary_emb = type(policy.model.rotary_emb)(config=config).to(device)
     load_weights(policy, directory)
     policy.train()
@@ -124,7 +126,7 @@ def load_policy(
 
 
 def shard(policy: PolicyModel, mesh: DeviceMesh, precision: Precision) -> None:
-    """FSDP2 over `mesh`, a unit a decoder layer and one for embedding, norm and head; gradients reduced in float32."""
+    """Apply FSDP2 over `mesh`: one unit per decoder layer, one for the rest. Gradients are reduced in float32."""
     policy_dtype = MixedPrecisionPolicy(param_dtype=COMPUTE_DTYPES[precision], reduce_dtype=torch.float32)
     for layer in policy.model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy_dtype)
@@ -132,7 +134,10 @@ def shard(policy: PolicyModel, mesh: DeviceMesh, precision: Precision) -> None:
 
 
 def load_weights(policy: PolicyModel, directory: Path) -> None:
-    """Copy weights from safetensors files into the parameters, whatever their number format there."""
+    """Copy weights from safetensors files into the parameters, casting their dtype.
+
+    Raises `BadConfig` for missing or unknown weights, or a wrong shape.
+    """
     wanted = dict(policy.named_parameters())
     by_file: dict[Path, list[str]] = defaultdict(list)
     stored = _weight_files(directory)
@@ -162,7 +167,7 @@ def _copy(parameter: Tensor, value: Tensor, name: str) -> None:
             field="model.uri",
         )
     if isinstance(parameter, DTensor):
-        # Every rank has the whole value (memory-mapped): it takes its part, nothing is sent.
+        # Every rank has the whole value memory-mapped and takes its own part, without communication.
         part = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
         parameter.to_local().copy_(part.to_local())
     else:
@@ -170,7 +175,7 @@ def _copy(parameter: Tensor, value: Tensor, name: str) -> None:
 
 
 def _weight_files(directory: Path) -> dict[str, Path]:
-    """Weight name to the file that holds it."""
+    """Map each weight's name to its file. Raises `BadConfig` if there are no usable safetensors files."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         named = json.loads(index.read_text())["weight_map"]

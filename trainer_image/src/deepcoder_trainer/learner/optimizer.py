@@ -1,4 +1,4 @@
-"""AdamW as the recipe has it, with its state there from the start."""
+"""AdamW with the recipe's settings. Its state exists before the first step, so a checkpoint can be loaded into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EPSILON = 1e-8
 
 
 def adamw(policy: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """The optimizer of a policy."""
+    """Return the optimizer of a policy, with zero state."""
     optimizer = torch.optim.AdamW(
         policy.parameters(),
         lr=recipe.learning_rate,
@@ -20,7 +20,7 @@ def adamw(policy: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-    # State exists from the start, not from the first step, so that loading always has somewhere to load into.
+    # torch creates the state at the first step; loading a checkpoint needs it before.
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {
@@ -32,7 +32,7 @@ def adamw(policy: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def reset(optimizer: torch.optim.AdamW) -> None:
-    """Start its state from zero."""
+    """Set the optimizer's state to zero."""
     with torch.no_grad():
         for state in optimizer.state.values():
             for value in state.values():

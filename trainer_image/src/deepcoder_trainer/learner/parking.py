@@ -18,16 +18,16 @@ from deepcoder_trainer.learner.host_bytes import HostBytes
 
 
 class Parking:
-    """Where the tensors of one rank wait for their turn."""
+    """Moves the tensors of one rank to host memory and back."""
 
     def __init__(self, tensors: Callable[[], Iterable[Tensor]]) -> None:
-        """`tensors` gives the same ones, in the same order, each time."""
+        """`tensors` must return the same tensors in the same order each time."""
         self._tensors = tensors
         self._hosts: list[HostBytes] = []
         self.parked = False
 
     def park(self) -> None:
-        """Copy all to the host and give back the device's memory. Nothing happens where that is done already."""
+        """Copy all tensors to the host and free the device's memory. Idempotent."""
         if self.parked:
             return
         storages = self._storages()
@@ -43,7 +43,7 @@ class Parking:
             torch.cuda.empty_cache()
 
     def unpark(self) -> None:
-        """Bring all back."""
+        """Copy all tensors back to the device. Idempotent."""
         if not self.parked:
             return
         storages = self._storages()
@@ -54,7 +54,7 @@ class Parking:
         self.parked = False
 
     def _storages(self) -> list[torch.UntypedStorage]:
-        """What the tensors lie in, each once, however many share it."""
+        """Return the tensors' storages, without duplicates."""
         found: dict[int, torch.UntypedStorage] = {}
         for tensor in self._tensors():
             local = tensor.detach()

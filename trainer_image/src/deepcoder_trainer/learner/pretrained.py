@@ -19,7 +19,7 @@ from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.modelconfig import COPIED
 
 _SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
-"""What the published model was measured with."""
+"""Sampling settings of the published model's evaluation."""
 
 _GENERATION = "generation_config.json"
 
@@ -31,7 +31,7 @@ def write_pretrained(
     precision: Precision,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[Path]:
-    """Write the model below `directory`; returns its files."""
+    """Write the model below `directory`. Return the files."""
     directory.mkdir(parents=True, exist_ok=True)
     shards: list[list[str]] = []
     files: list[Path] = []
@@ -70,7 +70,7 @@ def write_pretrained(
 
 
 def _final_names(directory: Path, parts: list[Path], shards: list[list[str]], total: int) -> list[Path]:
-    """`model.safetensors`, or `model-00001-of-00003.safetensors` and an index: names that say the number of shards."""
+    """Rename the parts to `model.safetensors`, or to `model-00001-of-00003.safetensors` … with an index."""
     if len(parts) == 1:
         return [parts[0].rename(directory / "model.safetensors")]
     files: list[Path] = []

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# One rank without a process group is meant, and DCP warns of it at every save and load.
+# A single rank without a process group is intended, but DCP warns about it at every save and load.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
@@ -66,14 +66,14 @@ class Save:
         """Wait until everything is written, and return the files that this rank wrote. Raises `CheckpointFailed`."""
         try:
             self.future.result()
-        except CheckpointException as e:  # no Exception: it would end the process
+        except CheckpointException as e:  # a BaseException, which would end the process
             causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in e.failures.items())
             raise CheckpointFailed(f"the learner's state could not be written: {causes}") from None
         return self.written
 
     @property
     def written(self) -> list[Path]:
-        """Files that this rank has written so far, also of a save that failed."""
+        """Files that this rank has written so far, even if the save failed."""
         return list(self.writer.files)
 
 
@@ -81,7 +81,7 @@ class LearnerRank:
     """Rank `rank` of `world` learner ranks."""
 
     def __init__(self, settings: RankSettings, rank: int, world: int, store: Store | None = None) -> None:
-        """Collective. Join the other ranks, which share `store`, if there are any, and load the model."""
+        """Collective. Join the other ranks through `store`, and load the model. One rank needs no `store`."""
         self.settings = settings
         self.recipe = settings.recipe
         self._rank, self._world = rank, world
@@ -117,13 +117,13 @@ class LearnerRank:
         self._loss_settings = LossSettings.of(settings.recipe)
         self._parking = Parking(self._held)
         self._shared: Tensor | None = None
-        """Weights that lie ready for a sampler on this card."""
+        """Buffer with the weights for a sampler on this GPU."""
         self._newest: Save | None = None
         self._saves: dict[Path, Save] = {}
-        """Directory to its save, until somebody takes it over."""
+        """Each save by its directory, until `saved` hands it over."""
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:
-        """Collective. One training step: this rank's share of each optimizer step, in order."""
+        """Collective. Run one training step: this rank's share of each optimizer step, in order. Return its sums."""
         self._refuse_parked()
         self._meter.begin()
         totals: dict[str, Tensor] = {}
@@ -146,7 +146,7 @@ class LearnerRank:
                 log.warning("gradient norm is %s: optimizer step %d of %d skipped", norm, i + 1, len(steps))
             self._meter.lap("optimizer")
         self._optimizer.zero_grad(set_to_none=True)
-        # The same on every rank; averaged there, not added.
+        # These are the same on every rank, so they are not summed over ranks (`summary.AGREED`).
         agreed = {
             "grad_norm": [sum(norms) / len(norms) if norms else 0.0],
             "grad_norm_max": [max(norms, default=0.0)],
@@ -161,26 +161,29 @@ class LearnerRank:
         old: Sequence[Tensor] | None = None,
         reference: Sequence[Tensor] | None = None,
     ) -> None:
-        """Collective. Add the gradient of one optimizer step, and its sums to `totals`, which stay on the device.
+        """Collective. Accumulate the gradient of one optimizer step, and add its sums to `totals`, on the device.
 
-        `old` holds the recomputed log-probabilities of each micro-batch, without which the ratio is taken against the
-        sampler's, and `reference` the reference model's. A micro-batch without trainable tokens runs too, or other
-        ranks would wait for it.
+        `old` and `reference` hold, for each micro-batch, [R] log-probabilities recomputed by the learner and those of
+        the reference model. Without `old`, the ratio is relative to the sampler's log-probabilities. A micro-batch
+        without trainable tokens runs too, because the other ranks wait for this one in collectives.
         """
         for i, micro_batch in enumerate(step.micro_batches):
             sums = self._backward(micro_batch, _nth(old, i), _nth(reference, i), step.denominator)
             for name, value in sums.items():
-                value = value.double()  # many micro-batches of float32 sums would lose the small ones
+                value = value.double()  # float32 would lose small sums over many micro-batches
                 totals[name] = totals[name] + value if name in totals else value
 
     def logprobs(self, micro_batch: MicroBatch) -> np.ndarray[Any, Any]:
-        """Collective. [R] log-probabilities of the response tokens under the current weights."""
+        """Collective. Return [R] log-probabilities of the response tokens under the current weights."""
         self._refuse_parked()
         with torch.no_grad():
             return self._forward(micro_batch, entropy=False)[0].cpu().numpy()
 
     def gaps(self, step: OptimizerStep) -> list[float]:
-        """Collective. Of each response token of this rank's part, its log-probability less the sampler's."""
+        """Collective. Return, per response token of this rank, the learner's log-probability minus the sampler's.
+
+        A gap is infinite where the sampler gave no finite log-probability.
+        """
         gaps: list[float] = []
         for m in step.micro_batches:
             gaps += np.where(m.mask, self.logprobs(m) - m.behaviour, np.inf).tolist()
@@ -188,27 +191,27 @@ class LearnerRank:
         return gaps
 
     def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Collective. Every parameter once, whole, on the CPU of rank 0, in `dtype` (default: compute precision).
+        """Collective. Yield every parameter once, unsharded, on the CPU of rank 0, in `dtype` (default: compute dtype).
 
-        Other ranks get empty tensors and must run through the iterator too. A value is a copy: numpy would make a live
-        parameter's storage one that cannot be parked.
+        Other ranks get empty tensors and must exhaust the iterator too. Each value is a copy, because a numpy view
+        would make the storage of a live parameter non-resizable, so it could not be parked.
         """
         for name, value in self._whole(dtype or COMPUTE_DTYPES[self.recipe.precision]):
             yield name, value.to("cpu", copy=True) if self._rank == 0 else torch.empty(0)
 
     def share_weights(self) -> CardWeights:
-        """Collective. All weights on this rank's card, for a sampler there; they lie ready until `park`."""
+        """Collective. Gather all weights into a buffer on this rank's GPU, for a sampler there. `park` frees it."""
         dtype = COMPUTE_DTYPES[self.recipe.precision]
         total = padded(p.numel() * dtype.itemsize for p in self.policy.parameters())
         self._shared, placed = in_one_buffer(self._whole(dtype), total, self._device)
         return shared_on_card(self._shared, placed)
 
     def shapes(self) -> list[TensorShape]:
-        """Every parameter's name and whole shape, in the order in which they are sent."""
+        """Return every parameter's name and unsharded shape, in the order in which they are sent."""
         return [(name, tuple(parameter.shape)) for name, parameter in self.policy.named_parameters()]
 
     def send_weights(self, sender: WeightSender | None, receivers: Sequence[str]) -> list[str]:
-        """Collective. Send all weights from rank 0, which has the sender, to these samplers. Returns the lost ones."""
+        """Collective. Send all weights to these samplers from rank 0, which has the `sender`. Return those lost."""
         dtype = COMPUTE_DTYPES[self.recipe.precision]
         if sender is not None:
             return sender.send(receivers, self._whole(dtype), dtype)
@@ -217,31 +220,31 @@ class LearnerRank:
         return []
 
     def park(self) -> None:
-        """Give the device's memory to a sampler. Methods that need the weights are refused until `unpark`."""
+        """Release the device's memory to a sampler. Methods that need the weights raise an error until `unpark`."""
         if self._shared is not None:
             self._shared = None
             torch.cuda.ipc_collect()
         self._parking.park()
 
     def unpark(self) -> None:
-        """Take back the device's memory and restore what was parked, to the bit."""
+        """Take back the device's memory and restore its contents bit for bit."""
         self._parking.unpark()
 
     def _whole(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Collective. Every parameter, whole, on the device."""
+        """Collective. Yield every parameter, unsharded, on the device."""
         self._refuse_parked()
         for name, parameter in self.policy.named_parameters():
-            value = parameter.detach().to(dtype)  # before it is gathered: half the bytes, the same bits
+            value = parameter.detach().to(dtype)  # cast before gathering: fewer bytes to send, the same result
             yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
     def save(self, directory: Path) -> None:
         """Collective. Copy the state to the CPU and write it below `directory`/learner in the background.
 
-        Waits for the save before it, if that is still being written.
+        Waits for the previous save if it is still being written.
         """
         self._refuse_parked()
         if self._newest is not None:
-            self._newest.future.exception()  # a failure is told by `Save.files`
+            self._newest.future.exception()  # only waits: `Save.files` raises its failure
         writer = SafetensorsWriter(directory / LEARNER_DIR, self._rank)
         future = dcp_async_save(
             self._state(optimizer=True),
@@ -257,25 +260,25 @@ class LearnerRank:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of this rank."""
         return self._device
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which holds what is written once."""
+        """Whether this is rank 0, which writes everything that is written only once."""
         return self._rank == 0
 
     def files_to_load(self, directory: Path) -> list[str]:
-        """Names of the files below `directory`/learner that hold this rank's part; their metadata must be there.
+        """Return the names of the files below `directory`/learner that hold this rank's part.
 
-        Raises `CheckpointDamaged` for metadata that cannot be read or is of another model.
+        Only their metadata must be there. Raises `CheckpointDamaged` if it is unreadable or of another model.
         """
         return files_of(directory / LEARNER_DIR, self._state(optimizer=True))
 
     def load(self, directory: Path, *, optimizer: bool) -> None:
-        """Collective. Load what `save` wrote at any world size; without `optimizer` that starts from zero.
+        """Collective. Load the files of `save`, at any world size. Without `optimizer`, its state starts at zero.
 
-        Raises `CheckpointDamaged` for files that cannot be read; the weights are then of no use.
+        Raises `CheckpointDamaged` for unreadable files; the weights are then unusable.
         """
         self._refuse_parked()
         try:
@@ -308,11 +311,11 @@ class LearnerRank:
                 raise ValueError(f"{self._world} ranks need a store to meet in")
             store = HashStore()
         dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._world, timeout=timeout)
-        # Saving talks between ranks while training does: it needs a group of its own.
+        # A save communicates between ranks during training, so it needs its own group.
         self._save_group = dist.new_group(backend="gloo", timeout=timeout)
 
     def _reference_logprobs(self, steps: Sequence[OptimizerStep]) -> list[list[Tensor]] | None:
-        """Log-probabilities under the starting model, where the recipe holds the policy near it."""
+        """Return log-probabilities under the reference model, or None without a KL penalty."""
         if self._reference is None:
             return None
         logprobs = self._passes(self._reference, steps)
@@ -320,7 +323,7 @@ class LearnerRank:
         return logprobs
 
     def _passes(self, policy: PolicyModel, steps: Sequence[OptimizerStep]) -> list[list[Tensor]]:
-        """Log-probabilities of each micro-batch under weights as they are before this step's first update."""
+        """Return log-probabilities, [R] per micro-batch, under the weights before this step's first update."""
         with torch.no_grad():
             return [[self._forward(m, policy, entropy=False)[0] for m in step.micro_batches] for step in steps]
 
@@ -356,7 +359,7 @@ class LearnerRank:
             self._loss_settings,
             reference,
         )
-        # FSDP averages gradients over ranks, where the loss is a sum over all of them.
+        # FSDP averages gradients over ranks, but the loss is a sum over all ranks.
         (loss * (self._world / max(denominator, 1))).backward()
         return sums
 
@@ -372,12 +375,12 @@ class LearnerRank:
             raise RuntimeError("the learner is parked: a sampler has its device's memory")
 
     def _held(self) -> list[Tensor]:
-        """All that stays on the device between two steps."""
+        """Return all tensors that stay on the device between two steps."""
         reference = [] if self._reference is None else [p.detach() for p in self._reference.parameters()]
         return [*self._state(optimizer=True).values(), *reference]
 
     def _state(self, *, optimizer: bool) -> dict[str, Tensor]:
-        """Tensors by name: nothing else is ever stored."""
+        """Return model and optimizer state as tensors by name; a checkpoint stores nothing else."""
         state: dict[str, Tensor] = {}
         for name, parameter in self.policy.named_parameters():
             state[f"model.{name}"] = parameter.detach()
@@ -392,7 +395,7 @@ def _nth(values: Sequence[T] | None, i: int) -> T | None:
 
 
 def _on_host(totals: dict[str, Tensor]) -> Sums:
-    """Sums as plain numbers: one copy from the device, which waits for all that is under way there."""
+    """Return sums as plain numbers, with a single copy from the device, which synchronizes with it."""
     if not totals:
         return {}
     flat = iter(torch.cat([value.reshape(-1) for value in totals.values()]).tolist())

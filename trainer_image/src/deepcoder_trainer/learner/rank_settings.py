@@ -1,6 +1,6 @@
-"""What the driver and the learner ranks share: settings, sums, file names.
+"""Settings, sums and file names that the driver and the learner ranks share.
 
-It does not import torch, which costs seconds at the start of every attempt: the driver holds no tensors.
+This module does not import torch, which would cost the driver seconds at the start of every attempt.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ LEARNER_DIR = "learner"
 """Folder of a checkpoint that holds the learner's files."""
 
 METADATA = "metadata.json"
-"""Names the tensors of a checkpoint and the files they lie in."""
+"""File that lists the tensors of a checkpoint and their files."""
 
 Sums = dict[str, list[float]]
-"""Sums over tokens, each a list (of one, or of histogram bins), that add up over ranks."""
+"""Sums over tokens by metric, to be added over ranks. Each is a list: of one, or of histogram bins."""
 
 
 @dataclass(frozen=True)
 class RankSettings:
-    """What a rank needs to know, the same on all ranks."""
+    """Settings that are the same on all ranks."""
 
     model_dir: str
     recipe: Recipe
     run_seed: int
     accelerators: bool
     threads: int | None
-    """CPU threads; None: as many as the container allows."""
+    """CPU threads; None: the container's limit."""
     collective_timeout_s: float
     rope: RopeScaling | None = None
-    """Rotary positions scaled past those that the model was trained for."""
+    """Scaling of rotary positions beyond the length that the model was trained for."""
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where rank 0 listens for the others."""
+    """Address at which rank 0 listens for the other ranks."""
 
     host: str
     port: int
 
 
 def rank_prefix(rank: int) -> str:
-    """What the names of a rank's files begin with."""
+    """Return the prefix of the names of a rank's files."""
     return f"rank-{rank:05d}-"

@@ -20,12 +20,12 @@ from deepcoder_trainer.learner.model import PolicyModel, load_policy
 def load_reference(
     directory: Path, device: torch.device, precision: Precision, meshes: Meshes, rope: RopeScaling | None = None
 ) -> PolicyModel:
-    """Collective. The starting model, frozen."""
+    """Collective. Load the starting model, frozen."""
     reference = load_policy(directory, device, precision, meshes=meshes, rope=rope)
     return reference.requires_grad_(False).eval()
 
 
 def give_back_memory(reference: PolicyModel) -> None:
-    """Free what a pass gathered, which is not needed until the next step."""
+    """Free the parameters that FSDP gathered for a forward pass; they are not needed until the next step."""
     if isinstance(reference, FSDPModule):
         reference.reshard()

@@ -28,24 +28,27 @@ log = logging.getLogger(__name__)
 
 
 class WeightSender:
-    """Rank 0 of each sampler's group."""
+    """Acts as rank 0 in each sampler's broadcast group."""
 
     def __init__(self, host: str, workers: int, device: torch.device) -> None:
-        """`workers` is the number of them that a sampler has."""
-        # The port is taken by the one who listens on it, from the start: nobody else can come in between.
+        """`workers` is the number of workers per sampler."""
+        # Port 0: the store itself binds a free port, so no other process can take it in between.
         timeout = timedelta(seconds=broadcast.JOIN_SECONDS)
         self._store = TCPStore(host, 0, None, is_master=True, timeout=timeout, wait_for_workers=False)
         self._host, self._size, self._device = host, 1 + workers, device
         self._groups: dict[str, BroadcastGroup] = {}
         self._lost: set[str] = set()
-        """Names that nobody is met by again: whoever is left of such a group waits in it, until its time is over."""
+        """Names that are never used again: workers may still wait in such a group for their deadline."""
 
     def offer(self, tensors: Sequence[TensorShape]) -> BroadcastWeights:
-        """What will be sent, and where to meet."""
+        """Return the description of a broadcast of these tensors, with the address at which samplers join."""
         return BroadcastWeights(self._host, self._store.port, tuple(tensors))
 
     def send(self, receivers: Sequence[str], weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> list[str]:
-        """Send all of them to samplers of these names; returns those that are lost."""
+        """Broadcast the weights to the samplers of these names. Return the names of those that are lost.
+
+        `weights` is always exhausted, because gathering each tensor is collective.
+        """
         self._meet(receivers)
         for buffer in _filled(weights, dtype, self._device):
             under_way = []
@@ -54,7 +57,7 @@ class WeightSender:
                     under_way.append((group, group.begin(buffer)))
                 except GroupLost as error:
                     self._give_up(group, error)
-            since = time.monotonic()  # one deadline for all: those that hang are waited for side by side
+            since = time.monotonic()  # one deadline for all groups, so that several hanging ones do not add up
             for group, work in under_way:
                 try:
                     group.finish(work, since)
@@ -68,7 +71,7 @@ class WeightSender:
             self._groups.popitem()[1].close()
 
     def _meet(self, receivers: Sequence[str]) -> None:
-        for name in self._groups.keys() - set(receivers):  # replaced, or on its way to be
+        for name in self._groups.keys() - set(receivers):  # samplers that were or will be replaced
             self._groups.pop(name).close()
         new = [name for name in receivers if name not in self._groups and name not in self._lost]
         joining = {name: _in_background(partial(self._met, name)) for name in new}
@@ -77,7 +80,7 @@ class WeightSender:
             group = future.result() if future.done() else None
             if group is not None:
                 self._groups[name] = group
-            else:  # it goes on by itself, if it goes on
+            else:  # its thread may still be joining; if it succeeds, it leaves the group again
                 self._lost.add(name)
                 future.add_done_callback(_left)
 
@@ -102,7 +105,7 @@ class WeightSender:
 
 
 def _in_background(call: Callable[[], BroadcastGroup | None]) -> Future[BroadcastGroup | None]:
-    """A call that may never come back: in a thread that nobody has to wait for, not even the process's end."""
+    """Run a call that may never return in a daemon thread, so that not even the end of the process waits for it."""
     future: Future[BroadcastGroup | None] = Future()
 
     def run() -> None:
@@ -116,13 +119,13 @@ def _in_background(call: Callable[[], BroadcastGroup | None]) -> Future[Broadcas
 
 
 def _left(future: Future[BroadcastGroup | None]) -> None:
-    """Leave a group that came about when its time was over."""
+    """Leave a group that was formed after its deadline."""
     if future.exception() is None and (group := future.result()) is not None:
         group.close()
 
 
 def _filled(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype, device: torch.device) -> Iterator[Tensor]:
-    """One buffer a bucket, as `buckets` has them; weights are taken one at a time."""
+    """Yield one filled buffer, [n] uint8 on `device`, per bucket of `buckets`. Weights are consumed one at a time."""
     waiting: list[tuple[str, Tensor]] = []
 
     def shapes() -> Iterator[TensorShape]:

@@ -16,12 +16,12 @@ from torch import Tensor
 from deepcoder_trainer.types import CardWeights, PlacedTensor
 
 CHUNK_BYTES = 256 << 20
-"""Bytes of weights in one object of the object store, about."""
+"""Approximate size of one object in the object store, in bytes."""
 _ALIGNMENT = 256
 
 
 def weight_chunks(weights: Iterable[tuple[str, Tensor]], chunk_bytes: int = CHUNK_BYTES) -> Iterator[dict[str, Any]]:
-    """Weights on the CPU as dictionaries of numpy arrays; bfloat16 as uint16."""
+    """Yield weights, which must be on the CPU, in dictionaries of numpy arrays; bfloat16 as uint16."""
     chunk: dict[str, Any] = {}
     size = 0
     for name, value in weights:
@@ -37,7 +37,7 @@ def weight_chunks(weights: Iterable[tuple[str, Tensor]], chunk_bytes: int = CHUN
 def in_one_buffer(
     weights: Iterable[tuple[str, Tensor]], total: int, device: torch.device
 ) -> tuple[Tensor, list[PlacedTensor]]:
-    """All weights in one buffer of `total` bytes (see `padded`), and where each lies there."""
+    """Copy all weights into one buffer, [total] uint8 (see `padded`). Return it with the place of each weight."""
     buffer = torch.empty(total, dtype=torch.uint8, device=device)
     placed: list[PlacedTensor] = []
     count = 0
@@ -50,12 +50,12 @@ def in_one_buffer(
 
 
 def padded(sizes: Iterable[int]) -> int:
-    """Bytes of a buffer for tensors of these sizes."""
+    """Return the size in bytes of a buffer for tensors of these sizes, each aligned."""
     return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)
 
 
 def shared_on_card(buffer: Tensor, placed: list[PlacedTensor]) -> CardWeights:
-    """The buffer as another process on its card finds it."""
+    """Return the description by which another process on the same GPU can open the buffer."""
     torch.cuda.synchronize(buffer.device)
     handle = buffer.untyped_storage()._share_cuda_()
     return CardWeights(str(torch.cuda.get_device_properties(buffer.device).uuid), tuple(handle), tuple(placed))
