@@ -38,18 +38,19 @@ from deepcoder_trainer.types import Group
 log = logging.getLogger(__name__)
 
 RUN_AHEAD_SHARE = 0.25
-"""Responses under way beside which others than the next batch's are admitted, as a share of a batch's for each version
-of staleness. Measured (`make bench-pipeline`): without it one-off's strict order is the faster one."""
+"""Groups beyond the next batch are admitted while fewer responses than this are in flight, as a share of a batch's
+responses per version of staleness. Measured (`make bench-pipeline`): without this limit, window order is slower than
+strict order at maxOffPolicy 1."""
 QUIET_SECONDS = 300.0
 """Time without any event after which the log says what a batch waits for."""
 
 
 @dataclass(frozen=True)
 class WorkPolicy:
-    """What the buffer needs to know about the recipe and the stage."""
+    """The settings of recipe and stage that the buffer depends on."""
 
     batch_groups: int
-    """B, groups in a batch."""
+    """B, the number of groups in a batch."""
     max_off_policy: int
     """η, in versions."""
     order: Order
@@ -61,11 +62,11 @@ class WorkPolicy:
     refill_limit: int = 0
     """How often a slot may be redrawn."""
     origin: int = 0
-    """Number of the first group, if all steps before the stage's had had batches of B groups, as the stage's have."""
+    """Groups trained in earlier stages, minus B for each of their steps: 0 if their batches had B groups, too."""
 
     @classmethod
     def of(cls, recipe: Recipe, last_step: int, origin: int = 0) -> WorkPolicy:
-        """A recipe's, in a stage that ends with `last_step`."""
+        """Return the policy of a recipe in a stage that ends with `last_step`."""
         return cls(
             recipe.prompts_per_step,
             recipe.max_off_policy,
@@ -78,24 +79,26 @@ class WorkPolicy:
         )
 
     def groups_until(self, step: int) -> int:
-        """First group that the steps up to this one, included, do not train in strict order."""
+        """Return the first group id that, in strict order, is trained after `step`."""
         return self.origin + step * self.batch_groups
 
     def step_of(self, group_id: int) -> int:
-        """The step that trains a group in strict order."""
+        """Return the step that trains a group in strict order."""
         return (group_id - self.origin) // self.batch_groups + 1
 
 
 @dataclass
 class _Slot:
     version: int
+    """Version of the weights at admission."""
     left: int
     """Responses that are not sampled yet."""
     draws_left: int = 0
-    """How often it may be drawn anew. Until it is known not to be, it counts as being sampled."""
+    """How often the slot may still be redrawn. While it may be, it counts as being sampled."""
     group: Group | None = None
+    """The group, once it is judged."""
     finished: int = 0
-    """Rank by which it was finished, from 1."""
+    """Position in the order in which groups finished, from 1."""
 
     @property
     def sampled(self) -> bool:
@@ -104,39 +107,39 @@ class _Slot:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What a checkpoint keeps of the work: with the version, all that a resumed buffer needs."""
+    """The buffer's part of a checkpoint. With the version, it is all that a resumed buffer needs."""
 
     finished: tuple[Group, ...] = ()
-    """Groups that are done and not trained, in group_id order."""
+    """Groups that are judged and not trained, in group_id order."""
     pending: tuple[int, ...] = ()
-    """Groups that were admitted and are not done: sampled anew."""
+    """Groups that were admitted and not finished; they are sampled again."""
     next_group_id: int = 0
     """First group that was never admitted."""
 
 
 @dataclass(frozen=True)
 class Left:
-    """What is left to train beside weights of `version`: which slots is fixed when it is taken, and their groups may be
-    judged, and even trained, afterwards."""
+    """The work that a checkpoint of weights `version` must keep. The set of slots is fixed when this is taken; their
+    groups may be judged, and even trained, afterwards."""
 
     version: int
     slots: Mapping[int, _Slot]
     again: frozenset[int]
-    """Groups that were cut off before, and are not admitted yet."""
+    """Groups that an earlier attempt left unfinished and that are not admitted again yet."""
     next_group_id: int
 
     @property
     def settled(self) -> bool:
-        """Whether all that was sampled with older weights is done: it cannot be made again."""
+        """Whether all groups that were sampled with older weights are judged. They cannot be sampled again."""
         return not self.waiting_for
 
     @property
     def waiting_for(self) -> list[int]:
-        """Groups that it is not settled for."""
+        """Groups that were admitted with older weights and are not judged."""
         return sorted(g for g, slot in self.slots.items() if slot.group is None and slot.version < self.version)
 
     def unfinished(self) -> Unfinished:
-        """As a checkpoint keeps it."""
+        """Return the current state for a checkpoint."""
         finished = {g: slot.group for g, slot in self.slots.items() if slot.group is not None}
         return Unfinished(
             finished=tuple(finished[g] for g in sorted(finished)),
@@ -146,15 +149,18 @@ class Left:
 
 
 class WorkBuffer:
-    """See the module's text."""
+    """Admits groups and makes batches of them, as the module's docstring describes."""
 
     def __init__(self, policy: WorkPolicy, version: int, resumed: Unfinished | None = None) -> None:
-        """`version` is the steps that the weights have seen, over all stages. Raises ValueError for a wrong sum."""
+        """`version` is the number of steps, over all stages, that trained the weights.
+
+        Raises ValueError if the resumed groups and those still to admit are not exactly what the remaining steps train.
+        """
         end, trained = policy.groups_until(policy.last_step), policy.groups_until(version)
         resumed = resumed or Unfinished(next_group_id=trained)
         self.policy = policy
         self.version = version
-        """Version of the weights that are out."""
+        """Version of the weights that the samplers have."""
         self._slots: dict[int, _Slot] = {}
         for group in resumed.finished:
             self._slots[group.group_id] = _Slot(group.admitted_version, 0, 0, group, len(self._slots) + 1)
@@ -174,9 +180,9 @@ class WorkBuffer:
             )
 
     async def admit(self, gate: Callable[[], Awaitable[None]] | None = None) -> Admitted | None:
-        """The next group to sample, as soon as it may be and `gate` lets it; None when no more will be admitted.
+        """Wait until the next group may be sampled, and return it; None if no more will be admitted.
 
-        A wave passes the gate as one: an engine starts a wave when all of it is there, and half of one never.
+        `gate` is awaited before each group, but only once per wave: an engine starts a wave only when it is complete.
         """
         await self._until(lambda: self._closed or not self._to_admit or self._may_admit(self._to_admit[-1]))
         if gate is not None and self._to_admit and not self._closed and self._begins(self._to_admit[-1]):
@@ -189,22 +195,22 @@ class WorkBuffer:
         return Admitted(group_id, self.version, self._wave(group_id) if self.policy.deterministic else None)
 
     def sampled(self, group_id: int) -> None:
-        """One more response of a group is sampled; judging may go on."""
+        """Record that one more response of a group is sampled. It may not be judged yet."""
         self._slots[group_id].left -= 1
         self._notify()
 
     def may_be_drawn_again(self, group_id: int) -> bool:
-        """Whether a group that is judged may still be dropped."""
+        """Whether a judged group may be dropped and its slot redrawn."""
         return self._slots[group_id].draws_left > 0
 
     def drawn_again(self, group_id: int) -> None:
-        """A group is dropped, and its place is sampled anew with another problem."""
+        """Record that a group is dropped and its slot is sampled again with another problem."""
         slot = self._slots[group_id]
         slot.left, slot.draws_left = self.policy.group_size, slot.draws_left - 1
         self._notify()
 
     def done(self, group: Group) -> None:
-        """A group is judged."""
+        """Record that a group is judged. Raises ValueError the second time."""
         slot = self._slots[group.group_id]
         if slot.group is not None:
             raise ValueError(f"group {group.group_id} was finished twice")
@@ -213,24 +219,24 @@ class WorkBuffer:
         self._notify()
 
     async def batch(self, step: int) -> tuple[Group, ...]:
-        """The groups of batch `step`, in group_id order, when they are all done. They keep their slots."""
+        """Wait until all groups of batch `step` are judged; return them in group_id order. They keep their slots."""
         await self._until(lambda: self._choose(step) is not None, f"batch {step}")
         self._in_training = frozenset(self._choose(step) or ())
         return tuple(self._group(g) for g in sorted(self._in_training))
 
     def judged_again(self, group: Group) -> None:
-        """A group that was done is so with other outcomes."""
+        """Replace a judged group by the same group with new outcomes."""
         self._slots[group.group_id].group = group
 
     async def may_push(self, version: int) -> None:
-        """Wait until weights of `version` may go out. Strict: all that wants older weights has been sampled."""
+        """Wait until weights of `version` may be pushed: in strict order, until no group needs older weights."""
         if self.policy.order is Order.WINDOW:
             return
         end = self.policy.groups_until(min(version + self.policy.max_off_policy, self.policy.last_step))
         await self._until(lambda: self._all_sampled(end))
 
     def release(self, groups: Iterable[Group], version: int) -> None:
-        """Groups were trained and weights of `version` are out: their slots are free."""
+        """Free the slots of trained groups, after weights of `version` were pushed."""
         for group in groups:
             del self._slots[group.group_id]
         self._in_training = frozenset()
@@ -238,23 +244,24 @@ class WorkBuffer:
         self._notify()
 
     def close(self) -> None:
-        """Admit nothing more. What was admitted goes on."""
+        """Admit no more groups. Admitted groups continue."""
         self._closed = True
         self._notify()
 
     async def settled(self, left: Left) -> None:
-        """Wait until everything of it that was admitted with older weights is done."""
+        """Wait until every group of `left` that was admitted with older weights is judged."""
         await self._until(lambda: left.settled)
 
     def fail(self, error: BaseException) -> None:
-        """A rollout failed for good: every waiter gets the error."""
+        """Record that a rollout failed for good. Every waiter raises the error."""
         self._failure = self._failure or error
         self._notify()
 
     def left(self) -> Left:
-        """What a checkpoint of the weights that are out has to keep.
+        """Return the work that a checkpoint of the pushed weights must keep.
 
-        Strict: what was admitted with these very weights is left out, since it will be the same when sampled again.
+        In strict order, groups that are sampled with these same weights are left out: sampling them again gives the
+        same responses.
         """
         end = self._next
         if self.policy.order is Order.STRICT:
@@ -267,7 +274,7 @@ class WorkBuffer:
         )
 
     def active(self) -> dict[str, int]:
-        """Groups that hold a slot, by what they wait for."""
+        """Return the number of groups that hold a slot, by state."""
         done = sum(slot.group is not None for slot in self._slots.values())
         sampled = sum(slot.left == 0 for slot in self._slots.values())
         return {"sampling": len(self._slots) - sampled, "judging": sampled - done, "done": done}
@@ -280,7 +287,7 @@ class WorkBuffer:
         return self.version >= step - 1 - p.max_off_policy and self._all_sampled(p.groups_until(step - 1))
 
     def _may_run_ahead(self) -> bool:
-        """Whether one more group keeps nothing from the next batch, which is the first that is to be trained."""
+        """Whether one more group may be admitted without delaying the next batch."""
         p = self.policy
         ahead = [slot for g, slot in self._slots.items() if g not in self._in_training]
         if len(ahead) < p.batch_groups or sum(slot.sampled for slot in ahead) >= p.batch_groups:
@@ -312,7 +319,7 @@ class WorkBuffer:
         return not self.policy.deterministic or self._wave(group_id)[1] == 0
 
     def _wave(self, group_id: int) -> tuple[str, int, int]:
-        """All groups of a batch that are to be sampled form one wave; those from a checkpoint are not among them."""
+        """Return name, position and size of a group's wave: the groups of its batch that no checkpoint had finished."""
         step = self.policy.step_of(group_id)
         batch = range(self.policy.groups_until(step - 1), self.policy.groups_until(step))
         ids = [g for g in batch if g not in self._resumed]
@@ -342,9 +349,10 @@ class WorkBuffer:
 
 
 def choose_window(step: int, size: int, due: Mapping[int, int], finished: Sequence[int]) -> list[int] | None:
-    """The batch of `step` in window order, or None while it must wait.
+    """Return the group ids of batch `step` in window order, or None while it must wait for more groups.
 
-    `due` maps each active group to the last step that may train it, `finished` are the done ones, first done first.
+    `due` maps each active group to the last step that may train it. `finished` lists judged groups in the order in
+    which they finished.
     """
     if len(finished) < size:
         return None

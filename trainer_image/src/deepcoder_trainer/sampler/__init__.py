@@ -1,5 +1,5 @@
-"""Sampling responses: vLLM engines in Ray actors, and several of them behind one face.
+"""Samples responses with vLLM engines in Ray actors, and combines several of them behind one interface.
 
-`settings` decides (pure), `engine` and `weights` talk to vLLM and are the only modules that import it, `actor` puts
-an engine into a Ray actor, `group` spreads requests over actors and survives their deaths.
+`settings` derives an engine's settings (pure); `engine`, `stepped`, `weights` and `translation` talk to vLLM; `actor`
+wraps an engine in a Ray actor; `group` distributes requests over actors and survives their deaths.
 """

@@ -23,14 +23,14 @@ from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
 from deepcoder_trainer.workdir import Workdir
 
 CALLS = 1 << 20
-"""Calls that an actor takes at once: more than there ever are. Requests queue in vLLM. Those that Ray held back would
-hold back every later call, so that an update would wait for responses, and a wave would never be complete."""
+"""Concurrent calls per actor, more than there ever are, because requests must queue in vLLM and not in Ray. In Ray's
+queue they would block later calls: an update would wait for responses, and a wave would never become complete."""
 FETCH_SECONDS = 300.0
-"""Longest time one chunk of weights may take to arrive from the learner's node."""
+"""Deadline for one chunk of weights to arrive from the learner's node."""
 
 
 class SamplerActor:
-    """Runs in the sampler's process; all methods are coroutines on one event loop."""
+    """Runs in the sampler's process. All methods are coroutines on one event loop."""
 
     def __init__(self, files: Mapping[str, bytes], settings: EngineSettings) -> None:
         self._folder = Workdir("model")
@@ -44,12 +44,12 @@ class SamplerActor:
         self._updating = asyncio.Lock()
 
     async def start(self) -> int | None:
-        """Start the engine; returns the number of CPU threads that it computes with, None on a GPU."""
+        """Start the engine. Return its number of CPU compute threads, None on a GPU."""
         self._engine = await engines.start_engine(str(self._folder.path), self._settings)
         return None if self._settings.accelerators else engines.threads(self._settings)
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Sample one response; weights must have been pushed before."""
+        """Sample one response. Raises RuntimeError before the first weights, or while the engine sleeps."""
         if self._version is None:
             raise RuntimeError("generate before the first update_weights: the engine has no weights yet")
         if self._asleep:
@@ -57,9 +57,9 @@ class SamplerActor:
         return await self._waves.generate(self._live, request)
 
     async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
-        """Load new weights between two steps of the engine; a failure leaves it paused, to be replaced.
+        """Load new weights between two steps of the engine. After a failure it stays paused and must be replaced.
 
-        One that sleeps takes memory for them first, and sleeps on.
+        A sleeping engine first allocates memory for the weights, and continues to sleep.
         """
         async with self._updating:
             if self._asleep:
@@ -76,21 +76,21 @@ class SamplerActor:
             self._version = version
 
     async def sleep(self) -> None:
-        """Give the device to the learner."""
+        """Release the device's memory to the learner."""
         async with self._updating:
             if not self._asleep:
                 self._asleep = True
                 await self._live.sleep()
 
     async def wake(self) -> None:
-        """Take it back; new weights have been loaded."""
+        """Take the memory back, after new weights have been loaded."""
         async with self._updating:
             if self._asleep:
                 await self._live.wake("kv_cache")
                 self._asleep = False
 
     async def close(self) -> None:
-        """End the engine."""
+        """Shut down the engine and remove its files."""
         if self._engine is not None:
             await self._engine.close()
         self._folder.remove()
@@ -112,9 +112,9 @@ def _fetcher(chunk: Any) -> Any:
 
 
 async def arrived(chunk: Awaitable[Any]) -> Any:
-    """A chunk from the object store; raises `WeightsLost` if it is there for nobody any more.
+    """Return a chunk from the object store. Raises `WeightsLost` if no sampler can get it any more.
 
-    That it does not come in time is this node's own trouble: another sampler may get it.
+    A timeout is not `WeightsLost`, because it concerns this node only: another sampler may get the chunk.
     """
     try:
         return await asyncio.wait_for(chunk, FETCH_SECONDS)
@@ -125,15 +125,15 @@ async def arrived(chunk: Awaitable[Any]) -> Any:
 
 
 def create_actor(files: Mapping[str, bytes], settings: EngineSettings, place: Any = None) -> Any:
-    """Ask Ray for a sampler actor; the handle comes at once, the actor when a node has room.
+    """Create a sampler actor. Returns its handle at once; Ray starts the actor when a node has room.
 
-    `place` is the one that it shares with a learner (see `cluster.SharedPlaces`).
+    `place` is the placement that it shares with a learner (see `cluster.SharedPlaces`).
     """
     options: dict[str, Any] = {
         "resources": {"sampler": 1},
         "num_cpus": 0,
         "num_gpus": (HALF if place is not None else settings.tensor_parallel) if settings.accelerators else 0,
-        "max_restarts": 0,  # a restarted engine would have no weights: the group replaces it and pushes them
+        "max_restarts": 0,  # a restarted engine would have no weights; the group replaces it and pushes them instead
         "max_concurrency": CALLS,
         **begun_with(engines.environment(settings)),
     }

@@ -33,14 +33,14 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""What vLLM must find before it is imported."""
+"""Environment variables that must be set before vLLM is imported."""
 CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     **THREADS,
-    # Cores are shared by several processes here: the kernel places threads better than fixed affinities.
+    # Several processes share the cores, and the kernel places threads better than fixed affinities.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # vLLM compiles a helper of its log-probabilities with the C++ compiler, which the image does without; run as
-    # written it costs microseconds a step.
+    # vLLM would compile a log-probability helper with a C++ compiler, which the image does not have. Run eagerly, the
+    # helper costs microseconds per step.
     "TORCHDYNAMO_DISABLE": "1",
 }
 
@@ -49,40 +49,40 @@ class Engine(Protocol):
     """A live engine. Calls may come concurrently from one event loop."""
 
     async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
-        """Start requests together, in this order, before any step; returns their responses to come."""
+        """Start requests together, in this order, before the next step. Return their future responses."""
         ...
 
     async def pause(self) -> None:
-        """Stop stepping; requests in flight are kept, new ones, even several together, are accepted and wait."""
+        """Stop stepping. Requests in flight are kept; new ones, also several together, are accepted and wait."""
         ...
 
     async def resume(self, *, clear_cache: bool) -> None:
-        """Go on. With `clear_cache`, keys and values of requests in flight are computed anew."""
+        """Continue. With `clear_cache`, the KV cache of requests in flight is recomputed."""
         ...
 
     async def weights_call(self, method: str, **kwargs: Any) -> None:
-        """One call of vLLM's weight-transfer API on every worker."""
+        """Call a method of vLLM's weight-transfer API on every worker."""
         ...
 
     async def set_version(self, version: int) -> None:
-        """Tokens from here on are labelled with this version."""
+        """Label tokens that are sampled from now on with this version."""
         ...
 
     async def sleep(self) -> None:
-        """Pause, and give back the device's memory where it is shared; what is in flight waits."""
+        """Pause, and free the device's memory if it is shared. Requests in flight wait."""
         ...
 
     async def wake(self, part: Part) -> None:
-        """Take memory for weights, then, when these are loaded, for keys and values; then it goes on."""
+        """Allocate memory for the weights or, once these are loaded, for the KV cache; after that, continue."""
         ...
 
     async def close(self) -> None:
-        """End the engine."""
+        """Shut down the engine."""
         ...
 
 
 def environment(settings: EngineSettings) -> dict[str, str]:
-    """Environment variables an engine's process must have before torch and vLLM are imported."""
+    """Return the environment variables that an engine's process needs before torch and vLLM are imported."""
     extra = {} if settings.accelerators else CPU_ENVIRONMENT
     if settings.deterministic and settings.accelerators:
         extra = {**extra, "VLLM_BATCH_INVARIANT": "1"}
@@ -90,13 +90,13 @@ def environment(settings: EngineSettings) -> dict[str, str]:
 
 
 async def start_engine(model: str, settings: EngineSettings) -> Engine:
-    """Start an engine on a folder with config and tokenizer. It has no weights until the first update."""
+    """Start an engine for a folder with config and tokenizer. It has no weights until the first update."""
     os.environ.update(environment(settings))
     if settings.accelerators:
         return await start_async_engine(engine_arguments(model, settings), sleeps=settings.colocated)
     from deepcoder_trainer.sampler.stepped import SteppedEngine
 
-    # What this container may use, known only where the engine runs; read when torch is first imported.
+    # The container's CPU limit is known only here, on the engine's node. torch reads the variable when imported.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads(settings)))
     stepped = SteppedEngine(model, settings)
     await stepped.started()
@@ -104,7 +104,7 @@ async def start_engine(model: str, settings: EngineSettings) -> Engine:
 
 
 def threads(settings: EngineSettings) -> int:
-    """CPU threads that an engine in this process computes with."""
+    """Return the number of CPU compute threads of an engine in this process."""
     return compute_threads(settings.deterministic)
 
 
@@ -121,14 +121,14 @@ async def start_async_engine(arguments: dict[str, Any], *, sleeps: bool = False)
 
 
 class AsyncEngine:
-    """vLLM's asynchronous engine: the core and its workers in processes of their own.
+    """vLLM's asynchronous engine, whose core and workers are separate processes.
 
-    A wave that starts pauses it, and so does an update: it goes on when nobody has it paused any more, since an engine
-    resumed in the middle of an update would sample from half-loaded weights.
+    Both the start of a wave and an update pause the engine. Pauses are counted, and it continues after the last one
+    ends: if a wave resumed it in the middle of an update, it would sample from half-loaded weights.
     """
 
     def __init__(self, engine: Any, tokenizer: Any, *, sleeps: bool = False) -> None:
-        """`tokenizer` writes responses as text. `sleeps`: vLLM was started with its sleep mode, which no CPU has."""
+        """`tokenizer` decodes responses. `sleeps`: vLLM was started with its sleep mode, which CPUs do not support."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._sleeps = sleeps
@@ -136,7 +136,7 @@ class AsyncEngine:
         self._switching = asyncio.Lock()
 
     async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
-        """Start requests; several only begin to run when all have been added."""
+        """Start requests. Several requests start to run only when all of them have been added."""
         if len(requests) == 1:
             return await self._add(requests)
         await self.pause()
@@ -165,14 +165,14 @@ class AsyncEngine:
             raise refusal(error) or SamplerLost(f"the engine failed: {error}") from error
 
     async def pause(self) -> None:
-        """Freeze requests in flight; each pause needs a resume of its own."""
+        """Freeze requests in flight. Each pause needs its own `resume`."""
         async with self._switching:
             if not self._pauses:
                 await self._engine.pause_generation(mode="keep", clear_cache=False)
             self._pauses += 1
 
     async def resume(self, *, clear_cache: bool) -> None:
-        """Go on, unless somebody else has it paused."""
+        """Continue, unless another pause remains."""
         async with self._switching:
             if clear_cache:
                 await self._engine.reset_prefix_cache(reset_running_requests=True)
@@ -181,31 +181,32 @@ class AsyncEngine:
                 await self._engine.resume_generation()
 
     async def weights_call(self, method: str, **kwargs: Any) -> None:
-        """One call of the weight-transfer API."""
+        """See `Engine`."""
         await self._engine.collective_rpc(method, kwargs=kwargs)
 
     async def set_version(self, version: int) -> None:
-        """Label tokens from here on."""
+        """See `Engine`."""
         await self._engine.update_weight_version(str(version))
 
     async def sleep(self) -> None:
-        """Pause, and discard weights, keys and values: new weights come before it wakes.
+        """Pause, and discard weights and KV cache. New weights are loaded before `wake`.
 
-        A stop may find requests in flight. They are kept, for vLLM would end them as if the engine had failed.
+        During a stop there may be requests in flight. They are kept: vLLM would otherwise abort them, which looks like
+        a failure of the engine.
         """
         await self.pause()
         if self._sleeps:
             await self._engine.sleep(level=2, mode="keep")
 
     async def wake(self, part: Part) -> None:
-        """Take memory for a part; with the last one it goes on, which vLLM does by itself then."""
+        """Allocate memory for `part`. With the last part, the engine continues; vLLM resumes by itself then."""
         if self._sleeps:
             await self._engine.wake_up(tags=[part])
         if part == "kv_cache":
             await self.resume(clear_cache=False)
 
     async def close(self) -> None:
-        """End the processes."""
+        """Shut down the processes."""
         self._engine.shutdown()
 
 
@@ -219,10 +220,10 @@ async def update_weights(
     cards: Sequence[CardWeights] = (),
     broadcast: BroadcastWeights | None = None,
 ) -> None:
-    """Pause, load all, label, resume. An error leaves the engine paused.
+    """Pause the engine, load all weights, set the version, and resume. An error leaves the engine paused.
 
-    Each chunk is fetched when its turn comes; of `cards`, each worker takes the weights that lie on its own, and of
-    `broadcast` what the learner sends meanwhile.
+    Each chunk is fetched only when it is loaded next. With `cards`, each worker loads the weights from its own GPU;
+    with `broadcast`, it receives what the learner sends meanwhile.
     """
     from deepcoder_trainer.sampler.weights import shared_chunk
 

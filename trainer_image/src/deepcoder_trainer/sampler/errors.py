@@ -1,7 +1,7 @@
-"""The loss that no other sampler can mend: weights that are gone from the object store.
+"""Weights that are lost from the object store, which replacing a sampler cannot fix.
 
-It is the learner's loss and not the sampler's, so that the push ends with it at once instead of replacing one engine
-after another, each of which would fail to fetch the same weights.
+The error counts as a loss of the learner and not of the sampler. So the push fails at once, instead of replacing one
+engine after another, each of which would fail to fetch the same weights.
 """
 
 from __future__ import annotations
@@ -10,4 +10,4 @@ from deepcoder_trainer.errors import LearnerLost
 
 
 class WeightsLost(LearnerLost):
-    """The newest weights cannot be fetched by anybody any more."""
+    """No sampler can fetch the newest weights any more."""

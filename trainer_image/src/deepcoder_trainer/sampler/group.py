@@ -28,26 +28,26 @@ from deepcoder_trainer.types import Generation, GenerationRequest, Wave, WeightR
 log = logging.getLogger(__name__)
 
 MOVES = 3
-"""Samplers one request may lose before the loss is the caller's."""
+"""Number of times that a request moves to another sampler. If that one is lost too, the caller gets the error."""
 REPLACEMENTS = 4
-"""Times in a row that a sampler is replaced before one of them has answered a request; then its place stays empty."""
+"""Number of replacements in a row without a response, after which a sampler's place stays empty."""
 PAUSE_SECONDS = 5.0
 """Pause before the second replacement in a row; it doubles with each further one."""
 START_SECONDS = 900.0
-"""Longest time a sampler may take to start, its node's arrival included."""
+"""Deadline for a sampler to start, including the arrival of its node."""
 UPDATE_SECONDS = 600.0
-"""Longest time one weight update may take; a sampler that takes longer is given up."""
+"""Deadline for one weight update, after which a sampler counts as lost."""
 SILENT_SECONDS = 600.0
-"""Longest time in which no response comes back from a sampler that has requests, besides `TOKEN_SECONDS` a token."""
+"""Longest silence of a sampler that has requests, plus `TOKEN_SECONDS` per token of the response limit."""
 TOKEN_SECONDS = 0.25
-"""Longest time one token of a response may take on average."""
+"""Longest average time per token of a response."""
 
 
 class Engine(Protocol):
-    """One sampler as the group sees it; every call may raise SamplerLost, an update also WeightsLost."""
+    """One sampler of the group. Every call may raise SamplerLost, and an update also WeightsLost."""
 
     async def start(self) -> int | None:
-        """Start; called once. Returns the number of CPU threads that it computes with, None on a GPU."""
+        """Start; called once. Return the number of CPU compute threads, None on a GPU."""
         ...
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -59,15 +59,15 @@ class Engine(Protocol):
         ...
 
     async def sleep(self) -> None:
-        """Give the device to the learner."""
+        """Release the device's memory to the learner."""
         ...
 
     async def wake(self) -> None:
-        """Take it back."""
+        """Take the memory back."""
         ...
 
     async def close(self) -> None:
-        """End it, dead or alive."""
+        """Shut down, whether alive or dead."""
         ...
 
 
@@ -77,22 +77,23 @@ class _Member:
     number: int
     longest_silence: float
     losses: int = 0
-    """Samplers in its place that were lost before it without having answered."""
+    """Number of predecessors in its place that were lost in a row without a response."""
     load: int = 0
-    """Tokens that were asked of it and have not come back."""
+    """Sum of the response limits, in tokens, of its outstanding requests."""
     version: int | None = None
+    """Version of its weights."""
     answered_at: float = 0.0
     """Loop time of its last response."""
     threads: int | None = None
-    """CPU threads that it computes with."""
+    """Number of CPU compute threads."""
 
     @property
     def name(self) -> str:
-        """What it and the learner call it; no other ever has it."""
+        """Unique name under which it and the learner form a broadcast group."""
         return f"sampler-{self.number}"
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Its response; raises `SamplerLost` when the engine died, or has answered nothing for too long."""
+        """Sample one response. Raises `SamplerLost` if the engine died or has been silent for too long."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         silence = min(SILENT_SECONDS + TOKEN_SECONDS * request.max_tokens, self.longest_silence)
@@ -115,18 +116,19 @@ class _Member:
 
 @dataclass
 class SamplerGroup:
-    """The `Sampler` protocol over several engines."""
+    """Implements the `Sampler` protocol with several engines."""
 
     make: Callable[[], Engine]
-    """Makes an engine that is not started yet."""
+    """Creates an engine without starting it."""
     size: int
+    """Number of engines."""
     clear_cache: bool = False
-    """Whether an update in flight recomputes keys and values of what was sampled before it."""
+    """Whether an update in flight recomputes the KV cache of tokens that were sampled before it."""
     replacements: int = REPLACEMENTS
-    """How often in a row a sampler is replaced. 0 where a learner has the device's memory in turns: a new engine would
-    take memory when it is not its turn."""
+    """Number of replacements in a row without a response. 0 if samplers and learner share devices: a new engine would
+    take memory during the learner's turn."""
     longest_silence: float = math.inf
-    """Seconds without a response after which a sampler is given up, however long one may take."""
+    """Upper bound, in seconds, of the silence after which a sampler counts as lost."""
     _members: list[_Member] = field(default_factory=list)
     _replacing: set[asyncio.Task[None]] = field(default_factory=set)
     _weights: tuple[WeightRefs, int] | None = None
@@ -134,28 +136,29 @@ class SamplerGroup:
     _made: int = 0
     _failure: BaseException | None = None
     _unfetchable: WeightsLost | None = None
-    """Why nobody can get the newest weights any more."""
+    """Why no sampler can get the newest weights any more."""
     _receiving: bool = False
-    """Whether the learner sends weights now."""
+    """Whether the learner is sending weights."""
     _closed: bool = False
     restarts: int = 0
-    """Samplers that were replaced."""
+    """Number of samplers that were replaced."""
     failed_updates: int = 0
-    """Updates of one sampler's weights that failed."""
+    """Number of failed weight updates, counted per sampler."""
 
     async def start(self) -> None:
-        """Start all engines at once; raises the first failure."""
+        """Start all engines at once. Raises the first failure."""
         await asyncio.gather(*(self._add() for _ in range(self.size)))
 
     @property
     def threads(self) -> tuple[int, ...]:
-        """CPU threads that each computes with, in the order in which waves are shared out; none on GPUs."""
+        """CPU compute threads of each engine, in the order in which `share_of` numbers them; empty on GPUs."""
         return tuple(member.threads for member in self._members if member.threads)
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Sample one response on the least loaded engine; moves on when that engine dies.
+        """Sample one response on the least loaded engine. If that engine dies, try another one.
 
-        Requests of a wave go where their position says and never move: which of them share an engine decides the bits.
+        Requests of a wave are assigned by position and never move, because the result depends, in its last bits, on
+        which requests share an engine. Raises `SamplerLost` after `MOVES` moves, or if no engine is left.
         """
         if request.wave is not None:
             members = self._members
@@ -174,7 +177,7 @@ class SamplerGroup:
         raise AssertionError("unreachable")
 
     def each(self) -> list[Callable[[GenerationRequest], Awaitable[Generation]]]:
-        """A way to ask each engine that has the newest weights, however loaded it is. What it is asked never moves."""
+        """Return one function per engine with the newest weights, which samples on that engine only."""
 
         def asking(member: _Member) -> Callable[[GenerationRequest], Awaitable[Generation]]:
             async def ask(request: GenerationRequest) -> Generation:
@@ -189,9 +192,10 @@ class SamplerGroup:
         return [asking(member) for member in self._ready()]
 
     async def update_weights(self, refs: WeightRefs, version: int) -> None:
-        """Load new weights into every engine; those that fail are replaced, and get them when they are up.
+        """Load new weights into every engine. Failed engines are replaced, and replacements get the weights when up.
 
-        Raises `WeightsLost` when the weights are gone with the learner, `SamplerLost` when no engine can load them.
+        Returns when at least one engine has them. Raises `WeightsLost` if the weights are lost with the learner, and
+        `SamplerLost` if no engine can load them.
         """
         self._weights, self._unfetchable = (refs, version), None
         members = list(self._members)
@@ -202,7 +206,7 @@ class SamplerGroup:
         await self._pick()  # at least one has them
 
     async def _receive(self, members: list[_Member], sending: Awaitable[None]) -> None:
-        """Have all load what the learner sends meanwhile; its own failure is raised at once."""
+        """Let all members receive what the learner sends. Raises a failure of the learner at once."""
         self._receiving = True
         updates = [asyncio.ensure_future(self._update(member, sent=True)) for member in members]
         sent = asyncio.ensure_future(sending)
@@ -215,12 +219,12 @@ class SamplerGroup:
             await self._notify()
 
     async def sleep(self) -> None:
-        """All engines sleep when it returns; one that does not has been ended, and holds no memory either."""
+        """Put all engines to sleep. An engine that fails to is closed, so that it does not hold memory either."""
         await self._in_turn(lambda engine: engine.sleep())
         await asyncio.gather(*self._replacing)
 
     async def wake(self) -> None:
-        """All engines sample again. Raises `SamplerLost` when none does."""
+        """Wake all engines. Raises `SamplerLost` if none is left."""
         await self._in_turn(lambda engine: engine.wake())
         await self._pick()
 
@@ -235,7 +239,7 @@ class SamplerGroup:
         await asyncio.gather(*(one(member) for member in list(self._members)))
 
     async def close(self) -> None:
-        """End all engines."""
+        """Shut down all engines."""
         self._closed = True
         for task in self._replacing:
             task.cancel()
@@ -244,7 +248,10 @@ class SamplerGroup:
         self._members.clear()
 
     async def _pick(self) -> _Member:
-        """The least loaded engine that has the newest weights (lowest number on a tie); waits for one to be up."""
+        """Wait for an engine with the newest weights; return the least loaded one, on a tie that of lowest number.
+
+        Raises `WeightsLost` or `SamplerLost` if there can be none.
+        """
         async with self._changed:
             while True:
                 if ready := self._ready():
@@ -270,16 +277,16 @@ class SamplerGroup:
             await member.engine.close()
             raise
         self._members.append(member)
-        self._members.sort(key=lambda m: m.number)  # a wave is shared out by place, whoever was up first
+        self._members.sort(key=lambda m: m.number)  # a wave is distributed by position, not by order of start
         await self._update(member)
         await self._notify()
 
     async def _update(self, member: _Member, *, sent: bool = False) -> None:
-        """Bring it to the newest weights. Those that the learner sends must be on their way, `sent`."""
+        """Load the newest weights into a member. `sent`: the learner is broadcasting them now."""
         while self._weights is not None and member.version != self._weights[1] and member in self._members:
             refs, version = self._weights
             if refs.broadcast is not None and not sent:
-                return  # it joins at the next version
+                return  # the member gets the next version
             try:
                 async with asyncio.timeout(UPDATE_SECONDS):
                     await member.engine.update_weights(refs.to(member.name), version, self.clear_cache)
@@ -288,7 +295,7 @@ class SamplerGroup:
                 if self._weights == (refs, version):
                     self._unfetchable = error
                     await self._notify()
-                else:  # newer ones are on their way, but not into an engine that is half updated
+                else:  # there are newer weights, but a half-updated engine cannot load them
                     self._lost(member, error)
                 return
             except (SamplerLost, TimeoutError) as error:
@@ -299,7 +306,7 @@ class SamplerGroup:
             await self._notify()
 
     def _lost(self, member: _Member, error: BaseException) -> None:
-        """Take an engine out and start another in its place; the first of its requests to notice does so."""
+        """Remove an engine and start a replacement. Only the first call per engine has an effect."""
         if member not in self._members or self._closed:
             return
         self._members.remove(member)
@@ -333,14 +340,14 @@ class SamplerGroup:
 
 
 def share_of(request: GenerationRequest, wave: Wave, engines: int) -> tuple[int, GenerationRequest]:
-    """Which engine a request of a wave goes to, and the request as part of that engine's own, smaller wave."""
+    """Return the engine for a request of a wave, and the request as part of that engine's own, smaller wave."""
     number = wave.position % engines
     size = (wave.size - number + engines - 1) // engines
     return number, replace(request, wave=Wave(wave.name, wave.position // engines, size))
 
 
 class ActorEngine:
-    """A sampler actor as a group member: Ray's errors become SamplerLost."""
+    """Wraps a sampler actor as an `Engine`. Ray's errors become SamplerLost."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -367,7 +374,7 @@ class ActorEngine:
         await _answer(self._actor.wake.remote())
 
     async def close(self) -> None:
-        """Ask the engine to end, then end its process."""
+        """Shut down the engine within 10 s, then kill its process."""
         import ray
 
         with contextlib.suppress(Exception):
@@ -377,7 +384,7 @@ class ActorEngine:
 
 
 async def _answer(reference: Awaitable[Any], *, refusable: bool = False) -> Any:
-    """What the actor answers. With `refusable`, a ValueError is the request's own fault and not the engine's."""
+    """Return the actor's answer. With `refusable`, a ValueError means an invalid request and is raised as it is."""
     import ray.exceptions
 
     try:
@@ -387,5 +394,5 @@ async def _answer(reference: Awaitable[Any], *, refusable: bool = False) -> Any:
         if isinstance(cause, WeightsLost) or (refusable and isinstance(cause, ValueError)):
             raise cause from None
         raise SamplerLost(str(cause)) from error
-    except ray.exceptions.RayError as error:  # the actor died, or its node with an answer that was not fetched yet
+    except ray.exceptions.RayError as error:  # the actor died, or its node before the answer was fetched
         raise SamplerLost(str(error)) from error

@@ -12,7 +12,7 @@ BACKEND = "deepcoder"
 
 
 def register() -> None:
-    """Make the backend known to this process's vLLM."""
+    """Register the backend with vLLM in this process."""
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
     if BACKEND not in WeightTransferEngineFactory._registry:

@@ -18,7 +18,7 @@ CHUNK_BYTES = 256 << 20
 
 
 async def push_pretrained(sampler: Sampler, directory: Path, version: int, dtype: str) -> None:
-    """Load a model's weights into all engines. `dtype` is the engines' (`float32` or `bfloat16`)."""
+    """Load a model's weights into all engines. `dtype` is that of the engines (`float32` or `bfloat16`)."""
     refs = await asyncio.to_thread(_put_chunks, directory, dtype)
     await sampler.update_weights(refs, version)
 
@@ -30,7 +30,7 @@ def _put_chunks(directory: Path, dtype: str) -> WeightRefs:
 
 
 def pretrained_chunks(directory: Path, dtype: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Mapping[str, Any]]:
-    """All tensors of a folder as chunks of numpy arrays; bfloat16 as uint16. Raises BadConfig without any file."""
+    """Yield all tensors of a folder in chunks of numpy arrays; bfloat16 as uint16. Raises BadConfig without a file."""
     import torch
     from safetensors import safe_open
 

@@ -20,51 +20,51 @@ from deepcoder_trainer.modelconfig import rope_entries
 
 GIB = 1 << 30
 CPU_SEQUENCES = 512
-"""Sequences one CPU engine runs at once. A step of a small model costs mostly what it costs for any number: 384 at once
-take 30 % less CPU time a token than 128."""
+"""Sequences that a CPU engine runs at once. Most of a small model's step time does not depend on their number: 384 at
+once take 30 % less CPU time per token than 128."""
 CPU_PREFILL_TOKENS = 4096
 GPU_SEQUENCES = 1024
-"""Upper bound for a GPU engine, as in the published recipe; KV memory is what limits it."""
+"""Upper bound of a GPU engine, as in the published recipe; in practice KV memory limits it."""
 CPU_KV_BYTES = 2 * GIB
-"""Most KV memory a CPU engine takes."""
+"""Largest KV memory of a CPU engine."""
 PREFILL_TOKENS = 32_000
 """Token budget of a scheduler step on GPUs, as in the published recipe."""
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine needs to know before it starts."""
+    """Settings of an engine that are fixed at its start."""
 
     dtype: str
     """`bfloat16` or `float32`."""
     max_model_len: int
-    """Longest prompt and response together, in tokens."""
+    """Largest number of tokens of prompt and response together."""
     max_num_seqs: int
     """Sequences that run at once; the rest wait."""
     max_num_batched_tokens: int
     """Tokens in one scheduler step."""
     kv_cache_bytes: int | None
-    """KV memory; None lets vLLM take its share of the device."""
+    """KV memory; None: vLLM takes `memory_share` of the device."""
     tensor_parallel: int = 1
     accelerators: bool = False
     seed: int = 0
-    """Of the engine's own generator."""
+    """Seed of the engine's own generator."""
     deterministic: bool = False
     prefix_caching: bool = False
     """Whether samples of one problem share their prompt's keys and values."""
     colocated: bool = False
-    """Whether it takes turns with a learner on its device."""
+    """Whether the engine takes turns with a learner on its device."""
     model_entries: Mapping[str, Any] = field(default_factory=dict)
-    """What stands in the place of the model's config.json: scaled rotary positions."""
+    """Overrides of the model's config.json: scaled rotary positions."""
 
     @property
     def memory_share(self) -> float:
-        """Share of the GPU's memory that it takes while it is awake."""
+        """Share of the GPU's memory that the engine takes while it is awake."""
         return COLOCATED_SHARE if self.colocated else MEMORY_SHARE
 
 
 def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> EngineSettings:
-    """Settings of each of the attempt's engines."""
+    """Return the settings of the attempt's engines."""
     recipe = config.recipe
     dtype = recipe.precision.dtype
     longest = recipe.max_prompt_tokens + max(config.longest_context_tokens, config.stage.context_tokens)
@@ -72,7 +72,7 @@ def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> Eng
     if accelerators:
         sequences, budget, kv = GPU_SEQUENCES, max(PREFILL_TOKENS, longest), None
     else:
-        # vLLM rounds up to whole blocks; one block a sequence is added so that the last one fits.
+        # vLLM rounds up to whole blocks, so each sequence gets one block (128 tokens) more.
         per_sequence = (longest + 128) * kv_bytes_per_token(model_config, dtype)
         sequences = max(1, min(CPU_SEQUENCES, CPU_KV_BYTES // per_sequence))
         budget, kv = max(CPU_PREFILL_TOKENS, longest), max(sequences * per_sequence, 64 << 20)
@@ -87,6 +87,6 @@ def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> Eng
         deterministic=recipe.deterministic,
         colocated=config.stage.colocated,
         model_entries=rope_entries(model_config, config.stage.rope),
-        # Updates in flight keep the cache of what is being sampled; a shared prompt would stay that of old weights.
+        # In window order, updates in flight keep the KV cache, so a shared prompt would stay computed with old weights.
         prefix_caching=accelerators and recipe.order is Order.STRICT and not recipe.deterministic,
     )

@@ -16,14 +16,14 @@ from deepcoder_trainer.sampler.settings import engine_settings
 from deepcoder_trainer.seeds import seed
 
 STALL_SHARE = 0.8
-"""Share of the stage's stallSeconds that a silent sampler may take: it is replaced before all counts as stalled."""
+"""Share of the stage's stallSeconds after which a silent sampler is replaced, before the stage counts as stalled."""
 
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
 
 def model_files(directory: Path) -> dict[str, bytes]:
-    """Config and tokenizer of a folder in Hugging Face layout; weights stay where they are."""
+    """Return the contents of config and tokenizer files of a folder in Hugging Face layout, without weights."""
     skipped = {path for pattern in _WEIGHTS for path in directory.glob(pattern)}
     return {
         path.name: path.read_bytes()
@@ -34,16 +34,16 @@ def model_files(directory: Path) -> dict[str, bytes]:
 
 
 def engine_seed(config: StageConfig, number: int) -> int:
-    """Seed of an engine's own generator, which unseeded requests draw from.
+    """Return the seed of an engine's own generator, which serves requests without a seed.
 
-    Each engine of each attempt has another: with one for all, samples of a group that land on two engines at the same
-    step would be the same text.
+    Each engine of each attempt has a different seed. With the same one, two engines that run samples of the same group
+    at the same engine step would produce the same text.
     """
     return seed(config.recipe.seed, "engine", config.stage.name, config.ordinal, number) % 2**31
 
 
 async def start_samplers(config: StageConfig, model_dir: Path, places: Sequence[Any] = ()) -> SamplerGroup:
-    """Start `stage.resources.samplers` engines; with `places`, those that each shares with a learner."""
+    """Start `stage.resources.samplers` engines. `places` are the placements that each shares with a learner rank."""
     from deepcoder_trainer.sampler.actor import create_actor
 
     settings = engine_settings(config, read_model_config(model_dir))

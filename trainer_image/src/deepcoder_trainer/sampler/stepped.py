@@ -31,7 +31,7 @@ from deepcoder_trainer.types import Generation, GenerationRequest
 
 @dataclass
 class _Call:
-    """Something for the stepping thread to do between two steps."""
+    """A function that the stepping thread calls between two steps."""
 
     function: Callable[[Any], Any]
     done: Future[Any]
@@ -45,14 +45,14 @@ class SteppedEngine:
         self._waiting: dict[str, Future[Generation]] = {}
         self._pauses = 0
         self._tokenizer: Any = None
-        """The model's, once the engine is started."""
+        """The model's tokenizer, once the engine is started."""
         self._failure: BaseException | None = None
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(model, settings), name="vllm-step", daemon=True)
         self._thread.start()
 
     async def started(self) -> None:
-        """Wait until the engine is up; raises what kept it from starting."""
+        """Wait until the engine is up. Raises the error that kept it from starting."""
         await asyncio.wrap_future(self._ready)
 
     async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
@@ -71,7 +71,7 @@ class SteppedEngine:
         return [asyncio.wrap_future(result) for result in added]
 
     async def pause(self) -> None:
-        """Stop stepping; each pause needs a resume of its own."""
+        """Stop stepping. Each pause needs its own `resume`."""
 
         def pause(_engine: Any) -> None:
             self._pauses += 1
@@ -79,7 +79,7 @@ class SteppedEngine:
         await asyncio.wrap_future(self._submit(pause))
 
     async def resume(self, *, clear_cache: bool) -> None:
-        """Step again, unless somebody else has it paused."""
+        """Step again, unless another pause remains."""
 
         def resume(engine: Any) -> None:
             if clear_cache:
@@ -89,31 +89,31 @@ class SteppedEngine:
         await asyncio.wrap_future(self._submit(resume))
 
     async def weights_call(self, method: str, **kwargs: Any) -> None:
-        """One call of the weight-transfer API."""
+        """See `Engine`."""
         await asyncio.wrap_future(self._submit(lambda engine: engine.collective_rpc(method, kwargs=kwargs)))
 
     async def set_version(self, version: int) -> None:
-        """Label tokens from here on."""
+        """See `Engine`."""
         await asyncio.wrap_future(self._submit(lambda engine: engine.set_weight_version(str(version))))
 
     async def sleep(self) -> None:
-        """Pause: vLLM gives no memory back on CPUs."""
+        """Pause. vLLM cannot free memory on CPUs."""
         await self.pause()
 
     async def wake(self, part: Part) -> None:
-        """Go on when all is awake."""
+        """Continue after the last part."""
         if part == "kv_cache":
             await self.resume(clear_cache=False)
 
     async def close(self) -> None:
-        """End the thread; requests in flight raise SamplerLost."""
+        """End the thread. Requests in flight raise SamplerLost."""
         self._calls.put(None)
         await asyncio.to_thread(self._thread.join, 30)
 
     def _submit(self, function: Callable[[Any], Any]) -> Future[Any]:
         done: Future[Any] = Future()
         self._calls.put(_Call(function, done))
-        if self._failure is not None:  # the thread has ended, or ends now: nobody may be left to answer
+        if self._failure is not None:  # the thread has ended or is ending, and may never serve this call
             self._fail_rest()
         return done
 
@@ -160,7 +160,7 @@ class SteppedEngine:
         return engine
 
     def _serve_calls(self, engine: Any) -> bool:
-        """Do all waiting calls; wait for one while there is nothing to step. False ends the engine."""
+        """Serve all waiting calls, and block for one while there is nothing to step. Return False to end the engine."""
         while True:
             idle = self._pauses > 0 or not engine.has_unfinished_requests()
             try:
@@ -197,7 +197,7 @@ def _fail(future: Future[Any], error: Exception) -> None:
 
 @contextmanager
 def _temporary_files_in(folder: str) -> Iterator[None]:
-    """vLLM leaves a file behind for each engine, by which its ranks would meet: here it goes with the model."""
+    """Let vLLM create its temporary files in the model's folder: it leaves one rendezvous file behind per engine."""
     before, tempfile.tempdir = tempfile.tempdir, folder
     try:
         yield
@@ -206,27 +206,28 @@ def _temporary_files_in(folder: str) -> Iterator[None]:
 
 
 def leave_the_compiler_out() -> None:
-    """vLLM begins by mending torch's compiler, and loads all of it for that: a quarter of what loading vLLM takes. On
-    CPUs nothing is compiled (TORCHDYNAMO_DISABLE)."""
-    _stand_in("vllm.env_override", _apply_constrain_to_fx_strides_patch=lambda: None)  # what others want of it
+    """Replace vLLM's patches of torch's compiler, whose import is a quarter of vLLM's load time. On CPUs nothing is
+    compiled (TORCHDYNAMO_DISABLE)."""
+    _stand_in("vllm.env_override", _apply_constrain_to_fx_strides_patch=lambda: None)  # the name that vLLM imports
 
 
 def leave_the_server_out() -> None:
-    """vLLM's engine loads what its server answers with, as all of OpenAI's types, for the names of two classes: another
-    quarter. Responses here are tokens: none is parsed, and no tool is called."""
+    """Replace modules of vLLM's API server, which the engine imports for the names of two classes. They import all of
+    OpenAI's types, another quarter of the load time. Responses here are tokens: none is parsed, and no tool is called.
+    """
     _stand_in("vllm.parser.engine.adapters", ParserEngineReasoningAdapter=type("ParserEngineReasoningAdapter", (), {}))
     _stand_in("vllm.entrypoints.mcp.tool_server", ToolServer=type("ToolServer", (), {}))
 
 
 def _stand_in(module: str, **names: Any) -> None:
-    """In the place of a module of vLLM's that nobody has loaded yet."""
+    """Put an empty module with these names in the place of a vLLM module, unless it has been imported."""
     found = ModuleType(module)
     vars(found).update(names)
     sys.modules.setdefault(module, found)
 
 
 def register_architecture(model: str) -> None:
-    """Import the model's class here; vLLM otherwise starts a process that imports all of torch to look at it."""
+    """Import the model's class in this process. Otherwise vLLM starts a process that imports torch to inspect it."""
     from transformers import AutoConfig
     from vllm.model_executor.models import ModelRegistry
 

@@ -15,19 +15,19 @@ from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, VersionSpan
 
 FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
-"""vLLM's reasons for the end of a response; all others (abort, error, repetition) are no end of it."""
+"""vLLM's finish reasons of a complete response. Any other reason (abort, error, repetition) means that it is not."""
 
 
 Part = Literal["weights", "kv_cache"]
-"""What an engine that slept takes memory for, in this order; vLLM's own names."""
+"""vLLM's names of what a waking engine allocates memory for, in this order."""
 
 
 def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
-    """vLLM's engine arguments."""
+    """Return vLLM's engine arguments."""
     common: dict[str, Any] = {
         "model": model,
         "trust_remote_code": False,
-        "load_format": "dummy",  # the learner's weights come before the first request
+        "load_format": "dummy",  # the learner's weights are loaded before the first request
         "dtype": settings.dtype,
         "seed": settings.seed,
         "max_model_len": settings.max_model_len,
@@ -42,10 +42,10 @@ def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
         "hf_overrides": dict(settings.model_entries),
     }
     if settings.accelerators:
-        # Asleep, it leaves the learner on its card what it had taken for weights, keys and values.
+        # In sleep mode the engine frees its weights and KV cache for the learner on the same GPU.
         common |= {"gpu_memory_utilization": settings.memory_share, "enable_sleep_mode": settings.colocated}
     else:
-        # A seeded request whose prefill is split ends the engine on CPUs, hence no chunked prefill.
+        # On CPUs, chunked prefill of a seeded request crashes the engine.
         common |= {
             "enforce_eager": True,
             "kv_cache_memory_bytes": settings.kv_cache_bytes,
@@ -57,7 +57,7 @@ def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
 
 
 def sampling_parameters(request: GenerationRequest) -> Any:
-    """vLLM's SamplingParams of a request: one final answer, log-probabilities of the sampled tokens alone."""
+    """Return vLLM's SamplingParams: one final output, with log-probabilities of the sampled tokens only."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
@@ -67,18 +67,18 @@ def sampling_parameters(request: GenerationRequest) -> Any:
         max_tokens=request.max_tokens,
         logprobs=0,
         flat_logprobs=True,
-        detokenize=False,  # vLLM would decode token by token, and each again for its log-probability
+        detokenize=False,  # vLLM would decode each token by itself, and once more for its log-probability
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
 def generation_from(output: Any, tokenizer: Any) -> Generation:
-    """A finished vLLM output as our value, its text decoded once.
+    """Convert a finished vLLM output, and decode its text once.
 
-    `tokenizer` is the one that made the prompts (`load_tokenizer`), not vLLM's. vLLM takes the class that
+    `tokenizer` is the one that made the prompts (`load_tokenizer`), not vLLM's. vLLM uses the class that
     tokenizer_config.json names. Several models name Llama's, which ignores the decoder in their tokenizer.json and
     writes `defĠf():Ċ` for a line of code (DeepSeek-R1-Distill-Llama, DeepSeek-R1-0528-Qwen3-8B).
-    Raises `SamplerLost` for an output that ended for a reason of the engine's: half a response is none to learn from.
+    Raises `SamplerLost` if the engine itself ended the output: a partial response must not be trained on.
     """
     completion = output.outputs[0]
     if completion.finish_reason not in FINISHES:
@@ -95,7 +95,10 @@ def generation_from(output: Any, tokenizer: Any) -> Generation:
 
 
 def refusal(error: BaseException) -> ValueError | None:
-    """The error as the request's own fault, None if it is the engine's. vLLM's own kind is no ValueError."""
+    """Return `error` as a ValueError if the request is invalid, None if the engine failed.
+
+    vLLM's own validation error is not a ValueError.
+    """
     from vllm.exceptions import VLLMValidationError
 
     if isinstance(error, ValueError):

@@ -1,8 +1,8 @@
 """Waves: requests that an engine must start together and in order, so that every run steps through the same batches.
 
-Ray delivers requests to an actor in any order. In deterministic mode each request names its wave, its place in it, and
-the wave's size. Requests are held here until the last one has arrived. A wave that never becomes complete, because its
-controller died, holds only its requests and ends with the actor.
+Ray delivers requests to an actor in any order. In deterministic mode each request names its wave, its position, and the
+wave's size. Requests are held here until the last one has arrived. If the controller dies, an incomplete wave keeps its
+requests until the actor ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from deepcoder_trainer.types import Generation, GenerationRequest
 
 
 class Begins(Protocol):
-    """The part of an engine that is needed here."""
+    """The part of an engine that `Waves` needs."""
 
     async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
         """Start requests together, in this order."""
@@ -29,7 +29,7 @@ class Waves:
         self._held: dict[str, dict[int, tuple[GenerationRequest, asyncio.Future[Awaitable[Generation]]]]] = {}
 
     async def generate(self, engine: Begins, request: GenerationRequest) -> Generation:
-        """Sample one response; a request of a wave starts when all of its wave are here."""
+        """Sample one response. A request of a wave starts when the wave is complete."""
         if request.wave is None:
             [response] = await engine.begin([request])
             return await response

@@ -47,7 +47,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the kernel's shared memory, nam
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """There is nothing to agree on."""
+    """Empty: this backend needs no initialization."""
 
 
 @dataclass
@@ -58,35 +58,35 @@ class UpdateInfo(WeightTransferUpdateInfo):
     """A safetensors file that the worker can read."""
 
     cards: dict[str, Any] | None = None
-    """In its place: UUID of a card to (handle, tensors) of the buffer there (see `CardWeights`)."""
+    """Instead of a path: GPU UUID to (handle, tensors) of the buffer there (see `CardWeights`)."""
 
     broadcast: dict[str, Any] | None = None
-    """In its place: fields of `BroadcastWeights`, and the number format in which the learner sends."""
+    """Instead of a path: fields of `BroadcastWeights`, and the dtype in which the learner sends."""
 
 
 class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """The worker's side: loads chunks of Hugging Face-named tensors into the live model."""
+    """The worker side: loads tensors with Hugging Face names into the live model."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
     _mapped: torch.Tensor | None = None
-    """The learner's buffer, until all that was loaded from it is in place."""
+    """The learner's buffer, until the update is finished."""
     _group: BroadcastGroup | None = None
-    """With the learner that sends."""
+    """The broadcast group with learner rank 0."""
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Nothing to connect."""
+        """Do nothing: the group is joined at the first broadcast."""
 
     def start_weight_update(self) -> None:
         """Put the model's layers back into the layout that loading expects."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        # It warns of every layer without a tensor of its own (rotary tables, tied heads), at each update.
+        # vLLM warns at each update about every layer without its own tensor (rotary tables, tied heads).
         logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Load what has come; vLLM shards, fuses and casts each tensor as it does at start."""
+        """Load the tensors of one update. vLLM shards, fuses and casts each of them as it does at start."""
         if update_info.broadcast is not None:
             self._receive(**update_info.broadcast)
             return
@@ -101,56 +101,56 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
         self.model.load_weights([(tensor[0], placed(self._mapped, *tensor[1:])) for tensor in tensors])
 
     def _receive(self, host: str, port: int, receiver: str, tensors: Sequence[TensorShape], dtype: str) -> None:
-        """All weights, bucket by bucket, as they are sent; raises `GroupLost` when the learner does not send them."""
+        """Receive and load all weights, bucket by bucket. Raises `GroupLost` if the learner does not send in time."""
         if self._group is None:
             store = TCPStore(host, port, None, is_master=False, timeout=timedelta(seconds=RECEIVE_SECONDS))
             rank, size = 1 + self.parallel_config.rank, 1 + self.parallel_config.world_size
-            # For batch invariance vLLM restricts NCCL in its workers by variables that the learner does not have.
-            # NCCL does not reconcile them between ranks: a communicator with both would hang.
+            # For batch invariance, vLLM sets NCCL variables in its workers that the learner does not have. NCCL does
+            # not reconcile them between ranks: a communicator of both would hang.
             with unpinned_nccl_env():
                 self._group = BroadcastGroup(store, receiver, rank, size, self.device)
                 self._group.connect()
         for size, bucket in buckets(tensors, getattr(torch, dtype)):
-            # Layers that are not complete keep what was loaded: no buffer is used twice.
+            # Incomplete layers keep references to loaded tensors, so no buffer is reused.
             buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
             self._group.finish(self._group.begin(buffer))
             self.model.load_weights([(tensor[0], placed(buffer, *tensor[1:])) for tensor in bucket])
 
     def finish_weight_update(self) -> None:
-        """Process what was loaded (repacking on CPUs) into the tensors the kernels use."""
+        """Convert the loaded tensors to the layout that the kernels use (repacking on CPUs)."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
         self._repack_tied_head()
-        if self._mapped is not None:  # the learner frees it next
+        if self._mapped is not None:  # the learner frees the buffer after this
             if self._mapped.is_cuda:
                 torch.cuda.synchronize(self.device)
             self._mapped = None
 
     def _repack_tied_head(self) -> None:
-        """Pack a head that shares the embedding's weight anew.
+        """Repack a head that is tied to the embedding.
 
-        It receives no tensor of its own, so the reload leaves it alone, and on CPUs its packed copy would keep the
-        weights of the update before: log-probabilities of one model from the hidden states of another.
+        The reload skips it, because it receives no tensor of its own. On CPUs its packed copy would then keep the
+        previous weights, and the head of one model would be applied to the hidden states of another.
         """
         head = getattr(self.model, "lm_head", None)
         if head is not None and getattr(self.model_config.hf_config, "tie_word_embeddings", False):
             head.quant_method.process_weights_after_loading(head)
 
     def shutdown(self) -> None:
-        """Leave the learner's group."""
+        """Leave the broadcast group."""
         if self._group is not None:
             self._group.close()
 
 
 def card_of(device: torch.device) -> str:
-    """UUID of a worker's card, by whatever number this process knows it."""
+    """Return the UUID of a worker's GPU, which does not depend on its number in this process."""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def open_buffer(device: torch.device, handle: Sequence[Any]) -> torch.Tensor:
-    """The [n] bytes that another process shares on this card."""
-    _, *rest = handle  # the other process's number of the card
+    """Open the buffer, [n] uint8, that another process shares on this GPU."""
+    _, *rest = handle  # the first entry is the GPU's number in the other process
     storage = torch.UntypedStorage._new_shared_cuda(device.index or 0, *rest)
     return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
 
@@ -163,9 +163,9 @@ def _tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 @contextmanager
 def shared_chunk(chunk: Mapping[str, Any], dtype: str) -> Iterator[str]:
-    """A chunk of numpy arrays as a safetensors file in shared memory; yields its path and removes it afterwards.
+    """Write a chunk of numpy arrays to a safetensors file in shared memory, yield its path, and remove it afterwards.
 
-    bfloat16 arrives as uint16, since numpy has no such type.
+    bfloat16 arrives as uint16, because numpy has no bfloat16.
     """
     target = getattr(torch, dtype)
     tensors = {
@@ -179,7 +179,7 @@ def shared_chunk(chunk: Mapping[str, Any], dtype: str) -> Iterator[str]:
 
 
 def _writable(array: Any) -> Any:
-    """torch warns about read-only arrays (those in the object store are), though none is written here."""
+    """Return the array, or a copy if it is read-only, as in the object store: torch warns about read-only arrays."""
     if array.flags.writeable:
         return array
     return array.copy()
