@@ -45,3 +45,35 @@ def test_a_sequence_has_the_same_bits_in_any_company() -> None:
         alone = attend(q[:, :, part], k[:, :, part], v[:, :, part], [n])
         assert torch.equal(packed[:, part], alone)
         start += n
+
+
+def test_grouped_heads_in_float32_on_a_gpu_are_repeated_since_no_linear_kernel_takes_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No GPU is needed: the tensors have shapes and a device, and no values."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.nn import functional
+
+    asked = []
+
+    def recorded(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, enable_gqa: bool, **_: Any) -> Any:
+        asked.append((key.shape[1], value.shape[1], enable_gqa))
+        return query
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", recorded)
+    with FakeTensorMode():
+        q, k, v = (torch.empty(1, heads, 8, 4, device="cuda") for heads in (6, 2, 2))
+        attend(q, k, v, [5, 3])
+    assert asked == [(6, 6, False)] * 2
+
+
+def test_repeated_heads_attend_as_grouped_ones() -> None:
+    from torch.nn import functional
+
+    from deepcoder_trainer.grpo.attention import _repeat_heads
+
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 8, 4, dtype=torch.float64) for heads in (6, 2, 2))
+    grouped = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    repeated = functional.scaled_dot_product_attention(q, _repeat_heads(k, 3), _repeat_heads(v, 3), is_causal=True)
+    torch.testing.assert_close(grouped, repeated)

@@ -87,6 +87,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, segments:
         )
         assert isinstance(out, Tensor)
         return out.unsqueeze(0)
+    if query.is_cuda:
+        groups = query.shape[1] // key.shape[1]
+        key, value = _repeat_heads(key, groups), _repeat_heads(value, groups)
     parts = [
         functional.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
@@ -94,6 +97,17 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, segments:
         for q, k, v in zip(*(x.split(segments.lengths, dim=2) for x in (query, key, value)), strict=True)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _repeat_heads(x: Tensor, groups: int) -> Tensor:
+    """Return [1, KV heads × groups, N, D] from [1, KV heads, N, D], each head `groups` times in a row.
+
+    In float32 on CUDA, only the kernel that stores N × N scores accepts grouped heads (torch's documentation of
+    `enable_gqa`). Repeated heads are accepted by the memory-efficient kernel.
+    """
+    if groups == 1:
+        return x
+    return x.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
