@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 import yaml
+from rich.cells import cell_len
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
@@ -35,9 +36,9 @@ WIDE = 400
 """Columns where there is no terminal: a table in a pipe is not wrapped."""
 
 
-def console() -> Console:
-    """Standard output."""
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=False, soft_wrap=False)
+def _width() -> int:
+    """Return the width of standard output in columns."""
+    return Console().width if sys.stdout.isatty() else WIDE
 
 
 def document(value: Any, form: str) -> None:
@@ -55,17 +56,34 @@ def document(value: Any, form: str) -> None:
         sys.stdout.write(shown)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table without a frame; what is unknown is a dash."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, long: int = 0) -> None:
+    """Print a table without a frame. A dash stands for an unknown value.
+
+    If the terminal is too narrow, each of the last `long` columns gets a line of its own below its row, unfolded, so
+    that its value can be copied.
+    """
+    width, cells = _width(), [[cell(value) for value in row] for row in rows]
+    lines = _drawn(columns, cells, WIDE if long else width)
+    if not long or all(cell_len(line) <= width for line in lines):
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        return
+    head, *drawn = _drawn(columns[:-long], [row[:-long] for row in cells], WIDE)
+    sys.stdout.write(f"{head}\n")
+    for line, row in zip(drawn, cells, strict=True):
+        below = zip(columns[-long:], row[-long:], strict=True)
+        sys.stdout.writelines([f"{line}\n", *(f"  {name} {value}\n" for name, value in below)])
+
+
+def _drawn(columns: Sequence[str], cells: Iterable[Sequence[str]], width: int) -> list[str]:
     drawn = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="")
     for column in columns:
         drawn.add_column(column.upper(), overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(cell(value)) for value in row))
-    out = console()
+    for row in cells:
+        drawn.add_row(*map(Text, row))
+    out = Console(width=width, highlight=False, markup=False, soft_wrap=False)
     with out.capture() as captured:
         out.print(drawn)
-    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def cell(value: Any) -> str:

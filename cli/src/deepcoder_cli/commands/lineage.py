@@ -17,6 +17,8 @@ from deepcoder_client.run_folder import RunFolder
 from deepcoder_contracts.chain import Damaged, Link
 
 COLUMNS = ("kind", "stage", "step", "attempt", "created", "payload", "digest", "folder")
+_LONG = 3
+"""How many of the last columns do not fit a terminal of 80 columns beside the others."""
 
 
 @click.command(
@@ -104,7 +106,7 @@ def _show(links: list[Link], output: str) -> None:
     if output != "table":
         document([_fields(link) for link in links], output)
     elif links:
-        table(COLUMNS, (list(_fields(link).values())[: len(COLUMNS)] for link in links))
+        table(COLUMNS, (list(_fields(link).values())[: len(COLUMNS)] for link in links), long=_LONG)
 
 
 def _fields(link: Link) -> dict[str, object]:
