@@ -11,11 +11,13 @@ import hashlib
 import ssl
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 15
 _ATTEMPTS = 3
+_CONFLICT_PAUSES = (0.25, 0.5, 1.0)
+"""Seconds before each repetition of a write that met another write of the same object."""
 _CLIENTS = 64
 _PIECE_BYTES = 1024 * 1024
 
@@ -69,7 +73,11 @@ class StorageProblem(Exception):
 
 
 class Exists(Exception):
-    """A conditional put found an object."""
+    """A conditional put failed because the object exists."""
+
+
+class _Conflict(StorageProblem):
+    """Another write of the same object is in progress. S3 does not say which of them wins: repeat the request."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,16 @@ class Bucket:
             return Stored(key, a["ContentLength"], a["LastModified"], a.get("ChecksumSHA256"))
 
     def put_once(self, key: str, data: bytes) -> None:
-        """Put if absent; raises `Exists`."""
+        """Write an object unless it exists. Raises `Exists`."""
+        for pause in _CONFLICT_PAUSES:
+            try:
+                self._put_once(key, data)
+                return
+            except _Conflict:
+                time.sleep(pause)
+        self._put_once(key, data)
+
+    def _put_once(self, key: str, data: bytes) -> None:
         with self._translated(key):
             self._client.put_object(Bucket=self.name, Key=key, Body=data, IfNoneMatch="*", ChecksumAlgorithm="SHA256")
 
@@ -229,12 +246,14 @@ class Bucket:
                 raise StorageProblem(
                     "BucketNotFound", f"bucket {self.name} does not exist at {server}: create it, or fix checkpoint.s3"
                 ) from e
-            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+            if code in ("PreconditionFailed", "412"):
                 raise Exists(where) from e
             if code in _REFUSED:
                 raise StorageProblem(
                     "CredentialsRefused", f"{server} refuses {source} for {where} ({code}): fix its keys or permissions"
                 ) from e
+            if e.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == HTTPStatus.CONFLICT:
+                raise _Conflict("StorageFailed", f"{where} at {server}: {code}: {text}") from e
             if code in _SKEWED:
                 text = (
                     f"{server} refuses requests signed with a clock that differs from its own ({code}): check the time "
