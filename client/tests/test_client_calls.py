@@ -164,6 +164,57 @@ def test_a_change_that_a_server_may_have_made_is_not_sent_again(server: Server) 
     assert [method for method, _, _ in server.asked] == ["GET", "PATCH"]
 
 
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "by a proxy"])
+def test_a_read_is_tried_again_where_nothing_listens_yet(monkeypatch: pytest.MonkeyPatch, proxied: bool) -> None:
+    late = ThreadingHTTPServer(("127.0.0.1", 0), _Runs, bind_and_activate=False)
+    late.daemon_threads = True
+    late.server_bind()
+    address = f"http://127.0.0.1:{late.server_port}"
+    pauses: list[float] = []
+
+    def listen(seconds: float) -> None:
+        if not pauses:
+            late.server_activate()
+            threading.Thread(target=late.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        pauses.append(seconds)
+
+    monkeypatch.setattr(connection.time, "sleep", listen)
+    configuration = kubernetes.Configuration()
+    configuration.host = "http://cluster.example" if proxied else address
+    configuration.proxy, configuration.no_proxy = (address, "") if proxied else (None, "*")
+    try:
+        found = Client(connection=Connection(configuration, "team", 30.0)).list()
+    finally:
+        if pauses:
+            late.shutdown()
+        late.server_close()
+    assert [run.metadata.name for run in found] == ["demo"]
+    assert len(pauses) == 1
+
+
+def test_a_proxy_that_cannot_be_reached_is_said_to_be_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection.time, "sleep", lambda seconds: None)
+    configuration = kubernetes.Configuration()
+    configuration.host, configuration.proxy, configuration.no_proxy = "http://cluster.example", "http://127.0.0.1:1", ""
+    told = r"http://cluster.example does not answer: no connection to the proxy: Failed to [^()]*refused; is it up"
+    with pytest.raises(Unreachable, match=told):
+        Client(connection=Connection(configuration, "team")).list()
+
+
+class _Runs(BaseHTTPRequestHandler):
+    """Lists one run, whoever is asked for it: an API server, or a proxy before one."""
+
+    def do_GET(self) -> None:
+        content = json.dumps({"metadata": {}, "items": [RUN]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
 def test_a_right_that_an_apply_lacks_is_the_one_that_the_server_names(server: Server) -> None:
     server.answers = [refusal(403, 'User "u" cannot create resource "deepcoderruns" in API group "deepcoder.dev"')]
     with pytest.raises(Forbidden) as error:

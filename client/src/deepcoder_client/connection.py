@@ -275,7 +275,7 @@ class Connection:
             except urllib3.exceptions.MaxRetryError as error:
                 unconnected += 1
                 pause = _PAUSE_SECONDS * 2 ** (unconnected - 1)
-                again = method == "GET" and isinstance(error.reason, _NO_CONNECTION) and unconnected < _CONNECT_TRIES
+                again = method == "GET" and _not_connected(error.reason) and unconnected < _CONNECT_TRIES
                 if not again or time.monotonic() + pause >= ends:
                     raise
             else:
@@ -325,12 +325,22 @@ def _files(configuration: client.Configuration) -> tuple[bytes | None, bytes | N
 
 
 _NOTHING: tuple[object, ...] = ({}, None, None)
-"""Of an exec plugin that has failed, which the kubernetes package has logged."""
+"""The credentials after an exec plugin has failed. The kubernetes package logs the failure."""
+
+
+def _not_connected(error: Exception | None) -> bool:
+    """Return whether no connection was made, to the server or to the proxy in front of it."""
+    if isinstance(error, urllib3.exceptions.ProxyError):
+        error = error.original_error
+    return isinstance(error, _NO_CONNECTION)
 
 
 def _why(error: Exception) -> str:
-    """The cause, without the connection and the retries that urllib3 tells it with."""
-    said = str(getattr(error, "reason", None) or error)
+    """Return the cause of an error, without the connection and the retries that urllib3 puts before it."""
+    cause = getattr(error, "reason", None) or error
+    if isinstance(cause, urllib3.exceptions.ProxyError):
+        return f"no connection to the proxy: {_why(cause.original_error)}"
+    said = str(cause)
     return said.partition("): ")[2] or said
 
 
