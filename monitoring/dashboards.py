@@ -1,7 +1,7 @@
-"""Grafana dashboards from a short description: what is asked, in which unit, under which title.
+"""Generates the Grafana dashboards from short descriptions of their panels: query, unit and title.
 
-`python monitoring/dashboards.py` writes them below the chart, `--check` fails where a file differs. A panel is one
-question with an answer in PromQL; a test tries each against a real Prometheus, so a metric that is renamed is noticed.
+`python monitoring/dashboards.py` writes them into the chart; `--check` fails if a file differs. A test runs each
+panel's query against a real Prometheus, so it notices a renamed metric.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ DASHBOARDS = (RUNS, TRAINING, JUDGES)
 
 
 def main() -> int:
-    """Write them, or say which differ."""
+    """Write the dashboards, or report those that differ."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file differs")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
     check = parser.parse_args().check
     stale = []
     for dashboard in DASHBOARDS:

@@ -1,4 +1,4 @@
-"""What a dashboard is made of, and how Grafana is told of it: charts are put in rows from left to right."""
+"""The parts of a dashboard, and their JSON for Grafana. Panels fill rows from left to right."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A page."""
+    """A dashboard: its panels in reading order."""
 
     uid: str
     title: str
@@ -42,7 +42,7 @@ class Dashboard:
 
 
 def rendered(dashboard: Dashboard) -> dict[str, Any]:
-    """As Grafana imports it."""
+    """The JSON that Grafana imports."""
     panels, x, y, tallest = [], 0, 0, 0
     for number, panel in enumerate(dashboard.panels, 1):
         height = 4 if panel.kind == "stat" else _HEIGHT
@@ -91,7 +91,7 @@ _FIGURE = {
     "showPercentChange": False,
     "percentChangeColorMode": "standard",
 }
-"""Whole, as Grafana itself saves them, so that nothing depends on what a release of it takes for missing."""
+"""Complete, as Grafana itself saves them, so that nothing depends on a release's defaults."""
 _DATASOURCE = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
 
 

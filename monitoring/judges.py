@@ -71,7 +71,7 @@ JUDGES = Dashboard(
                 ),
             ),
             "short",
-            "On which judges did not start within the hour: kubectl describe sbp names them.",
+            "Nodes on which judges did not start within the last hour; kubectl describe sbp names them.",
         ),
         Panel(
             "Verdicts",
@@ -114,7 +114,7 @@ JUDGES = Dashboard(
             "Isolation",
             ((f"sum by (tier) (deepcoder_sandbox_isolation_tier{{{POOL}}})", "{{tier}}"),),
             "short",
-            "Judges by the tier that is in force.",
+            "Judges by the isolation tier in force.",
         ),
         Panel(
             "Memory of judges",

@@ -1,6 +1,6 @@
 """Parts of queries that several dashboards use: selectors by dashboard variables, rates, quantiles.
 
-A query that is wrong fails in Grafana alone, so a test runs each panel's queries against a real Prometheus.
+A wrong query would fail only in Grafana, so a test runs each panel's queries against a real Prometheus.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def of_run(metric: str, extra: str = "") -> str:
 
 
 def rate(metric: str, by: str, extra: str = "") -> str:
-    """Return the rate of a counter a second, summed by labels."""
+    """Return the rate of a counter per second, summed by labels."""
     selector = f"{{{extra}}}" if extra else ""
     return f"sum by ({by}) (rate({metric}{selector}[$__rate_interval]))"
 

@@ -23,7 +23,7 @@ RUNS = Dashboard(
             "In the last hour, by cause.",
         ),
         Panel(
-            "Reports of trainers", ((rate("deepcoder_operator_progress_reports_total", "code"), "{{code}}"),), "reqps"
+            "Reports from trainers", ((rate("deepcoder_operator_progress_reports_total", "code"), "{{code}}"),), "reqps"
         ),
         Panel(
             "Warnings",
@@ -34,7 +34,7 @@ RUNS = Dashboard(
                 ),
             ),
             "short",
-            "After which somebody has to look.",
+            "Events that somebody should look at.",
         ),
         Panel("Passes", ((rate("deepcoder_operator_passes_total", "result"), "{{result}}"),), "ops"),
         Panel(
@@ -46,7 +46,7 @@ RUNS = Dashboard(
             "s",
         ),
         Panel(
-            "Seconds of a question to storage",
+            "Seconds of a storage request",
             (
                 (quantile("0.5", "deepcoder_operator_storage_seconds", ""), "p50"),
                 (quantile("0.99", "deepcoder_operator_storage_seconds", ""), "p99"),
@@ -63,10 +63,10 @@ RUNS = Dashboard(
                 ),
             ),
             "s",
-            "How long the run that has been in a phase longest has been in it; one that is starting may hold GPUs.",
+            "How long the oldest run in each phase has been in it. A run that is starting may hold GPUs.",
         ),
         Panel(
-            "Runs that wait for storage, or are refused what they need",
+            "Runs that wait for storage, or that something refuses",
             (
                 (all_namespaces("reason", "runs_waiting_for_storage"), "{{reason}}"),
                 (all_namespaces("reason", "runs_hindered"), "{{reason}}"),
@@ -90,13 +90,13 @@ RUNS = Dashboard(
         ),
         Panel("Who leads", (("deepcoder_operator_leader", "{{pod}}"),)),
         Panel(
-            "Age of watches, lag of the loop",
+            "Age of watches, lag of the event loop",
             (
                 ("max by (watch) (deepcoder_operator_watch_age_seconds)", "{{watch}}"),
                 ("max(deepcoder_operator_loop_lag_seconds)", "lag"),
             ),
             "s",
         ),
-        Panel("Watches that are refused", (("max by (watch) (deepcoder_operator_watch_refused)", "{{watch}}"),)),
+        Panel("Refused watches", (("max by (watch) (deepcoder_operator_watch_refused)", "{{watch}}"),)),
     ),
 )

@@ -60,7 +60,7 @@ TRAINING = Dashboard(
             "Entropy",
             ((of_run("entropy"), "{{namespace}}/{{run}}"),),
             "short",
-            "Nats a token. A collapse ends learning.",
+            "Nats per token. If it collapses, learning ends.",
         ),
         Panel(
             "Clipped share",
@@ -112,10 +112,10 @@ TRAINING = Dashboard(
                 ),
             ),
             "s",
-            "As the trainer sees it, waiting included.",
+            "As the trainer sees it, including the wait.",
         ),
         Panel(
-            "Tokens a second",
+            "Tokens per second",
             (
                 (
                     rate("deepcoder_trainer_tokens_sampled_total", "namespace, run", RUN),
@@ -141,7 +141,7 @@ TRAINING = Dashboard(
                 (of_run("logprob_gap_abs_p95"), "{{namespace}}/{{run}} gap p95"),
             ),
             "short",
-            "Differences of log-probabilities. Growing ones mean that both disagree on the weights.",
+            "Difference in log-probability. If it grows, the two disagree on the weights.",
         ),
         Panel(
             "Samplers replaced, judges failed",

@@ -1,6 +1,6 @@
-"""The reference of the chart's values, docs/chart-values.md, from values.yaml: `# --` comments describe the key below.
+"""Generates docs/chart-values.md from values.yaml, in which a `# --` comment describes the key below it.
 
-`python scripts/chart_values.py` writes it, `--check` fails where it differs or where a value has no description.
+`python scripts/chart_values.py` writes the page; `--check` fails if it differs. Values without a description fail both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Value(NamedTuple):
 
 
 def values(text: str) -> Iterator[Value]:
-    """Every value that has a description, and every leaf that has none, with an empty one."""
+    """All values with a description, and all leaves without one, with an empty description."""
     tree = yaml.safe_load(text)
     described: dict[str, str] = {}
     stack: list[tuple[int, str]] = []
@@ -57,7 +57,7 @@ def values(text: str) -> Iterator[Value]:
 
 
 def page(text: str) -> str:
-    """The page."""
+    """The text of the page."""
     rows = [
         f"| `{v.path}` | {f'`{v.default}`' if v.default else ''} | {pages.escaped(v.description)} |"
         for v in values(text)
@@ -65,8 +65,8 @@ def page(text: str) -> str:
     lines = [
         "# Values of the chart",
         "",
-        "Made from [values.yaml](../helm/deepcoder-operator/values.yaml) by `make generate`. The schema beside it",
-        "refuses names and types that are not here, when the chart is installed.",
+        "Generated from [values.yaml](../helm/deepcoder-operator/values.yaml) by `make generate`. When you install the",
+        "chart, its schema refuses any other name or type.",
         "",
         "| value | default | what |",
         "|---|---|---|",
@@ -76,7 +76,7 @@ def page(text: str) -> str:
 
 
 def main() -> int:
-    """Write it, or say what is wrong."""
+    """Write or check the page."""
     text = VALUES.read_text()
     if bare := [v.path for v in values(text) if not v.description]:
         print(f"values.yaml: no `# --` comment above {', '.join(bare)}", file=sys.stderr)

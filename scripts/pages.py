@@ -1,4 +1,4 @@
-"""What generated pages have in common: written, or with `--check` compared; and cells of Markdown tables."""
+"""What the generators of pages share: writing a page or comparing it with `--check`, and cells of Markdown tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOCS = ROOT / "docs"
 
 
 def main(page: Path, text: str, about: str | None) -> int:
-    """Write the page, or with `--check` say that it is old: the exit code."""
+    """Write the page, or with `--check` report that it is outdated; returns the exit code."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--check", action="store_true", help="write nothing")
     if not parser.parse_args().check:
@@ -21,7 +21,7 @@ def main(page: Path, text: str, about: str | None) -> int:
         return 0
     if page.exists() and page.read_text() == text:
         return 0
-    print(f"{page.relative_to(ROOT)} is not what it is made from: run make generate", file=sys.stderr)
+    print(f"{page.relative_to(ROOT)} is out of date: run make generate", file=sys.stderr)
     return 1
 
 
@@ -39,8 +39,7 @@ _BOUNDS = {
 
 
 def bounds(field: Mapping[str, Any]) -> list[str]:
-    """What a JSON schema asks of a value, in words, as a cell's text; that of a CRD, too, where a word makes bounds
-    exclusive."""
+    """The bounds of a JSON schema in words, as text of a cell. In a CRD, a boolean makes a bound exclusive."""
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if field.get(exclusive) is True:
             field = {k: v for k, v in field.items() if k != bound} | {exclusive: field[bound]}
@@ -49,17 +48,17 @@ def bounds(field: Mapping[str, Any]) -> list[str]:
 
 
 def code(text: str) -> str:
-    """As a cell's text: what divides cells cannot stand between backticks, and elsewhere would mean something."""
+    """Code as text of a cell. `|` divides cells even between backticks, so such text is escaped instead."""
     if "|" not in text:
         return f"`{text}`"
     return f"<code>{''.join(c if c.isalnum() or c in ' /:.-' else f'&#{ord(c)};' for c in text)}</code>"
 
 
 def escaped(text: str) -> str:
-    """A cell's text."""
+    """Plain text as text of a cell."""
     return text.replace("|", "&#124;").replace("<", "&lt;")
 
 
 def joined(lines: list[str]) -> str:
-    """A page of lines."""
+    """The text of a page, from its lines."""
     return "\n".join(line.rstrip() for line in lines) + "\n"

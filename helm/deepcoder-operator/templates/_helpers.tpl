@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Full name of the release's objects, short enough for the suffixes that are appended. */}}
+{{/* Full name of the release's objects, short enough to append suffixes. */}}
 {{- define "deepcoder.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- default (printf "%s:%s" (index . 2) $root.Chart.AppVersion) (index . 1) -}}
 {{- end -}}
 
-{{/* What every process of ours is told of the world outside: variables, and authorities that it trusts besides. */}}
+{{/* Environment of the operator and the dashboard: the user's variables, and the certificate authorities to trust. */}}
 {{- define "deepcoder.env" -}}
 {{- with .Values.env }}
 {{- toYaml . }}
@@ -71,7 +71,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end -}}
 
-{{/* Who reads metrics, beside the kubelet with its probes: Prometheus, and what `helm test` starts. */}}
+{{/* Who may read metrics, besides the kubelet with its probes: Prometheus, and the pod of `helm test`. */}}
 {{- define "deepcoder.scrapers" -}}
 {{- with .Values.networkPolicy.monitoringNamespace -}}
 - namespaceSelector:
@@ -84,7 +84,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
       app.kubernetes.io/component: test
 {{- end -}}
 
-{{/* Call with (list root value) where a monitor is made: NetworkPolicies would keep its Prometheus out. */}}
+{{/* Call with (list root value) before creating a monitor: fails if NetworkPolicies would keep Prometheus out. */}}
 {{- define "deepcoder.letsPrometheusIn" -}}
 {{- $root := index . 0 -}}
 {{- if not $root.Values.networkPolicy.monitoringNamespace -}}
@@ -92,7 +92,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* The operator's own configuration, see config.py of the operator. */}}
+{{/* The operator's configuration; its config.py describes the fields. */}}
 {{- define "deepcoder.config" -}}
 namespace: {{ .Release.Namespace | quote }}
 podLabels:
