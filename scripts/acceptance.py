@@ -1,10 +1,10 @@
-"""docs/acceptance.md from what was seen: puts the figures of a test run's JUnit file into the rows that name its tests.
+"""Updates docs/acceptance.md with the results of a test run, from its JUnit files.
 
-    pytest … --junit-xml=FILE; scripts/acceptance.py FILE…     the last column of these rows is written anew
-    scripts/acceptance.py --check                              each test file and make target that a row names exists
+    pytest … --junit-xml=FILE; scripts/acceptance.py FILE…     writes the last column of the rows that name these tests
+    scripts/acceptance.py --check                              checks that the tests and make targets in rows exist
 
-A row whose tests are only partly in the files keeps what it says: half a run shows nothing. Exit status 1 where a test
-of a row failed, or a row names what does not exist.
+A row stays as it is if the files have only some of its tests. Exit status 1 if a test of a row failed, or a row names
+something that does not exist.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Seen:
     seconds: float = 0.0
 
     def add(self, other: Seen) -> None:
-        """Both together."""
+        """Add the results of another file."""
         self.passed += other.passed
         self.skipped += other.skipped
         self.failed += other.failed
@@ -42,7 +42,7 @@ class Seen:
 
 
 def read(files: list[Path], known: dict[str, str]) -> dict[str, Seen]:
-    """Results by path of the test file; `known` has the path of each module's name."""
+    """Results by path of the test file; `known` maps module names to paths."""
     found: dict[str, Seen] = defaultdict(Seen)
     for file in files:
         for case in ElementTree.parse(file).iter("testcase"):  # noqa: S314 - written by our own pytest
@@ -62,7 +62,7 @@ def read(files: list[Path], known: dict[str, str]) -> dict[str, Seen]:
 
 
 def filled(page: str, found: dict[str, Seen], today: str) -> str:
-    """The page with the last column of each row that `found` covers."""
+    """The page with a new last column in each row that `found` covers."""
     lines = []
     for line in page.splitlines():
         cells = line.split(" | ")
@@ -83,7 +83,7 @@ def _told(seen: Seen) -> str:
 
 
 def missing(page: str) -> list[str]:
-    """What rows name and is not there."""
+    """What rows name and does not exist."""
     targets = re.findall(r"^([\w%-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     absent = [test for test in TEST.findall(page) if not (ROOT / test).is_file()]
     return absent + [
@@ -92,7 +92,7 @@ def missing(page: str) -> list[str]:
 
 
 def main() -> int:
-    """Fill or check the page; returns the exit status."""
+    """Update or check the page; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="JUnit files")
     parser.add_argument("--check", action="store_true", help="only look for tests and targets that do not exist")

@@ -1,7 +1,7 @@
-"""The reference of the custom resources, docs/api.md, from the CRDs: every field with type, default, bounds and rules.
+"""Generates docs/api.md from the CRDs: every field with its type, default, bounds and rules.
 
-`python scripts/api_reference.py` writes it, `--check` fails where it differs. Pod templates are Kubernetes' own and are
-not unfolded.
+`python scripts/api_reference.py` writes the page; `--check` fails if it differs. The fields of pod templates are
+Kubernetes' own and are not listed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Schema = dict[str, Any]
 
 
 def page() -> str:
-    """The page."""
+    """The text of the page."""
     lines = [
         "# Custom resources",
         "",
-        "Made from the CRDs by `make generate`; `kubectl explain dcr.spec` shows the same. Rules are checked by the",
-        "API server, before anything runs; where a message is given it is what you read then.",
+        "Generated from the CRDs by `make generate`; `kubectl explain dcr.spec` shows the same. The API server checks",
+        "all rules before anything runs; the lists below are the messages that you get.",
     ]
     for path in CRDS:
         crd = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
@@ -45,7 +45,7 @@ def page() -> str:
 
 
 def _table(schema: Schema, path: str) -> list[str]:
-    """The fields of an object, then those of the objects in it."""
+    """The fields of an object, then those of its nested objects."""
     found = ["", "| field | type | default | what |", "|---|---|---|---|"]
     for name, field in schema.get("properties", {}).items():
         need = name in schema.get("required", ())
@@ -92,7 +92,7 @@ def _what(field: Schema) -> str:
 
 
 def _rules(schema: Schema) -> list[str]:
-    """Messages of CEL rules."""
+    """The messages of CEL rules, as a list."""
     told = list(_messages(schema))
     return ["", *(f"- {pages.escaped(message)}" for message in told)] if told else []
 

@@ -1,10 +1,10 @@
-"""All files of the repository that are made from code: written, or with `--check` compared.
+"""Writes all files of the repository that are generated from code, or with `--check` compares them.
 
     scripts/generated.py            for `make generate`
-    scripts/generated.py --check    for `make lint`: names what is old, and exits with 1
+    scripts/generated.py --check    for `make lint`: names outdated files, and exits with 1
 
-One process for all of them: most of the time that each takes is for loading operator, client and contracts. Each is a
-program of its own as well, and goes on to be tried when one before it has failed.
+All generators run in one process, because most of their time is loading operator, client and contracts. Each is also a
+separate program. If one fails, the next ones still run.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ WRITERS: tuple[tuple[str, ...], ...] = (
     ("scripts/program_reference.py",),
     ("scripts/metrics_reference.py",),
 )
-"""Command lines of Python's; each takes `--check`."""
+"""Arguments for Python; each program takes `--check`."""
 
 
 def run(command: tuple[str, ...]) -> int:
-    """Run a program as Python would, in this process; its exit code."""
+    """Run a program in this process as Python would; returns its exit code."""
     module = command[0] == "-m"
     name, *arguments = command[1:] if module else command
     kept = SimpleNamespace(argv=sys.argv, path=list(sys.path))
@@ -54,7 +54,7 @@ def run(command: tuple[str, ...]) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run all; 1 where one has failed."""
+    """Run all; returns 1 if one has failed."""
     failed = [command for command in WRITERS if run((*command, *arguments)) != 0]
     return int(bool(failed))
 

@@ -1,7 +1,7 @@
-"""The reference of the programs in the images, docs/programs.md, from their own help.
+"""Generates docs/programs.md, the reference of the programs in the images, from their help.
 
-`python scripts/program_reference.py` writes it, `--check` fails where it differs. `kubectl deepcoder` has a page of its
-own, which it writes itself.
+`python scripts/program_reference.py` writes the page; `--check` fails if it differs. `kubectl deepcoder` writes its own
+page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMNS = "110"
 
 
 class Program(NamedTuple):
-    """One, and what is to be known before its help."""
+    """A program, with an introduction to its help."""
 
     name: str
     main: Callable[[], object]
@@ -48,12 +48,12 @@ PROGRAMS = (
 
 
 def page() -> str:
-    """The page."""
+    """The text of the page."""
     lines = [
         "# Programs",
         "",
-        "Made from their own help by `make generate`. `kubectl deepcoder` is in [The command line](cli.md); files that",
-        "`--config` names are in [Configuration files](config.md).",
+        "Generated from the programs' help by `make generate`. [The command line](cli.md) has `kubectl deepcoder`,",
+        "[Configuration files](config.md) has the files that `--config` names.",
     ]
     for program in PROGRAMS:
         text = _help(program, [])
@@ -76,7 +76,7 @@ def _help(program: Program, words: list[str]) -> str:
 
 
 def _commands(text: str) -> list[str]:
-    """As the usage lists them."""
+    """The commands in a program's usage."""
     found = re.search(r"\{([\w,-]+)\}", text)
     return found[1].split(",") if found else []
 
