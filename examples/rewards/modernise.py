@@ -1,10 +1,10 @@
 """A reward for modernising legacy code: what a program does must stay, how it is written must change.
 
-The statement shows a program of the Python 2 years that still runs. The model answers with the same program as it would
-be written today, in its last fenced block. It is right if it passes the old program's tests when it is run in the run's
-sandbox, and if nothing of what the statement asks to be rid of is left in its syntax tree: %-formatting, bare `except`,
-`type(x) == …`, mutable defaults, `open` without `with`, functions without annotations. So neither an old program that
-is merely copied nor a new one that does something else is rewarded.
+The statement shows a program in the style of Python 2 that still runs. The model answers, in its last fenced block,
+with the same program as it would be written today. The answer is right if it passes the old program's tests in the
+run's sandbox, and if its syntax tree has none of what the statement asks to remove: %-formatting, bare `except`,
+`type(x) == …`, mutable defaults, `open` without `with`, functions without annotations. So neither a copy of the old
+program nor a new one that does something else earns a reward.
 
 The problem's tests are the old program's. Use it as `recipe.reward: modernise:reward`, with this file importable in the
 trainer image.
@@ -20,25 +20,25 @@ from deepcoder_trainer.types import Problem
 
 _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LONGEST_PROGRAM = 20_000
-"""Characters that are parsed: a parser's stack and memory grow with what it is given."""
+"""In characters: a parser's stack and memory grow with its input."""
 _MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 
 
 async def reward(problem: Problem, response: str, programs: Programs) -> float:
-    """1 if the program does what the old one did and has nothing of the old left, else 0."""
+    """1 if the program does what the old one did and uses none of the old ways, else 0."""
     blocks = _FENCED.findall(response)
     if not blocks or len(blocks[-1]) > LONGEST_PROGRAM:
         return 0.0
     try:
         left = legacy(blocks[-1])
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last is a parser's for what is nested too deep
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser raises the last for too deep nesting
         return 0.0
-    # Asking for a run costs more than reading: what is plainly not modern is not run.
+    # Running a program costs more than reading it, so one that is clearly not modern is not run.
     return 0.0 if left else float(await programs.passes(blocks[-1]))
 
 
 def legacy(code: str) -> list[str]:
-    """What is left of the old ways, each with its line: a filter, which finds the plain forms. Raises SyntaxError."""
+    """Old ways that are left, each with its line; only their plain forms are found. Raises SyntaxError."""
     tree = ast.parse(code)
     within = {id(item.context_expr) for node in ast.walk(tree) if isinstance(node, ast.With) for item in node.items}
     return [f"line {getattr(node, 'lineno', 0)}: {what}" for node in ast.walk(tree) if (what := _old(node, within))]
