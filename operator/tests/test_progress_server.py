@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
+import re
 import socket
 import ssl
 from asyncio.sslproto import SSLProtocol
@@ -16,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from deepcoder_contracts.progress import (
     MAX_BODY_BYTES,
@@ -31,6 +34,7 @@ from deepcoder_operator.kube import errors
 from deepcoder_operator.progress import certificate_store, certificates
 from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
 from deepcoder_operator.progress.health import HealthServer
+from deepcoder_operator.progress.metrics import REPORTS
 from deepcoder_operator.progress.server import ProgressServer
 from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunKey
 
@@ -64,8 +68,16 @@ class Operator:
     now: float = 0.0
     leads: bool = True
     api: bool = True
+    broken: bool = False
     url: str = ""
+    tokens: Tokens = field(default_factory=Tokens)
     session: aiohttp.ClientSession | None = None
+
+    async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A TLS connection of which nothing is known to be HTTP."""
+        anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+        return await asyncio.open_connection("127.0.0.1", URL(self.url).port, ssl=anyone)
 
     async def post(
         self, body: bytes, token: str | None = TOKEN, path: str = "ml/demo"
@@ -90,13 +102,15 @@ async def running() -> AsyncIterator[Operator]:
     certificate_store._load(context, material)
 
     async def find_pod(namespace: str, name: str) -> dict[str, Any] | None:
+        if operator.broken:
+            raise AssertionError("a fault of our own")
         if not operator.api:
             raise errors.Unavailable("no answer in 15 s")
         labels = {LABEL_RUN: "demo", LABEL_RUN_UID: "run-uid", LABEL_ORDINAL: "3", LABEL_ROLE: HEAD}
         return {"metadata": {"name": name, "namespace": namespace, "uid": "uid-1", "labels": labels}}
 
     server = ProgressServer(
-        operator.board, Tokens(), find_pod, active=lambda: operator.leads, clock=lambda: operator.now
+        operator.board, operator.tokens, find_pod, active=lambda: operator.leads, clock=lambda: operator.now
     )
     port = await server.start("127.0.0.1", 0, context)
     operator.url = f"https://localhost:{port}"
@@ -320,6 +334,67 @@ async def test_probes_tell_what_is_wrong_and_metrics_are_served() -> None:
             assert "deepcoder_operator_progress_reports_total" in await (await session.get("/metrics")).text()
     finally:
         await server.stop()
+
+
+_HEAD = b"POST /v1/runs/ml/demo/progress HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer good-token\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nno header\r\n\r\n", id="header"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000, id="long header"),
+        pytest.param(b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", id="path"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\x16\x03\x01\r\n\r\n", id="second request"),
+        pytest.param(_HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", id="chunk"),
+        pytest.param(_HEAD + b"Content-Encoding: gzip\r\nContent-Length: 8\r\n\r\nnot gzip", id="encoding"),
+    ],
+)
+@pytest.mark.parametrize("port", ["progress", "health"])
+async def test_request_that_is_no_http_is_answered_and_fills_no_log(
+    operator: Operator, caplog: pytest.LogCaptureFixture, request_: bytes, port: str
+) -> None:
+    """Anyone who reaches a port could write tracebacks into the operator's log, each of some 40 lines."""
+    health = HealthServer(live={}, ready={})
+    plain = await health.start("127.0.0.1", 0)
+    try:
+        if port == "progress":
+            reader, writer = await operator.connected()
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", plain)
+        writer.write(request_)
+        async with asyncio.timeout(30):
+            answer = await reader.read()
+        writer.close()
+    finally:
+        await health.stop()
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", answer)[-1] in ((b"400",) if request_[:3] == b"GET" else (b"400", b"404"))
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_trainer_that_ends_in_the_middle_of_its_report_is_no_error(
+    operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = REPORTS.labels(code="400")._value
+    before = refused.get()
+    _, writer = await operator.connected()
+    writer.write(_HEAD + b"Content-Length: 1000\r\n\r\n{")
+    async with asyncio.timeout(30):
+        while not operator.tokens.known:
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+        while refused.get() == before:
+            await asyncio.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_failure_of_the_servers_own_is_logged(operator: Operator, caplog: pytest.LogCaptureFixture) -> None:
+    operator.broken = True
+    status, _, _ = await operator.post(report())
+    assert status == 500
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.exc_info is not None
+    assert "a fault of our own" in str(record.exc_info[1])
 
 
 async def test_connection_that_is_kept_takes_little_memory(operator: Operator) -> None:

@@ -237,6 +237,22 @@ async def test_logs_of_a_server_are_json_and_name_submissions_it_failed_on_witho
     assert "what the program says" not in json.dumps(lines)
 
 
+async def test_request_that_is_no_http_is_answered_and_fills_no_log(tmp_path):
+    """Anyone who reaches a judge could write tracebacks into its log."""
+    bad = [b"GET / HTTP/1.1\r\nHost: a\r\nno header\r\n\r\n"]
+    bad += [b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 8\r\n\r\nnot gzip"]
+    with Server(tmp_path, "--slots", "1") as server:
+        for request in bad:
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "judge.sock")
+            writer.write(request)
+            async with asyncio.timeout(60):
+                assert (await reader.read()).split()[1] in (b"400", b"401")
+            writer.close()
+        server.stop()
+        lines = [json.loads(line) for line in server.log]
+    assert [line for line in lines if line["level"] != "info"] == []
+
+
 ORPHANS = """
 import os, signal, sys, time
 from deepcoder_sandbox.server.pid1 import split_off

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import subprocess
 import threading
@@ -101,6 +102,20 @@ async def test_without_a_certificate_loopback_alone_is_served() -> None:
         assert (await session.get(f"http://127.0.0.1:{ports[0]}/")).status == 200
         with pytest.raises(aiohttp.ClientError):
             await session.get(f"http://127.0.0.2:{ports[0]}/")
+
+
+@pytest.mark.parametrize("port", [0, 1], ids=["page", "probes"])
+async def test_a_request_that_is_no_http_is_answered_and_fills_no_log(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anyone who reaches a port could write tracebacks into the dashboard's log."""
+    async with served() as ports, asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports[port])
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nno header\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+    assert answer.split()[1] == b"400"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_new_certificate_that_cannot_be_used_leaves_the_one_before(

@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from deepcoder_client.client import Client
 from deepcoder_client.errors import NoCluster
+from deepcoder_contracts.server_log import server_log
 from deepcoder_web.access import Access
 from deepcoder_web.app import Dashboard
 from deepcoder_web.config import LOOPBACK, ConfigError, WebConfig, load_config
@@ -37,8 +38,8 @@ async def serve(
     storage = Storage(client.connection, config.allowed_endpoints)
     dashboard = Dashboard(client, Access(client.connection), runs, storage)
     page, probes = (
-        web.AppRunner(dashboard.application(), access_log=None, shutdown_timeout=2),
-        web.AppRunner(_probes(runs), access_log=None, shutdown_timeout=2),
+        web.AppRunner(application, access_log=None, logger=server_log(), shutdown_timeout=2)
+        for application in (dashboard.application(), _probes(runs))
     )
     following = asyncio.create_task(certificate.follow()) if certificate else None
     runs.start()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from deepcoder_contracts.server_log import server_log
+
 Check = Callable[[], str | None]
 """None, or what is wrong."""
 
@@ -32,8 +34,8 @@ class HealthServer:
         return app
 
     async def start(self, host: str | None, port: int) -> int:
-        """Listen; returns the port."""
-        self._runner = web.AppRunner(self.application(), access_log=None)
+        """Start listening. Returns the port."""
+        self._runner = web.AppRunner(self.application(), access_log=None, logger=server_log())
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
         bound: int = self._runner.addresses[0][1]

@@ -20,6 +20,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from deepcoder_contracts.progress import MAX_BODY_BYTES, ProgressReport
+from deepcoder_contracts.server_log import server_log
 from deepcoder_operator.kube import errors
 from deepcoder_operator.progress.admission import NotAdmitted, admit
 from deepcoder_operator.progress.authentication import (
@@ -84,7 +85,7 @@ class ProgressServer:
     async def start(self, host: str | None, port: int, context: ssl.SSLContext) -> int:
         """Listen; returns the port."""
         SSLProtocol.max_size = TLS_BUFFER_BYTES
-        self._runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30)
+        self._runner = web.AppRunner(self.application(), access_log=None, logger=server_log(), keepalive_timeout=30)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, ssl_context=context)
         await site.start()
@@ -133,6 +134,8 @@ class ProgressServer:
         except ValidationError as e:
             first = e.errors(include_url=False, include_input=False)[0]
             return _refusal(400, first["msg"], field=".".join(str(part) for part in first["loc"]) or None)
+        except (web.RequestPayloadError, ConnectionError):
+            return _refusal(400, "the body ended early, or is not encoded as its headers say")
         except web.HTTPRequestEntityTooLarge:
             return _refusal(413, f"a report has at most {MAX_BODY_BYTES} bytes")
         except TimeoutError:

@@ -17,6 +17,7 @@ from typing import Final
 
 from aiohttp import web
 
+from deepcoder_contracts.server_log import server_log
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.auth import Token
 from deepcoder_sandbox.server.listener import KEEP_ALIVE_S, READ_BYTES, open_listener
@@ -50,6 +51,7 @@ async def serve(judge: Judge, listen: Listen) -> None:
     runner = web.AppRunner(
         make_app(judge, listen.token),
         access_log=None,
+        logger=server_log(),
         shutdown_timeout=_LAST_ANSWERS_S,
         keepalive_timeout=KEEP_ALIVE_S,
         read_bufsize=READ_BYTES,
