@@ -65,6 +65,8 @@ class Hub:
         if fault.isdecimal():
             request.send_response(int(fault))
             request.send_header("Retry-After", "7")
+            if fault == "401":
+                request.send_header("X-Error-Message", "Invalid credentials in Authorization header")
             request.send_header("Content-Length", "0")
             request.end_headers()
             return
@@ -193,7 +195,34 @@ def test_a_revision_that_a_repository_lacks_is_a_mistake(sources: Sources) -> No
     assert e.value.field == "model.revision"
 
 
-@pytest.mark.parametrize("uri", ["hf://org/lcb/test5.jsonl", "hf://org/TACO-verified"], ids=["file", "repository"])
+FILE_OR_REPOSITORY = pytest.mark.parametrize(
+    "uri", ["hf://org/lcb/test5.jsonl", "hf://org/TACO-verified"], ids=["file", "repository"]
+)
+
+
+@FILE_OR_REPOSITORY
+def test_a_token_that_the_hub_rejects_is_a_mistake(uri: str, hub: Hub, sources: Sources, pauses: list[float]) -> None:
+    """No later attempt would have another: a run that took it for an outage was started again and again."""
+    hub.faults = ["401"] * 1000
+    with pytest.raises(BadConfig, match=rf"dataset\.uri {uri}: the hub rejects the token in HF_TOKEN") as e:
+        sources.dataset(uri)
+    assert e.value.field == "dataset.uri"
+    assert pauses == []
+
+
+@FILE_OR_REPOSITORY
+def test_what_is_not_in_the_cache_is_a_mistake_where_the_hub_must_not_be_asked(
+    uri: str, hub: Hub, sources: Sources, pauses: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    told = rf"dataset\.uri {uri} is not in the cache {tmp_path}/hf, and HF_HUB_OFFLINE forbids asking"
+    with pytest.raises(BadConfig, match=told) as e:
+        sources.dataset(uri)
+    assert e.value.field == "dataset.uri"
+    assert (pauses, hub.asked) == ([], [])
+
+
+@FILE_OR_REPOSITORY
 def test_a_download_that_breaks_off_goes_on(uri: str, hub: Hub, sources: Sources, pauses: list[float]) -> None:
     """A reset connection is none of the failures that huggingface_hub tries again by itself."""
     hub.faults = ["cut"] * 3

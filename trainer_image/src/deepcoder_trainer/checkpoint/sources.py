@@ -206,9 +206,7 @@ class _HubFailed(Exception):
     """The hub did not send it. What has arrived stays in the cache."""
 
     def __init__(self, uri: str, error: Exception) -> None:
-        # huggingface_hub hides an answer of its API behind an error of its own.
-        answers = (getattr(e, "response", None) for e in (error, error.__cause__))
-        answer = next((a for a in answers if a is not None), None)
+        answer = _answer_of(error)
         words = _QUERY.sub("?…", str(error).partition("\n")[0])[:200]
         said = f", status {answer.status_code}" if answer is not None else f": {words}" if words else ""
         super().__init__(f"{uri} cannot be fetched from the hub: {type(error).__name__}{said}")
@@ -217,6 +215,12 @@ class _HubFailed(Exception):
         if answer is not None and answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             told = answer.headers.get("Retry-After", "")
             self.asked_pause = min(float(told), _LONGEST_HUB_PAUSE) if told.isdecimal() else _HUB_PAUSE
+
+
+def _answer_of(error: Exception) -> Any:
+    """Return the hub's HTTP response, if there was one: huggingface_hub hides some behind an error of its own."""
+    answers = (getattr(e, "response", None) for e in (error, error.__cause__))
+    return next((a for a in answers if a is not None), None)
 
 
 def _keep_signatures_out_of_logs() -> None:
@@ -234,9 +238,10 @@ def _without_query(record: logging.LogRecord) -> bool:
 def _from_hub_once(uri: str, kind: str, revision: str | None, cache: Path, field: str) -> Path:
     """Raises `_HubFailed` for what another try may bring."""
     _keep_signatures_out_of_logs()
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,
+        LocalEntryNotFoundError,
         RemoteEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -268,6 +273,17 @@ def _from_hub_once(uri: str, kind: str, revision: str | None, cache: Path, field
     except Exception as e:  # those of whichever HTTP library it uses reach us as they are
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # our disk is full: the hub is there, and another try has no more room
+        if constants.HF_HUB_OFFLINE and isinstance(e, LocalEntryNotFoundError):
+            raise BadConfig(
+                f"{field} {uri} is not in the cache {common['cache_dir']}, and HF_HUB_OFFLINE forbids asking the hub: "
+                "unset it, or name a path or an s3:// URI",
+                field=field,
+            ) from e
+        if (answer := _answer_of(e)) is not None and answer.status_code == HTTPStatus.UNAUTHORIZED:
+            raise BadConfig(
+                f"{field} {uri}: the hub rejects the token in HF_TOKEN: renew it, or unset it if the {kind} is public",
+                field=field,
+            ) from None  # its cause may quote a signed address
         raise _HubFailed(uri, e) from e
     if not path.is_dir():
         raise BadConfig(f"{field} {uri}: there is no folder {inner} in {repo}", field=field)
