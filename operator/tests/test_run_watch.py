@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from deepcoder_operator.controllers import watch
-from deepcoder_operator.controllers.watch import RunWatch
+from deepcoder_operator.controllers.watch import RunWatch, _KopfThread
 from deepcoder_operator.kube import errors
 from deepcoder_operator.probes import Probes
 
@@ -191,6 +191,15 @@ async def test_where_every_namespace_is_closed_nothing_is_watched_and_all_are_as
     harness.closed = set()
     await harness.until(lambda: Kopf.lives)
     await end(task)
+
+
+async def test_kopf_that_ends_at_the_moment_it_is_stopped_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread closes its loop while ours tells it to stop: an error here would end the operator."""
+    heard: Any = None
+    thread = _KopfThread(heard, asyncio.get_running_loop(), ())
+    thread._loop.close()
+    monkeypatch.setattr(thread._loop, "is_closed", lambda: False)  # a moment before
+    thread.stop()
 
 
 def test_run_that_kopf_has_told_of_is_not_kept_there() -> None:

@@ -177,7 +177,7 @@ class _KopfThread(threading.Thread):
 
     def stop(self) -> None:
         """Make it end soon. Does nothing if it has ended."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # its loop is closed; it may close at any moment, so asking first is no help
             self._loop.call_soon_threadsafe(self._stop.set)
 
     def run(self) -> None:
@@ -218,7 +218,7 @@ class _KopfThread(threading.Thread):
 
     def _tell(self, function: Any, *arguments: Any) -> None:
         """Call a function in the home loop, unless that has ended."""
-        if not self._home.is_closed():
+        with suppress(RuntimeError):
             self._home.call_soon_threadsafe(function, *arguments)
 
 
