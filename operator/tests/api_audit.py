@@ -131,11 +131,11 @@ def too_wide(rights: list[Right], needed: set[Right], home: str) -> list[Right]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The whole of a log, the oldest part first."""
+    """The whole of a log, the oldest part first, without a last line that is still being written."""
     parts = [*sorted(path.parent.glob(f"{path.stem}-*{path.suffix}")), path]
     for part in parts:
         with part.open() as file:
-            yield from file
+            yield from (line for line in file if line.endswith("\n"))
 
 
 def _read(path: Path, word: str) -> Iterator[Request]:

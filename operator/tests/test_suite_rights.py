@@ -132,13 +132,20 @@ def test_the_process_that_judges_a_whole_run_has_the_hook_that_does() -> None:
     assert said.strip().endswith("True")
 
 
-def test_what_an_api_server_has_put_beside_its_full_log_is_read_too(tmp_path: Path) -> None:
-    def event(number: int, verb: str) -> str:
-        target = {"resource": "pods", "namespace": "ml"}
-        user = {"username": "system:serviceaccount:ml:operator"}
-        at = {"requestReceivedTimestamp": "2026-01-01T00:00:00Z", "userAgent": "deepcoder-operator/1 (operator-a)"}
-        return json.dumps({"auditID": str(number), "verb": verb, "objectRef": target, "user": user} | at) + "\n"
+def event(number: int, verb: str) -> str:
+    """A line of an audit log."""
+    target = {"resource": "pods", "namespace": "ml"}
+    user = {"username": "system:serviceaccount:ml:operator"}
+    at = {"requestReceivedTimestamp": "2026-01-01T00:00:00Z", "userAgent": "deepcoder-operator/1 (operator-a)"}
+    return json.dumps({"auditID": str(number), "verb": verb, "objectRef": target, "user": user} | at) + "\n"
 
+
+def test_line_that_is_still_being_written_is_left_for_the_next_look(tmp_path: Path) -> None:
+    (tmp_path / "audit.log").write_text(event(1, "get") + event(2, "list")[:-20])
+    assert [r.verb for r in api_audit.requests(tmp_path / "kubeconfig", "ml:operator")] == ["get"]
+
+
+def test_what_an_api_server_has_put_beside_its_full_log_is_read_too(tmp_path: Path) -> None:
     (tmp_path / "audit-2026-01-01T00-00-00.000.log").write_text(event(1, "get") + event(2, "list"))
     (tmp_path / "audit.log").write_text(event(2, "list") + event(3, "watch"))
     asked = api_audit.requests(tmp_path / "kubeconfig", "ml:operator")
