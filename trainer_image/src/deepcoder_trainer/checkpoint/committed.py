@@ -1,4 +1,4 @@
-"""What storage has accepted of a stage: a folder whose manifest, put last, makes it exist."""
+"""Commits a checkpoint or an export: putting its manifest, after all other files, makes it exist."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ class CommittedCheckpoint:
     """A manifest that storage has accepted."""
 
     ref: ParentRef
-    """Where it is, and its digest."""
+    """URI of its folder, and digest of the manifest."""
 
     manifest: Manifest
-    """What it says."""
 
 
 def put_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> CommittedCheckpoint:
-    """Put the manifest of what lies below `prefix`. Raises `CheckpointFailed` if somebody else has."""
+    """Put the manifest of the files below `prefix`. Raises `CheckpointFailed` if another process has put a manifest."""
     data = manifest.to_json()
     try:
         put_new(store, f"{prefix}/{MANIFEST}", data)
@@ -34,5 +33,5 @@ def put_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> Committ
 
 
 def committed(store: ObjectStore, prefix: str, digest: str, manifest: Manifest) -> CommittedCheckpoint:
-    """What lies below `prefix`, whose manifest has this digest."""
+    """Return the reference to the folder `prefix`, whose manifest has this digest."""
     return CommittedCheckpoint(ParentRef(uri=f"{store.uri}/{prefix}", digest=digest), manifest)

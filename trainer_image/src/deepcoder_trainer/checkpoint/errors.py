@@ -10,31 +10,31 @@ class StorageError(Exception):
 
 
 class StorageUnavailable(StorageError):
-    """No answer within the deadline after all retries, or a server error: may work later."""
+    """No answer within the deadline after all retries, or a server error. A later try may succeed."""
 
 
 class StorageDenied(StorageError):
-    """Credentials are missing or wrong, lack a permission, or there is no such bucket: retrying does not help."""
+    """Credentials are missing, wrong or lack a permission, or the bucket does not exist. Retrying does not help."""
 
 
 class ObjectMissing(StorageError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class ObjectExists(StorageError):
-    """A conditional put found another object there."""
+    """A conditional put found another object under its key."""
 
 
 class ChecksumMismatch(StorageError):
-    """What arrived is not what was sent, by SHA-256."""
+    """The stored content has another SHA-256 than the content that was sent."""
 
 
 class CheckpointDamaged(Exception):
-    """A committed checkpoint cannot be used: a file is missing, truncated or altered. An older one may serve."""
+    """A committed checkpoint cannot be used: a file is missing, truncated or altered. An older one may be usable."""
 
 
 class OtherModel(CheckpointDamaged):
-    """A checkpoint is whole, and of another model than the one that is there."""
+    """A checkpoint is complete, but of another model than the learner's."""
 
 
 class CheckpointFailed(Exception):
@@ -42,19 +42,19 @@ class CheckpointFailed(Exception):
 
 
 class ExportRuined(CheckpointFailed):
-    """What a stage exported is not the model of its checkpoint, which stands; the next attempt exports it anew."""
+    """A stage's export is not the model of its checkpoint. The checkpoint is kept; the next attempt exports again."""
 
 
 class ConfigMismatch(BadConfig):
-    """What is stored belongs to another run or another configuration: it is never resumed from."""
+    """The stored checkpoint belongs to another run or configuration. It is never resumed from."""
 
 
 class NewerSchema(BadConfig):
-    """A document of a checkpoint has a layout that only a newer release knows: an older checkpoint must not serve."""
+    """Only a newer release can read a document of a checkpoint. An older checkpoint must not be used instead."""
 
 
 class NothingWhole(BadConfig):
-    """The stage has checkpoints and none of them can be used: starting over unasked would throw its steps away."""
+    """The stage has checkpoints, but none of them is usable. Starting over unasked would discard its steps."""
 
 
 def refuse_newer(what: str, version: object, known: int) -> None:

@@ -1,9 +1,9 @@
-"""The model that a stage exports, in Hugging Face layout: files, comparison, card, and last the manifest.
+"""Exports a stage's model in Hugging Face layout: files, comparison, card, and last the manifest.
 
 After a crash before the manifest nothing counts, and the next attempt writes its own export. An existing export is
-taken as it is, including its card. If `compare` finds that the export is another model than the checkpoint's, it gets
-neither card nor manifest, and the attempt fails, because serving it would be worse. Its files stay, as after a crash,
-until a later attempt cleans up: an attempt that was started twice uses one folder for both, and one must not delete
+kept unchanged, including its card. If `compare` finds that the export is not the checkpoint's model, it gets neither
+card nor manifest, and the attempt fails, because serving it would be worse. Its files stay, as after a crash, until a
+later attempt cleans up: if an attempt was started twice, both processes use the same folder, and one must not delete
 what the other is about to commit. If the comparison is not possible, the card says why.
 """
 
@@ -29,21 +29,22 @@ from deepcoder_trainer.modelcard import CARD, Difference, NotCompared, stage_car
 from deepcoder_trainer.types import Learner
 
 Compare = Callable[[CommittedCheckpoint, str, Sequence[FileEntry]], Awaitable[Difference | NotCompared]]
-"""Holds the logits of an export, by its folder's URI and its files, to those of the checkpoint that it was made from.
+"""Compares the logits of an export (URI of its folder, files) with those of its checkpoint, within a deadline.
 
-Is bounded, and raises `ExportRuined`, or `StopReached` where a stop leaves open whether it is: nothing is published.
+Raises `ExportRuined` if the export is another model, and `StopReached` if a stop comes before that is known. In both
+cases nothing is published.
 """
 
 log = logging.getLogger(__name__)
 
 
 async def not_asked(_checkpoint: CommittedCheckpoint, _uri: str, _files: Sequence[FileEntry]) -> NotCompared:
-    """A `Compare` that compares nothing."""
+    """Compare nothing; a `Compare`."""
     return NotCompared("whoever exported it was not asked to")
 
 
 class StageExport:
-    """What one attempt exports."""
+    """Writes the export of one attempt."""
 
     def __init__(
         self, config: StageConfig, learner: Learner, store: ObjectStore, workdir: Path, compare: Compare
@@ -56,9 +57,9 @@ class StageExport:
         self._compare = compare
 
     async def of(self, checkpoint: CommittedCheckpoint, metrics: Mapping[str, float]) -> CommittedCheckpoint:
-        """Write it, with card and manifest of its own, made from `checkpoint`, whose weights the learner has.
+        """Export `checkpoint`, whose weights the learner has, with a card and a manifest.
 
-        An export of the same checkpoint that is there already is returned as it is. Raises `CheckpointFailed`.
+        If storage already has an export of the same checkpoint, return that. Raises `CheckpointFailed`.
         """
         exported = await asyncio.to_thread(self._exported, checkpoint)
         if exported is not None:
@@ -87,7 +88,7 @@ class StageExport:
         return await asyncio.to_thread(put_manifest, self._store, prefix, manifest)
 
     def _exported(self, checkpoint: CommittedCheckpoint) -> CommittedCheckpoint | None:
-        """An export of this checkpoint, whoever made it; one that was committed after a later claim does not count."""
+        """Return an export of this checkpoint by any attempt, unless it was committed after a later attempt's claim."""
         stage = checkpoint.manifest.stage
         for export in read_listing(self._store.list(f"{stage}/")).exports():
             try:
@@ -109,7 +110,7 @@ class StageExport:
         directory: Path,
         prefix: str,
     ) -> list[FileEntry]:
-        """Says where the model comes from, and how far its logits are from there."""
+        """Upload the model card: origin of the model, and how far its logits differ from the checkpoint's."""
         stage, precision = self._config.stage, self._config.recipe.precision
         folder, dtype = f"{self._store.uri}/{prefix}", precision.dtype
         directory.mkdir(parents=True, exist_ok=True)

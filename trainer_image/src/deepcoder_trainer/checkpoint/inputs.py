@@ -1,9 +1,9 @@
 """Compares an attempt's external inputs with those of earlier attempts of the run.
 
-A URI says where an input is, not what it contains. The problem of a group, and so the tests that judge its stored
-responses again, follow from its position among the usable problems, and token ids depend on the tokenizer. If dataset
-or tokenizer has changed, or if this release leaves out other problems or makes other prompts, the continued run would
-be another run under the same name, so it is refused (`ConfigMismatch`, exit 64). A changed reward function is allowed,
+A URI says where an input is, not what it contains. A group refers to its problem, and so to the tests that judge its
+stored responses again, by position among the usable problems; token ids depend on the tokenizer. If dataset or
+tokenizer has changed, or if this release leaves out other problems or makes other prompts, the continued run would be
+another run under the same name, so it is refused (`ConfigMismatch`, exit 64). A changed reward function is allowed,
 because fixing it is how a run with a failed reward continues. The log reports the change, and each manifest records its
 own digest.
 """
@@ -27,23 +27,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """Digests of what an attempt has read."""
+    """Digests of an attempt's external inputs."""
 
     dataset_digest: str | None = None
-    """Of the training problems."""
+    """Digest of the training problems."""
 
     model_files: Mapping[str, str] = field(default_factory=dict)
-    """Of the starting model's configuration and tokenizer, by file name."""
+    """Digests of the starting model's configuration and tokenizer, by file name."""
 
     reward_digest: str | None = None
-    """Of the source of a reward of one's own."""
+    """Digest of the source of a custom reward function."""
 
     problems_digest: str | None = None
-    """Of the names and prompts of the problems that groups are made of."""
+    """Digest of ids and prompts of the usable problems."""
 
 
 def reward_digest(reward: str | None) -> str | None:
-    """Digest of the source of `recipe.reward`, `module:function`; None without one, and where it cannot be read."""
+    """Return the digest of the source of `recipe.reward` (`module:function`); None without one or if unreadable."""
     if reward is None:
         return None
     try:

@@ -12,14 +12,14 @@ from deepcoder_contracts.lineage import StoredCheckpoint, candidates
 from deepcoder_trainer.checkpoint.storage import StoredObject
 
 PIN = "pin-"
-"""Beginning of the name, below a checkpoint's folder, that a run leaves there when it starts from it."""
+"""Prefix of the object that a run puts into a checkpoint's folder when it starts from that checkpoint."""
 
 _CLAIM = re.compile(r"/attempts/(\d{3,})/claim\.json$")
 
 
 @dataclass(frozen=True)
 class StageListing:
-    """What storage has of one stage."""
+    """The contents of one stage's folder."""
 
     committed: tuple[StoredCheckpoint, ...]
     """Checkpoints with a manifest."""
@@ -28,28 +28,28 @@ class StageListing:
     """Exports with a manifest."""
 
     with_payload: frozenset[str]
-    """Folders of checkpoints and exports that hold something beside a manifest."""
+    """Folders of checkpoints and exports that hold more than a manifest."""
 
     pinned: frozenset[str]
     """Folders of checkpoints that another run has started from."""
 
     uncommitted: Mapping[str, CheckpointName]
-    """Folders without a manifest, and whose they are."""
+    """Folders without a manifest, with their step and attempt."""
 
     claims: Mapping[int, datetime]
-    """Ordinal to the time storage received its claim."""
+    """Ordinal of an attempt to the time at which storage received its claim."""
 
     def candidates(self) -> list[StoredCheckpoint]:
-        """Checkpoints that count, best first."""
+        """Return the checkpoints that count, best first."""
         return candidates(self.committed, self.claims)
 
     def exports(self) -> list[StoredCheckpoint]:
-        """Exports that count, best first."""
+        """Return the exports that count, best first."""
         return candidates(self.exported, self.claims)
 
 
 def read_listing(objects: Iterable[StoredObject]) -> StageListing:
-    """From all objects below `<stage>/`."""
+    """Parse all objects below `<stage>/`."""
     committed: list[StoredCheckpoint] = []
     exported: list[StoredCheckpoint] = []
     claims: dict[int, datetime] = {}
@@ -78,7 +78,7 @@ def read_listing(objects: Iterable[StoredObject]) -> StageListing:
 
 
 def _place(key: str) -> tuple[str, CheckpointName, bool] | None:
-    """Folder of a checkpoint or an export that an object lies in, its name, and whether it is an export."""
+    """Return the folder of an object's checkpoint or export, its name, and whether it is an export; else None."""
     segments = key.split("/")
     folder = "/".join(segments[:2])
     if name := parse_checkpoint_dir(folder):

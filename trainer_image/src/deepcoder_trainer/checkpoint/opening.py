@@ -10,7 +10,7 @@ from deepcoder_trainer.checkpoint.storage import ObjectStore
 
 
 def open_storage(uri: str, endpoint: str | None = None, region: str | None = None) -> ObjectStore:
-    """The store whose root is `uri`: `s3://bucket/prefix`, or `file:///path`. Opens no connection yet."""
+    """Return the store whose root is `uri`: `s3://bucket/prefix` or `file:///path`. Opens no connection yet."""
     parts = urlsplit(uri)
     if parts.scheme == "file" and not parts.netloc:
         from deepcoder_trainer.checkpoint.storage_file import FileStore
@@ -25,5 +25,5 @@ def open_storage(uri: str, endpoint: str | None = None, region: str | None = Non
 
 
 def open_run_storage(storage: Storage) -> ObjectStore:
-    """The store of a stage config's `storage`."""
+    """Return the store of a stage config's `storage`."""
     return open_storage(storage.uri, storage.endpoint, storage.region)

@@ -50,35 +50,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint whose files are here and whole."""
+    """A checkpoint that was downloaded and verified."""
 
     manifest: Manifest
-    """What it says."""
 
     ref: ParentRef
-    """Where it is, and its digest: the parent of what is written next."""
+    """URI of its folder and digest of its manifest: the parent of the next checkpoint."""
 
     state: PipelineState
-    """The controller's part."""
+    """The controller's part of the checkpoint."""
 
     directory: str
     """Local folder for `Learner.load`, on each rank's machine."""
 
     own: bool
-    """Whether it is of this stage; otherwise it is the config's parent, and stage counters start from zero."""
+    """Whether this stage wrote it. Otherwise it is the config's parent, and stage counters start from zero."""
 
 
 def read_manifest(store: ObjectStore, prefix: str) -> tuple[Manifest, str]:
-    """A manifest and the digest of its bytes.
+    """Return a manifest and the digest of its bytes.
 
-    Raises `ObjectMissing`, `CheckpointDamaged` for one that cannot be read, and `NewerSchema`.
+    Raises `ObjectMissing`, `CheckpointDamaged` for an unreadable one, and `NewerSchema`.
     """
     data = store.get_bytes(join_key(prefix, MANIFEST))
     return parse_manifest(data, join_key(store.uri, prefix)), sha256_digest(data)
 
 
 def parse_manifest(data: bytes, folder: str) -> Manifest:
-    """What the manifest in a folder says. Raises `CheckpointDamaged` and `NewerSchema`."""
+    """Parse the manifest of a folder. Raises `CheckpointDamaged` and `NewerSchema`."""
     try:
         return Manifest.from_json(data)
     except ValidationError as e:
@@ -95,11 +94,10 @@ async def find_resume_point(
     threads: ComputeThreads | None = None,
     inputs: Inputs | None = None,
 ) -> ResumePoint | None:
-    """What this attempt goes on from, files downloaded and verified; None: start from the model.
+    """Return the checkpoint that this attempt continues from, downloaded and verified; None: start from the model.
 
-    With `learner`, its ranks have their files too and `learner.load(point.directory, …)` is all that is left. With
-    `threads`, which decide what the attempt's processes compute, a checkpoint of others is refused, and with `inputs`
-    one of this run that was made from others.
+    With `learner`, its ranks download their files too, and only `learner.load(point.directory, …)` remains. `threads`
+    (deterministic runs) and `inputs` are compared with the checkpoint's; a difference raises `ConfigMismatch`.
     """
     store = store or open_run_storage(config.storage)
     listing = read_listing(await asyncio.to_thread(store.list, f"{config.stage.name}/"))
@@ -159,7 +157,7 @@ def _check_ours(manifest: Manifest, config: StageConfig, path: str) -> None:
 
 
 def _check_the_same_bits(manifest: Manifest, config: StageConfig, threads: ComputeThreads, path: str) -> None:
-    """A deterministic run goes on as it would have gone on: what decides the bits beside its recipe is unchanged."""
+    """Raise `ConfigMismatch` if ranks, samplers or threads differ, which would change a deterministic run's bits."""
     ranks = config.stage.resources.learners
     if manifest.world_size != ranks:
         raise ConfigMismatch(
@@ -199,7 +197,7 @@ def _check_threads(whose: str, before: Sequence[int], now: Sequence[int], path: 
 
 
 def _counts(threads: Sequence[int]) -> str:
-    """One number where all have the same."""
+    """Return one number if all are equal, otherwise all of them."""
     return str(threads[0]) if len(set(threads)) == 1 else ", ".join(map(str, threads))
 
 
@@ -235,7 +233,7 @@ async def _fetch_parent(
 
 
 def _pin(store: ObjectStore, run: RunIdentity) -> None:
-    """Ask the other run to keep this payload: attempts of ours may start from it until we have a checkpoint."""
+    """Ask the other run to keep this payload: our attempts may start from it until we have our own checkpoint."""
     try:
         store.put_bytes(f"{PIN}{run.uid}.json", run.to_json())
     except StorageError as e:

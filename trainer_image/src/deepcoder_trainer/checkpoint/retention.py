@@ -14,11 +14,11 @@ def payloads_to_prune(
     pinned: frozenset[str],
     is_final: Callable[[StoredCheckpoint], bool],
 ) -> list[StoredCheckpoint]:
-    """Those of a stage's checkpoints whose payload may go, given `lineage.candidates`' order (best first).
+    """Return the checkpoints whose payload may be removed, of a stage's checkpoints in the order of `candidates`.
 
-    Kept are the newest `keep_last` (at least one), multiples of `keep_every`, those that another run has started from
-    (`pinned`, by path), and the ones that ended the stage. `is_final` is asked only about the rest, since it may have
-    to read a manifest.
+    These keep their payload: the newest `keep_last` (at least one), steps that are multiples of `keep_every`,
+    checkpoints from which another run has started (`pinned`, by path), and those that ended the stage. `is_final` is
+    called last, because it may have to read a manifest.
     """
     return [
         c

@@ -29,19 +29,19 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class PipelineState:
-    """Everything but the weights that a run needs to continue as if it had never stopped."""
+    """Everything, besides the learner's state, that a run needs to continue as if it had never stopped."""
 
     step: int
-    """Steps of this stage that the weights have seen."""
+    """Steps of this stage that trained the weights."""
 
     total_steps: int
-    """Steps of all stages that the weights have seen."""
+    """Steps of all stages that trained the weights."""
 
     version: int
-    """Version of the weights, as the samplers know it."""
+    """Version of the weights that the samplers have."""
 
     next_group_id: int
-    """First group that was never admitted, over all stages; with the run's seed it fixes all problems to come."""
+    """First group that was never admitted, over all stages. With the run's seed, it determines all further problems."""
 
     groups: tuple[Group, ...] = ()
     """Finished groups that are not trained yet, in group_id order. Strict one-off: exactly the next batch."""
@@ -51,19 +51,19 @@ class PipelineState:
     stop that ran out of time or coincided with the loss of a sampler."""
 
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Metric to its values in this stage, oldest first: what gates look at. `evaluated` has the
-    steps after which there was an evaluation."""
+    """Values of each metric in this stage, oldest first, for gates. `evaluated` lists the steps that were followed by
+    an evaluation."""
 
     counters: Mapping[str, float] = field(default_factory=dict)
     """Totals over all stages: samples, quarantined, tokens."""
 
     trained_groups: int | None = None
-    """Groups that the steps of all stages have trained. None in checkpoints of before stages had batches of their own:
-    `total_steps` batches of the one size."""
+    """Groups that the steps of all stages have trained. None in older checkpoints, in which all batches have the same
+    size."""
 
 
 def save_state(state: PipelineState, directory: Path) -> list[Path]:
-    """Write both files below a directory; returns their paths. Raises `CheckpointFailed` or `OSError`."""
+    """Write both files below a directory. Return their paths. Raises `CheckpointFailed` or `OSError`."""
     directory.mkdir(parents=True, exist_ok=True)
     samples = [s for g in state.groups for s in g.samples]
     arrays = {
@@ -97,14 +97,14 @@ def save_state(state: PipelineState, directory: Path) -> list[Path]:
     arrays_path, state_path = directory / ARRAYS, directory / STATE
     try:
         save_file(arrays, arrays_path)
-    except SafetensorError as e:  # what it raises when the disk is full, too
+    except SafetensorError as e:  # raised also if the disk is full
         raise CheckpointFailed(f"{arrays_path} could not be written: {e}") from e
     state_path.write_text(json.dumps(document, sort_keys=True, ensure_ascii=False))
     return [arrays_path, state_path]
 
 
 def load_state(directory: Path) -> PipelineState:
-    """Read what `save_state` wrote; raises `CheckpointDamaged` when the two files do not make sense together."""
+    """Read the files of `save_state`. Raises `CheckpointDamaged` if they are unreadable or inconsistent."""
     try:
         arrays = load_file(directory / ARRAYS)
         document = json.loads((directory / STATE).read_text())

@@ -22,90 +22,90 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as storage knows it."""
+    """The metadata of a stored object."""
 
     key: str
     """Key below the store's root."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
     modified_at: datetime
-    """By the storage's own clock (UTC)."""
+    """Time of the last write by the storage's own clock (UTC)."""
 
     checksum: str | None = None
     """S3's ChecksumSHA256 (base64, `…-N` for N parts); None from a listing or on a file system."""
 
     sha256: str | None = None
-    """Of the content that was put, hexadecimal; None where nothing was put."""
+    """SHA-256 of the content, hexadecimal, in the result of `put_file`; elsewhere it may be None."""
 
 
 class ObjectStore(Protocol):
-    """A root under which objects are put, got and listed. Keys are relative to it, with `/` between segments."""
+    """Objects below a root. Keys are relative to the root, with `/` between segments."""
 
     uri: str
     """The root, `s3://bucket/prefix` or `file:///path`, without a trailing slash."""
 
     def put_file(self, key: str, path: Path) -> StoredObject:
-        """Upload a file, replacing what was there; the answer has its SHA-256."""
+        """Upload a file, replacing an existing object. The result has the SHA-256."""
         ...
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:
-        """Put a small object. With `if_absent`: raises `ObjectExists` if another content is there already.
+        """Put a small object. With `if_absent`, raises `ObjectExists` if the key has another content.
 
-        The same content is no conflict: a put whose answer was lost is retried and finds its own object.
+        The same content is not a conflict: a put whose answer was lost is retried and finds its own object.
         """
         ...
 
     def get_bytes(self, key: str) -> bytes:
-        """Content of a small object; raises `ObjectMissing`."""
+        """Return the content of a small object. Raises `ObjectMissing`."""
         ...
 
     def get_range(self, key: str, start: int, size: int) -> bytes:
-        """`size` bytes of an object from `start` on; raises `ObjectMissing`, `StorageUnavailable` if it has fewer."""
+        """Return `size` bytes from offset `start`. Raises `ObjectMissing`, and `StorageUnavailable` for fewer bytes."""
         ...
 
     def get_file(self, key: str, path: Path) -> str:
-        """Download to `path` (parents are made) and return the content's SHA-256, hexadecimal."""
+        """Download to `path`, creating its parents. Return the content's SHA-256, hexadecimal."""
         ...
 
     def sha256(self, key: str) -> tuple[int, str]:
-        """Size and SHA-256 (hexadecimal) of an object, by reading all of it."""
+        """Read a whole object. Return its size and SHA-256 (hexadecimal)."""
         ...
 
     def head(self, key: str) -> StoredObject | None:
-        """What storage knows of an object, None if there is none."""
+        """Return the metadata of an object, or None if it does not exist."""
         ...
 
     def list(self, prefix: str) -> list[StoredObject]:
-        """All objects whose key starts with `prefix`, in key order."""
+        """Return all objects whose key starts with `prefix`, in key order."""
         ...
 
     def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
-        """Delete all objects below `prefix` (a folder: it ends in `/`) but those whose key is in `keep`."""
+        """Delete all objects below the folder `prefix` (ends in `/`) except the keys in `keep`. Return their number."""
         ...
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read in chunks."""
+    """Return the SHA-256 of a file, hexadecimal, reading it in chunks."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def join_key(*parts: str) -> str:
-    """Segments joined by `/`; empty ones are left out."""
+    """Join segments by `/`, leaving out empty ones."""
     return "/".join(p.strip("/") for p in parts if p.strip("/"))
 
 
 def refuse_traversal(key: str) -> str:
-    """The key, if it stays below its root; raises ValueError for empty, `.` and `..` segments."""
+    """Return the key if it stays below its root. Raises ValueError for empty, `.` and `..` segments."""
     if any(segment in ("", ".", "..") for segment in key.rstrip("/").split("/")):
         raise ValueError(f"key {key!r} has an empty, '.' or '..' segment")
     return key
 
 
 def whole(where: str, start: int, size: int, data: bytes) -> bytes:
-    """What came of a range, if that is all of it; raises `StorageUnavailable`."""
+    """Return the data of a range if it is complete. Raises `StorageUnavailable` otherwise."""
     if len(data) != size:
         raise StorageUnavailable(f"{where}: {len(data)} bytes came of the {size} from {start} on")
     return data

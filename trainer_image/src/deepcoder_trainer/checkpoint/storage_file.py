@@ -1,9 +1,9 @@
-"""A directory as an object store: what a researcher without S3 uses, with the same commit semantics.
+"""A directory as an object store, for use without S3, with the same commit semantics.
 
-Objects are written beside their place and renamed into it, so that a reader never sees half of one; a conditional
-put is a hard link, which exactly one writer can make. An object is on the disk before it has its name: a committed
-checkpoint takes the place of older ones, and a machine that loses power must not lose both. A crash can leave `.tmp`
-files behind; listings hide them.
+Objects are written to a temporary file and renamed, so that a reader never sees a partial one. A conditional put is a
+hard link, which exactly one writer can create. An object is flushed to disk before it gets its name: a committed
+checkpoint replaces older ones, and a machine that loses power must not lose both. A crash can leave `.tmp` files
+behind; listings hide them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TEMPORARY = ".tmp"
 
 
 class FileStore:
-    """An `ObjectStore` below a directory, which is made when first written to."""
+    """An `ObjectStore` below a directory, which is created by the first write."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -107,7 +107,7 @@ class FileStore:
         doomed = [o.key for o in self.list(prefix.rstrip("/") + "/") if o.key not in keep]
         for key in doomed:
             self._path(key).unlink(missing_ok=True)
-        # S3 has no empty folders, so neither has this: deepest first, those that still hold something stay.
+        # S3 has no empty folders, so remove them here, deepest first; rmdir fails for non-empty ones.
         folder = self._root / prefix
         for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
             with suppress(OSError):
@@ -126,7 +126,7 @@ class FileStore:
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
-        """A temporary file in the object's folder, gone afterwards unless it was renamed."""
+        """Yield a temporary file in the object's folder, and remove it afterwards unless it was renamed."""
         target = self._path(key)
         with self._translated(key):
             _make(target.parent)
@@ -151,7 +151,7 @@ class FileStore:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder; each one that is new is on the disk in the one above it, as an object in it must be found."""
+    """Create a folder and its parents, and flush each new entry to disk, so that its objects survive a power loss."""
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -159,12 +159,12 @@ def _make(folder: Path) -> None:
 
 
 def _flush_entries(folder: Path) -> None:
-    with suppress(OSError):  # not every file system flushes folders
+    with suppress(OSError):  # some file systems cannot flush folders
         _flush(folder)
 
 
 def _flush(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder's entries."""
+    """Wait until a file's content or a folder's entries are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.5
-"""First pause after a conflict, or up to half of it less, since whoever it is with pauses, too. Each time doubled."""
+"""Upper bound of the first pause after a conflict, doubled each time. At least half of it is waited, at random."""
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 _PART_BYTES = 8 << 20
 _PARALLEL_PARTS = 4
-"""Parts of one file that are in memory and on their way; `transfer` puts as many files at once."""
+"""Parts of one file that are in memory and uploaded at a time; `transfer` also uploads several files at a time."""
 _MOST_PARTS = 10_000
-"""Of one object, by S3's own limit."""
+"""S3's limit of parts per object."""
 
 _DENIED = {
     "AccessDenied",
@@ -65,7 +65,7 @@ _DENIED = {
     "InvalidToken",
     "NoSuchBucket",
     "SignatureDoesNotMatch",
-    "XAdminUserNotFound",  # versitygw's word for an unknown access key
+    "XAdminUserNotFound",  # versitygw's code for an unknown access key
 }
 _MISSING = {"NoSuchKey", "NotFound", "404"}
 _CONFLICT = {"PreconditionFailed", "412"}
@@ -76,8 +76,8 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def _descriptions() -> Loader:
-    """What botocore knows of S3, read once for all clients of the process: 0.05 s of CPU each. Credentials are each
-    client's own."""
+    """Return botocore's description of S3, which is parsed once per process, because each time takes 0.05 s of CPU.
+    Clients do not share credentials."""
     return botocore.session.Session().get_component("data_loader")
 
 
@@ -120,16 +120,16 @@ class S3Store:
     def get_range(self, key: str, start: int, size: int) -> bytes:
         """See `ObjectStore`."""
         if size == 0:
-            return b""  # a range of no bytes cannot be said
+            return b""  # an HTTP range cannot be empty
         span = f"bytes={start}-{start + size - 1}"
         asked: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(key), "Range": span}
         with self._translated(key), closing(self._client.get_object(**asked)["Body"]) as body:
-            data = body.read(size + 1)  # whoever ignores the range sends all of the object
+            data = body.read(size + 1)  # a server that ignores the range sends the whole object
         return whole(f"{self.uri}/{key}", start, size, data)
 
     def get_file(self, key: str, path: Path) -> str:
         """See `ObjectStore`."""
-        refuse_traversal(key)  # before anything is written: who names the key may have named the path by it
+        refuse_traversal(key)  # before writing: the caller may have derived `path` from the key
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         with path.open("wb") as out:
@@ -189,7 +189,7 @@ class S3Store:
 
     @property
     def _sender(self) -> S3Client:
-        """For puts whose SHA-256 is a header that is signed: hashing the bytes once more would sign nothing more."""
+        """The client for puts. Their SHA-256 is a signed header, so the signature need not hash the payload again."""
         with self._lock:
             self._made_sender = self._made_sender or self._connect(sign_payloads=False)
             return self._made_sender
@@ -234,14 +234,14 @@ class S3Store:
                     )
                 break
             except _Conflict as conflict:
-                # Another write of the same key is in flight: S3 asks for the request to be repeated.
+                # Another write of the same key is in flight: S3 demands that the request be repeated.
                 if attempt == _ATTEMPTS - 1:
                     raise StorageUnavailable(str(conflict)) from conflict.__cause__
                 time.sleep(_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1))
         return replace(self._must_head(key), sha256=digest.hexdigest())
 
     def _put_parts(self, key: str, path: Path) -> str:
-        """Upload a file in parts; returns the whole's SHA-256, hexadecimal."""
+        """Upload a file in parts. Return the SHA-256 of the whole file, hexadecimal."""
         part_bytes = max(_PART_BYTES, -(-path.stat().st_size // _MOST_PARTS))
         whole = hashlib.sha256()
         parts: list[CompletedPartTypeDef] = []
@@ -260,7 +260,7 @@ class S3Store:
                         whole.update(data)
                     parts += [part.result() for part in under_way]
                 self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
-            except BaseException:  # when none of its parts is on its way any more
+            except BaseException:  # the pool has ended, so no part is in flight any more
                 self._abort(where)
                 raise
         return whole.hexdigest()
@@ -271,7 +271,7 @@ class S3Store:
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     def _abort(self, where: dict[str, Any]) -> None:
-        """Give up an upload that has failed; what it failed of is what the caller has to be told."""
+        """Abort a failed upload. An error here is only logged: the caller must get the original one."""
         try:
             self._client.abort_multipart_upload(**where)
         except (ClientError, BotoCoreError) as e:
@@ -290,8 +290,8 @@ class S3Store:
         except ClientError as e:
             raise _translate(where, e) from e
         except BotoCoreError as e:
-            # Messages of botocore name the endpoint and the cause, never a key or a secret; but this one, not its
-            # subclasses, quotes whatever a library said, a header that holds a session token among it.
+            # Messages of botocore name the endpoint and the cause, never a key or a secret. The exception is this
+            # class itself, not its subclasses: it quotes a library's error, which may contain a session token.
             if type(e) is HTTPClientError:
                 raise StorageUnavailable(
                     f"{where}: the request could not be made: look for a line break in AWS_ACCESS_KEY_ID, "
@@ -303,7 +303,7 @@ class S3Store:
 
 
 class _Conflict(StorageUnavailable):
-    """Another write is being decided: ConditionalRequestConflict, or OperationAborted, as AWS and others call it."""
+    """A concurrent write of the same key (ConditionalRequestConflict on AWS, OperationAborted elsewhere)."""
 
 
 def _translate(where: str, error: ClientError) -> StorageError:

@@ -33,10 +33,10 @@ from deepcoder_trainer.checkpoint.storage import (
 )
 
 PARALLEL = 4
-"""Files on their way at once."""
+"""Number of files transferred at a time."""
 
 PARTIAL = ".partial"
-"""What the name of a file ends in that is not whole yet."""
+"""Suffix of a file that is not complete yet."""
 
 _ATTEMPTS = 3
 _BACKOFF_SECONDS = 1.0
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 def upload_files(store: ObjectStore, prefix: str, root: Path, files: Sequence[Path]) -> list[FileEntry]:
-    """Put files below `prefix` under their path relative to `root`; returns their manifest entries."""
+    """Upload files below `prefix`, under their paths relative to `root`. Return their manifest entries."""
 
     def put(path: Path) -> FileEntry:
         relative = path.relative_to(root).as_posix()
@@ -64,10 +64,10 @@ def upload_files(store: ObjectStore, prefix: str, root: Path, files: Sequence[Pa
 def download_files(
     store: ObjectStore, prefix: str, directory: Path, entries: Sequence[FileEntry], *, check_present: bool = False
 ) -> None:
-    """Bring files below `prefix` to `directory`; raises `CheckpointDamaged` for one that is missing or differs.
+    """Download files below `prefix` to `directory`. Raises `CheckpointDamaged` for a missing or different file.
 
-    Processes on one machine may ask for the same folder at once: the first brings each file, the others find it. Where
-    the folder may hold files of somebody else, `check_present` hashes what lies there and brings what differs anew.
+    Processes on one machine may download to the same folder: the first one downloads a file, the others find it. If
+    the folder may hold other files, `check_present` hashes existing files and downloads those that differ again.
     """
 
     def get(entry: FileEntry) -> None:
@@ -94,10 +94,10 @@ def download_files(
 
 
 def several(fetch: Callable[[T], object], wanted: Iterable[T]) -> None:
-    """Fetch all, `PARALLEL` at a time; the first error is raised, and nothing is begun after it.
+    """Fetch all, `PARALLEL` at a time. Raises the first error, after which no further fetch starts.
 
-    In threads that keep no process from ending, as those of a pool do until all that they were given is fetched: who
-    waits for a model may give up.
+    The threads are daemons: a caller may give up waiting for a model, and the threads of a pool would then keep the
+    process from ending.
     """
     left, taking = iter(wanted), threading.Lock()
     failures: list[BaseException] = []
@@ -110,7 +110,7 @@ def several(fetch: Callable[[T], object], wanted: Iterable[T]) -> None:
                 return
             try:
                 fetch(each)  # type: ignore[arg-type]  # not the iterator itself
-            except BaseException as error:  # whatever it is, it is the caller's
+            except BaseException as error:  # every error is passed to the caller
                 failures.append(error)
 
     threads = [threading.Thread(target=work, name="fetch", daemon=True) for _ in range(PARALLEL)]
@@ -127,7 +127,7 @@ def _is(path: Path, entry: FileEntry) -> bool:
 
 
 def retried(call: Callable[[], T], what: str) -> T:
-    """The call's result, after at most `_ATTEMPTS` tries; only failures that may pass are repeated."""
+    """Return the call's result. Retry transient failures, up to `_ATTEMPTS` tries in total."""
     for attempt in range(1, _ATTEMPTS):
         try:
             return call()
@@ -138,16 +138,16 @@ def retried(call: Callable[[], T], what: str) -> T:
 
 
 def put_new(store: ObjectStore, key: str, data: bytes) -> StoredObject:
-    """Put what commits uploaded files, as patiently as the files were: giving up means to upload all of them again.
+    """Put an object that must not exist yet, with retries: giving up on a manifest means uploading all files again.
 
-    A put whose answer was lost finds its own object. Raises `ObjectExists` where another one is there.
+    A put whose answer was lost finds its own object. Raises `ObjectExists` if the key has another content.
     """
     return retried(lambda: store.put_bytes(key, data, if_absent=True), f"upload of {key}")
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """One process at a time in a folder, which is made; the lock goes with its holder."""
+    """Create a folder and lock it for this process. The lock ends with its holder, even if that is killed."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

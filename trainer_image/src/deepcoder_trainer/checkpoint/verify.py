@@ -23,7 +23,7 @@ Link = CheckedLink
 
 
 def walk_chain(uri: str, *, deep: bool, endpoint: str | None = None, region: str | None = None) -> Iterator[Link]:
-    """The manifest in folder `uri`, its parent, and so on to the root; ends at the first that cannot be read."""
+    """Yield the manifest in folder `uri`, its parent, and so on to the root. Stop at one that cannot be read."""
     return walk(uri, lambda folder: _InStore(open_storage(folder, endpoint, region)), deep=deep, parse=_parsed)
 
 
@@ -35,13 +35,13 @@ def _parsed(data: bytes, folder: str) -> Manifest:
 
 
 def check_file(store: ObjectStore, entry: FileEntry, *, deep: bool) -> list[str]:
-    """What is wrong with one file; with `deep` its bytes are read."""
+    """Return the problems of one file. With `deep`, read its bytes."""
     problem = file_problem(_InStore(store), entry, deep=deep)
     return [] if problem is None else [problem]
 
 
 class _InStore:
-    """A manifest's folder: the root of a store."""
+    """The folder of a manifest, which is the root of `store`."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -65,9 +65,9 @@ class _InStore:
 
 
 def unlisted_files(directory: Path, manifest: Manifest) -> list[str]:
-    """Files below a local folder that its manifest does not list; nothing loads hidden ones, nor those half brought.
+    """Return files below a local folder that its manifest does not list, except hidden and partially downloaded ones.
 
-    Whoever loads a folder takes each file of a known name or ending: one that nobody checked may be among them.
+    Loaders take every file with a known name or suffix, so an unlisted file could be loaded without a check.
     """
     listed = {MANIFEST, *(entry.path for entry in manifest.files)}
     paths = (path.relative_to(directory) for path in sorted(directory.rglob("*")) if not path.is_dir())

@@ -61,20 +61,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SaveTimes:
-    """Seconds that the last committed save took."""
+    """Durations of the last committed save, in seconds."""
 
     waited: float
-    """While training stood still for the save before it, which was still on its way."""
+    """How long training waited for the previous save."""
 
     copy: float
-    """While training stood still for the copy."""
+    """How long training waited for the copy."""
 
     upload: float
-    """In the background, until storage had the manifest."""
+    """Time in the background until storage had the manifest."""
 
     @property
     def stall(self) -> float:
-        """While training stood still."""
+        """How long training waited in total."""
         return self.waited + self.copy
 
 
@@ -89,11 +89,11 @@ class _Copied:
     waited: float
     copy: float
     began: float
-    """Clock at the beginning of the upload."""
+    """Start of the upload, by `time.monotonic`."""
 
 
 class CheckpointWriter:
-    """Writes what one attempt of one stage leaves behind."""
+    """Writes the claim, the checkpoints, the export and the exit record of one attempt."""
 
     def __init__(
         self,
@@ -107,9 +107,9 @@ class CheckpointWriter:
         runtime_info: RuntimeInfo | None = None,
         threads: ComputeThreads | None = None,
     ) -> None:
-        """`workdir` is local scratch space; `parent` is what this attempt started from (also settable later).
+        """`workdir` is local scratch space; `parent` is the checkpoint that this attempt started from, if any.
 
-        `inputs` is what it has read, and `threads` are those of its processes, where they decide what it computes.
+        Manifests record `inputs` and, of deterministic runs, the compute `threads` of the attempt's processes.
         """
         self._config = config
         self._learner = learner
@@ -125,22 +125,22 @@ class CheckpointWriter:
         self.times: SaveTimes | None = None
         self.failures = 0
         self.on_commit: Callable[[CommittedCheckpoint], None] = lambda _committed: None
-        """Told of each checkpoint as soon as storage has its manifest; must not raise."""
+        """Called with each checkpoint as soon as storage has its manifest. Must not raise."""
         self.before_commit: Callable[[], Awaitable[None]] = _nothing
-        """Awaited before each manifest is put, for what is to be stored by then; must not raise, and be bounded."""
+        """Awaited before each manifest is put, to store metrics and samples first. Must be bounded and not raise."""
         self.compare: Compare = not_asked
-        """Asked of the export when its files are stored, before its card is written."""
+        """Compares the export with its checkpoint, after its files are stored and before its card is written."""
 
     async def claim(self) -> None:
-        """Take the run's prefix and this attempt's ordinal; before anything is read or written.
+        """Claim the run's prefix and this attempt's ordinal, before anything else is read or written.
 
-        Raises `ConfigMismatch` when the prefix belongs to another run or configuration, and `BadConfig` when storage
-        lets a conditional put replace what is there: then nothing would tell two attempts apart.
+        Raises `ConfigMismatch` if the prefix belongs to another run or configuration, and `BadConfig` if storage
+        ignores the condition of a put, because then two attempts could both commit.
         """
         run, digest = self._config.run, self._config.provenance.config_digest
         record = RunRecord(run=run, config_digest=digest, created_at=datetime.now(UTC))
         try:
-            # If the first one is new, the second one, of another content, must find it.
+            # Even if the first put creates the object, the second one, with another content, must find it.
             for later in (timedelta(), timedelta(microseconds=1)):
                 again = record.model_copy(update={"created_at": record.created_at + later})
                 await asyncio.to_thread(put_new, self._store, RUN, again.to_json())
@@ -173,7 +173,7 @@ class CheckpointWriter:
             log.info("attempt %d of stage %s was claimed before: it continues after a restart", ordinal, stage)
 
     async def copy(self, step: int) -> None:
-        """Copy the learner's state aside and begin to upload it; returns when training may go on."""
+        """Copy the learner's state aside and start its upload. Returns when training may continue."""
         assert self._learner is not None, "an Evaluate stage has no checkpoints"
         asked = time.monotonic()
         await self._settle(raise_always=False)
@@ -194,7 +194,7 @@ class CheckpointWriter:
         final: bool = False,
         gate: GateRecord | None = None,
     ) -> None:
-        """Commit what was copied aside, together with `state`, in the background; returns at once."""
+        """Commit the weights that were copied aside, together with `state`, in the background. Returns at once."""
         copied, self._copied = self._copied, None
         assert copied is not None, "the weights are copied aside first"
         assert copied.step == state.step, "weights and state are of the same step"
@@ -202,7 +202,7 @@ class CheckpointWriter:
         self._background = asyncio.create_task(self._commit(copied, state, document))
 
     async def wait(self) -> CommittedCheckpoint | None:
-        """Until the last save is committed; returns the newest checkpoint. Raises `CheckpointFailed`."""
+        """Wait until the last save is committed. Return the newest checkpoint. Raises `CheckpointFailed`."""
         await self._settle(raise_always=True)
         return self.latest
 
@@ -214,17 +214,17 @@ class CheckpointWriter:
             raise CheckpointFailed("there is no checkpoint to export: save first")
         export = StageExport(self._config, self._learner, self._store, self._workdir, self.compare)
         made = await export.of(checkpoint, metrics)
-        await self._tidy(checkpoint.manifest.step)  # an attempt that only exports has saved nothing
+        await self._tidy(checkpoint.manifest.step)  # an attempt that only exports makes no save that would prune
         return made
 
     async def write_exit(self, record: ExitRecord) -> None:
-        """Say how this attempt ended; the last thing it does."""
+        """Write the exit record of this attempt."""
         key = exit_key(self._config.stage.name, self._config.ordinal)
         put = functools.partial(self._store.put_bytes, key, record.to_json())
         await asyncio.to_thread(retried, put, f"upload of {key}")
 
     async def close(self) -> None:
-        """End the upload of weights that were copied aside and are not going to be committed."""
+        """Cancel the upload of weights that were copied aside and will not be committed."""
         copied, self._copied = self._copied, None
         if copied is None:
             return
@@ -235,7 +235,7 @@ class CheckpointWriter:
         await asyncio.to_thread(shutil.rmtree, copied.directory, ignore_errors=True)
 
     async def _settle(self, *, raise_always: bool) -> None:
-        """Wait for the save that is on its way, if there is one."""
+        """Wait for the save in the background, if there is one, and count or raise its failure."""
         if self._background is None:
             return
         task, self._background = self._background, None
@@ -305,14 +305,14 @@ class CheckpointWriter:
         )
 
     async def _tidy(self, newest: int) -> None:
-        """Prune; what fails costs nothing but room."""
+        """Prune old checkpoints. A failure is only logged, because it costs nothing but space."""
         try:
             await asyncio.to_thread(self._prune, newest)
         except StorageError as e:
             log.warning("old checkpoints could not be pruned, the next save tries again: %s", e)
 
     def _prune(self, newest: int) -> None:
-        """Remove payloads that need not be kept, and uploads that come to nothing; `newest` is the committed step."""
+        """Remove payloads that need not be kept, and abandoned uploads. `newest` is the newest committed step."""
         stage, storage = self._config.stage.name, self._config.storage
         listing = read_listing(self._store.list(f"{stage}/"))
         valid = [c for c in listing.candidates() if c.path in listing.with_payload]
@@ -328,14 +328,14 @@ class CheckpointWriter:
             count = self._store.delete_prefix(f"{checkpoint.path}/", keep=keep)
             log.info("%s: payload pruned (%d files)", checkpoint.path, count)
         for folder, name in listing.uncommitted.items():
-            # Of our own, saves that failed: one is on its way at a time, so what is older than this one is dead.
+            # Our own failed saves: only one save is in progress at a time, so those before `newest` are abandoned.
             given_up = name.ordinal == self._config.ordinal and name.step < newest
             if name.ordinal < self._config.ordinal or given_up:
                 self._store.delete_prefix(f"{folder}/")
                 log.info("%s: unfinished upload removed", folder)
 
     def _is_final(self, checkpoint: StoredCheckpoint) -> bool:
-        """Whether it ended the stage. One that cannot be read may have: it is kept, and costs the run nothing."""
+        """Whether a checkpoint ended the stage. True also for an unreadable one, so that it is kept."""
         try:
             return read_manifest(self._store, checkpoint.path)[0].final
         except (CheckpointDamaged, NewerSchema, ObjectMissing) as e:
@@ -344,4 +344,4 @@ class CheckpointWriter:
 
 
 async def _nothing() -> None:
-    """What is done before a commit where nobody asked for anything."""
+    """The default of `before_commit`."""
