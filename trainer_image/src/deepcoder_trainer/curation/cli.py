@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the options of the command."""
     sets = parser.add_argument_group("input and output")
     sets.add_argument(
         "inputs", nargs="+", metavar="NAME=URI", help="problem sets, each with a name: hf://org/name, s3://…, or a path"
@@ -86,12 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Curate and print what came of it; the exit code."""
+    """Curate, and print the result. Return the exit code."""
     from deepcoder_trainer.judge.local import LocalJudge
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     endpoint = judge_endpoint(options)
-    # Before anything heavy is imported or a secret is read, as `run` does.
+    # The judge starts before anything heavy is imported or a secret is read, as in `run`.
     judge = LocalJudge(endpoint.workers) if endpoint.backend is JudgeBackend.LOCAL else None
     try:
         return _curate(options, endpoint, judge)
@@ -246,7 +246,7 @@ def _named(texts: list[str], option: str, splits: tuple[str, ...], sources: Sour
 
 
 def _uri(text: str) -> str:
-    """A path relative to here becomes absolute; URIs stay."""
+    """Make a relative path absolute. URIs stay unchanged."""
     return text if "://" in text else str(Path(text).absolute())
 
 

@@ -20,17 +20,17 @@ from deepcoder_trainer.curation.shingles import Shingles, shingles, words
 from deepcoder_trainer.problems.record import Test
 
 _SHORT = 20
-"""Sequences below which a statement is short: then nearly all have to agree."""
+"""Number of sequences below which a statement is short, so that nearly all of them must match."""
 _NEARLY_ALL = 0.9
 _LEAST_TEST = 32
-"""Characters of a test's input and output together, white space counted once, from which it counts."""
+"""Smallest number of characters of a test's input and output together, with collapsed white space, for it to count."""
 _SHARED = 2
 _MARKS = "[]{},:"
 _MASK = np.uint64((1 << 22) - 1)
 
 
 class EvaluationIndex:
-    """Statements and tests of all evaluation sets. Fill it, then ask."""
+    """Statements and tests of all evaluation sets. Call `add` for each problem, then `freeze`, then `reason`."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -38,19 +38,19 @@ class EvaluationIndex:
         self._sizes: list[int] = []
         self._tests_of: list[int] = []
         self._by_test: dict[tuple[int, int], list[int]] = {}
-        """Numbers of output and input to the problems that have such a test."""
+        """Hashes of output and input to the problems that have such a test."""
         self._outputs: set[int] = set()
         self._parts: list[Shingles] = []
         self._numbers: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self._owners: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._seen = np.zeros(int(_MASK) + 1, np.bool_)
-        """Low bits of the numbers that there are: nearly all that are asked for are not, and this says so at once."""
+        """A filter by the low bits of all known shingles: most shingles of training problems are unknown."""
 
     def __len__(self) -> int:
         return len(self._names)
 
     def add(self, name: str, statement: str, tests: Iterable[Test]) -> None:
-        """Add one evaluation problem; `name` is told to people."""
+        """Add one evaluation problem. `name` is for messages."""
         index = len(self._names)
         known = set(_numbered(tests))
         for test in known:
@@ -63,7 +63,7 @@ class EvaluationIndex:
         self._parts.append(found)
 
     def freeze(self) -> None:
-        """Sort what was added; call it once, before asking."""
+        """Build the index from the added problems. Call it once, before `reason`."""
         if not self._parts:
             return
         numbers = np.concatenate(self._parts)
@@ -73,7 +73,7 @@ class EvaluationIndex:
         self._seen[self._numbers & _MASK] = True
 
     def reason(self, statement: Shingles, tests: Sequence[Test]) -> str | None:
-        """Why a training problem is contaminated, None if it is not."""
+        """Return why a training problem is contaminated, or None."""
         return self._by_statement(statement) or self._by_tests(tests)
 
     def _by_statement(self, statement: Shingles) -> str | None:
@@ -88,7 +88,7 @@ class EvaluationIndex:
         owners, counts = np.unique(np.concatenate(hits), return_counts=True)
         sizes = np.minimum(np.asarray(self._sizes)[owners], len(statement))
         larger = np.maximum(np.asarray(self._sizes)[owners], len(statement))
-        # Short ones are held against the longer of the two.
+        # For short statements, the share refers to the longer one.
         shares = np.where(sizes < _SHORT, counts / larger, counts / sizes)
         passed = shares >= np.where(sizes < _SHORT, max(self._threshold, _NEARLY_ALL), self._threshold)
         if not passed.any():
@@ -108,8 +108,8 @@ class EvaluationIndex:
 
 
 def _numbered(tests: Iterable[Test], outputs: Set[int] | None = None) -> Iterator[tuple[int, int]]:
-    """The tests that count, as this process's own numbers for output and input: a set may have gigabytes of them. With
-    `outputs`: those with one of them, since inputs are mostly longer."""
+    """Yield the tests that count as hashes of output and input, because a set may have gigabytes of tests. The hashes
+    are those of this process. With `outputs`, skip tests with other outputs before hashing their longer inputs."""
     for given, expected in tests:
         output = _spaced(expected)
         number = hash(output)
@@ -121,8 +121,8 @@ def _numbered(tests: Iterable[Test], outputs: Set[int] | None = None) -> Iterato
 
 
 def _spaced(text: str) -> str:
-    """A text with white space as it is compared."""
+    """Return the text with normalized white space."""
     spaced = " ".join(text.split())
-    for mark in _MARKS:  # a regular expression takes ten times as long
+    for mark in _MARKS:  # ten times as fast as a regular expression
         spaced = spaced.replace(f" {mark}", mark).replace(f"{mark} ", mark)
     return spaced

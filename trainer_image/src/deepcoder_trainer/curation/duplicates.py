@@ -1,4 +1,4 @@
-"""Clusters of problems with the same or nearly the same statement.
+"""Groups problems with the same or nearly the same statement into clusters.
 
 MinHash with banding proposes pairs, and the exact Jaccard similarity decides. So a threshold means what it says, and
 chance can only hide a pair: one in 330,000 at similarity 0.8, one in 360 at 0.7. Each problem is compared with the
@@ -29,13 +29,13 @@ class Cluster:
     """Problems of which one is kept: the first that passes verification."""
 
     members: list[int]
-    """Indices, in reading order."""
+    """Indices of problems, in reading order."""
     similarity: dict[int, float] = field(default_factory=dict)
-    """Member to its similarity to the first; 1.0: the same words."""
+    """Each member's similarity to the first member; 1.0: the same words."""
 
 
 class Clusters:
-    """Takes problems in reading order."""
+    """Builds the clusters. Problems are added in reading order."""
 
     def __init__(self, threshold: float) -> None:
         self.all: list[Cluster] = []
@@ -49,7 +49,7 @@ class Clusters:
         self._weights = generator.integers(0, 1 << 63, _ROWS, np.uint64) | np.uint64(1)
 
     def add(self, index: int, found: Sequence[str], shingles: Shingles) -> None:
-        """Put problem `index`, of these words, into the cluster that it belongs to."""
+        """Add problem `index`, with the words `found` and their shingles, to its cluster or to a new one."""
         digest = blake2b(" ".join(found).encode("utf-8", "surrogatepass"), digest_size=16).digest()
         known, similarity = self._exact.get(digest, (None, 1.0))
         if known is None and len(shingles):
@@ -67,7 +67,10 @@ class Clusters:
         self.all[known].similarity[index] = similarity
 
     def _nearest(self, keys: list[int], shingles: Shingles) -> tuple[int | None, float]:
-        """The cluster whose first is nearest, if that is near enough; the earliest of equals."""
+        """Return the cluster whose first problem is most similar, on a tie the earliest, and the similarity.
+
+        Without a cluster above the threshold, return None.
+        """
         proposed = {c for bucket, key in zip(self._buckets, keys, strict=True) for c in bucket.get(key, ())}
         best, nearest = self._threshold, None
         for cluster in sorted(proposed):
@@ -84,7 +87,10 @@ class Clusters:
 def _signature(
     shingles: Shingles, factors: npt.NDArray[np.uint64], offsets: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]:
-    """[rows] least value of each hash over the set. The high bits of a product are what is random; they decide."""
+    """Return the MinHash signature: [_BANDS * _ROWS] minimum of each hash over the set.
+
+    The high bits of a product are the random ones, and they decide the minimum.
+    """
     hashed = shingles * factors
     hashed += offsets
     return hashed.min(axis=1)

@@ -30,7 +30,7 @@ from deepcoder_trainer.types import Sampler
 
 @dataclass(frozen=True)
 class Engines:
-    """How many engines there are, and of what kind."""
+    """Number and kind of engines."""
 
     tensor_parallel: int = 1
     count: int = 1
@@ -39,7 +39,7 @@ class Engines:
 
 
 def engine_config(model_dir: Path, engines: Engines, max_tokens: int, max_prompt_tokens: int) -> StageConfig:
-    """What engines are told: as for an Evaluate stage, whose problem sets and storage nothing of theirs reads."""
+    """Return the engines' config: an Evaluate stage with placeholders for problem sets and storage."""
     sets = [EvaluationDataset(name="curation", uri="/dev/null")]
     run = LocalRun(
         name="curate",
@@ -65,7 +65,7 @@ def engine_config(model_dir: Path, engines: Engines, max_tokens: int, max_prompt
 
 @asynccontextmanager
 async def open_engine(config: StageConfig, model_dir: Path) -> AsyncIterator[Sampler]:
-    """The sampler with the model's weights; it ends with the block."""
+    """Yield a sampler with the model's weights, and shut it down at the end."""
     from deepcoder_trainer.cluster import connect_ray
     from deepcoder_trainer.modelconfig import read_model_config
     from deepcoder_trainer.plan.check import check
@@ -76,7 +76,7 @@ async def open_engine(config: StageConfig, model_dir: Path) -> AsyncIterator[Sam
     model_config = read_model_config(model_dir)
     check(config, model_config)
     weights = element_bytes(config.recipe) * parameters(model_shape(model_config))
-    # In a pool's thread, as in a run: the processes of a cluster of our own end with the thread that started them.
+    # In a pool's thread, which does not end: the processes of our own cluster end with the thread that started them.
     await asyncio.to_thread(connect_ray, config.stage.resources, weights)
     sampler = await start_samplers(config, model_dir)
     try:

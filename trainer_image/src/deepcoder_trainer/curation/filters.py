@@ -49,32 +49,32 @@ Check = Callable[[Record], str | None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What problems have to be like."""
+    """The thresholds of all filters."""
 
     min_tests: int = 5
-    """Fewest tests of a problem that is judged by tests."""
+    """Smallest number of tests of a problem that is judged by tests."""
     max_prompt_tokens: int = 2048
-    """Longest prompt, by the model's tokenizer."""
+    """Longest prompt, in tokens of the model's tokenizer."""
     since: datetime.date | None = None
-    """First date of the window; problems without a date are in every window."""
+    """First date of the window. Problems without a date are in every window."""
     until: datetime.date | None = None
-    """First date behind the window."""
+    """First date after the window."""
     near_duplicate: float = 0.8
-    """Share of five-word sequences that two statements have in common (Jaccard) from which one of them is dropped."""
+    """Jaccard similarity of the five-word sequences of two statements from which on one of them is dropped."""
     contamination: float = 0.6
-    """Share of the shorter statement's five-word sequences that are in the other, from which a problem is dropped."""
+    """Share of the shorter statement's five-word sequences that the other contains, from which a problem is dropped."""
     min_pass_rate: float = 0.0
     """Problems with this pass rate or a lower one are dropped."""
     max_pass_rate: float = 1.0
     """Problems with this pass rate or a higher one are dropped."""
     max_solutions: int = 8
-    """Official solutions that are tried."""
+    """Largest number of official solutions that are tried per problem."""
     keep_unverified: bool = False
-    """Whether problems without any official solution are kept, in layouts that have them too."""
+    """Whether problems without an official solution are kept even in layouts that have official solutions."""
 
 
 def of_one(settings: Settings) -> tuple[tuple[str, Check], ...]:
-    """The filters that need nothing but the record, in order."""
+    """Return the filters that need only the record, in order."""
     return (
         (WINDOW, lambda r: _outside(r.date, settings.since, settings.until)),
         (EMPTY, lambda r: None if r.statement.strip() else "the statement is empty"),
@@ -83,7 +83,7 @@ def of_one(settings: Settings) -> tuple[tuple[str, Check], ...]:
 
 
 def first_reason(record: Record, checks: Iterable[tuple[str, Check]]) -> tuple[str, str] | None:
-    """Name and reason of the first filter that drops it."""
+    """Return name and reason of the first filter that drops the record, or None."""
     for name, check in checks:
         if (reason := check(record)) is not None:
             return name, reason
@@ -91,13 +91,13 @@ def first_reason(record: Record, checks: Iterable[tuple[str, Check]]) -> tuple[s
 
 
 def too_long(tokens: int, settings: Settings) -> str | None:
-    """Why a prompt of so many tokens is dropped."""
+    """Return why a prompt with this number of tokens is dropped, or None."""
     most = settings.max_prompt_tokens
     return f"{tokens} tokens, at most {most}" if tokens > most else None
 
 
 def out_of_reach(rate: float, settings: Settings) -> str | None:
-    """Why a problem with this pass rate is dropped."""
+    """Return why a problem with this pass rate is dropped, or None."""
     if rate <= settings.min_pass_rate:
         return f"pass rate {rate:.3g}, more than {settings.min_pass_rate:g} wanted"
     if rate >= settings.max_pass_rate:

@@ -23,7 +23,7 @@ from deepcoder_trainer.types import Problem
 
 
 def verdict_key(problem: Problem, code: str) -> str:
-    """What a verdict is filed under."""
+    """Return the key of a verdict on a program."""
     digest = hashlib.sha256()
     settings = [
         problem.kind.value,
@@ -33,7 +33,7 @@ def verdict_key(problem: Problem, code: str) -> str:
         problem.scoring.value,
         len(problem.tests),
     ]
-    if problem.float_tolerance is not None:  # left out otherwise, so that journals from before it was known are good
+    if problem.float_tolerance is not None:  # otherwise left out, so that keys of older journals stay valid
         settings.append(problem.float_tolerance)
     digest.update(json.dumps(settings).encode())
     for text in (code, *(t for test in problem.tests for t in (test.input, test.output))):
@@ -44,7 +44,7 @@ def verdict_key(problem: Problem, code: str) -> str:
 
 
 class Journal:
-    """What is known of each key: a yes or a no."""
+    """A durable map from keys to verdicts: passed or not."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -63,19 +63,19 @@ class Journal:
 
     @property
     def where(self) -> str:
-        """Where it lies, for people."""
+        """The location, for messages."""
         return self._log.where
 
     def judged_by(self, version: str | None) -> None:
-        """From now on verdicts are those of this judge; None: one that has no versions."""
+        """Read and write verdicts of this judge version from now on; None: a judge without versions."""
         self._judge = version
 
     def get(self, key: str) -> bool | None:
-        """The judge's verdict, None where there is none yet."""
+        """Return the judge's verdict, or None if there is none yet."""
         return self._verdicts.get((key, self._judge))
 
     async def put(self, key: str, passed: bool, seconds: float) -> None:
-        """Keep a verdict; it stays from when this returns. Raises OSError, StorageError where it cannot be written."""
+        """Store a verdict, which is durable when this returns. Raises OSError or StorageError if that fails."""
         entry = {"key": key, "passed": passed, "seconds": round(seconds, 3)}
         line = json.dumps(entry if self._judge is None else entry | {"judge": self._judge}).encode() + b"\n"
         filed = key, self._judge
@@ -87,7 +87,7 @@ class Journal:
         self._verdicts[filed] = passed
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Release the log."""
         self._log.close()
 
     async def _write_all(self) -> None:

@@ -1,9 +1,9 @@
 """Where a journal is stored: in a local file, or in object storage, which outlives the machine.
 
-Both give the same guarantee: whatever `append` has accepted is there after any end of the process, in whole lines. A
-file is synced, and a line that a crash cut short is removed when the file is opened again. In object storage, lines are
-put as pages. Each page is a whole object that is put again as it fills, under the name of one writer, so no other
-process writes it. Appending blocks, so callers use a thread. OSError and StorageError are raised to the caller.
+Both give the same guarantee: when `append` has returned, its lines survive any end of the process. A file is synced,
+and a line that a crash cut short is removed when the file is opened again. In object storage, lines are stored in
+pages. Each page is an object that is put again as it fills, under the name of one writer, so no other process writes
+it. Appending blocks, so callers use a thread. OSError and StorageError are raised to the caller.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from deepcoder_trainer.checkpoint.transfer import retried
 from deepcoder_trainer.errors import BadConfig
 
 PAGE_LINES = 1000
-"""Lines of an object in storage."""
+"""Lines per object in storage."""
 PUT_SECONDS = 0.2
-"""Least time between two puts: one serves all lines that came meanwhile, and requests are paid for."""
+"""Shortest time between two puts. Requests cost money, and one put stores all lines that came meanwhile."""
 
 
 class Line(NamedTuple):
-    """A line that was appended once."""
+    """A stored line."""
 
     place: str
-    """File or object, and line."""
+    """File or object, and line number, for messages."""
     text: bytes
 
 
 class Log(Protocol):
-    """Lines that stay."""
+    """A durable sequence of lines."""
 
     where: str
-    """The place, for people."""
+    """The location, for messages."""
 
     def read(self) -> Iterator[Line]:
-        """All lines that there are; called once, before anything is appended."""
+        """Yield all lines. Called once, before anything is appended."""
         ...
 
     def append(self, lines: bytes) -> None:
-        """Keep whole lines; they stay from when this returns."""
+        """Store complete lines. They are durable when this returns."""
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the log."""
         ...
 
 
 class FileLog:
-    """A file, opened by one process at a time."""
+    """A log in a local file, which is locked: only one process at a time can open it. Raises BadConfig otherwise."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,19 +71,19 @@ class FileLog:
             ) from None
 
     def read(self) -> Iterator[Line]:
-        """Lines of the file; a last one that is not whole is cut off."""
+        """Yield the lines of the file. An incomplete last line is removed from it."""
         end = 0
         with os.fdopen(os.dup(self._file), "rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
-                    break  # cut short by a crash: it was never promised
+                    break  # cut short by a crash, before `append` returned
                 yield Line(f"{self.where}:{number}", line)
                 end += len(line)
         os.ftruncate(self._file, end)
         os.lseek(self._file, end, os.SEEK_SET)
 
     def append(self, lines: bytes) -> None:
-        """Write and sync."""
+        """Write the lines and sync the file."""
         with self._held:
             if self._closed:
                 raise OSError(f"{self.where} is closed")
@@ -93,17 +93,17 @@ class FileLog:
             os.fsync(self._file)
 
     def close(self) -> None:
-        """Let another process have it, when what is being written is."""
+        """Close the file after a write in progress, and release its lock."""
         with self._held:
             self._closed = True
             os.close(self._file)
 
 
 class StoredLog:
-    """Objects below a folder in storage: those of all writers are read, this one's alone are written."""
+    """A log in objects below a folder in storage. It reads the objects of all writers, and writes only its own."""
 
     def __init__(self, store: ObjectStore, folder: str, writer: str) -> None:
-        """`writer` names who writes: no other process may have the same name, before or after."""
+        """`writer` is a name that no other process uses, before or after."""
         self._store, self._folder, self._writer = store, folder, writer
         self.where = f"{store.uri}/{folder}"
         self._page: list[bytes] = []
@@ -111,14 +111,14 @@ class StoredLog:
         self._put_at = 0.0
 
     def read(self) -> Iterator[Line]:
-        """Lines of all objects, in the order of their names."""
+        """Yield the lines of all objects, in the order of their names."""
         for found in self._store.list(f"{self._folder}/"):
             content = retried(partial(self._store.get_bytes, found.key), f"reading {found.key}")
             for number, line in enumerate(content.splitlines(keepends=True), start=1):
                 yield Line(f"{self._store.uri}/{found.key}:{number}", line)
 
     def append(self, lines: bytes) -> None:
-        """Put the page that is being filled, with these lines."""
+        """Add the lines to the current page, and put it."""
         time.sleep(max(0.0, self._put_at + PUT_SECONDS - time.monotonic()))
         self._page += lines.splitlines(keepends=True)
         key = f"{self._folder}/{self._writer}-{self._number:05d}.jsonl"
@@ -128,4 +128,4 @@ class StoredLog:
             self._page, self._number = [], self._number + 1
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""

@@ -24,7 +24,7 @@ from deepcoder_trainer.problems.record import Record
 
 JSONL, PARQUET, SUMS = "problems.jsonl", "problems.parquet", "SHA256SUMS"
 _GROUP_BYTES = 32 << 20
-"""Ground truth that is held before a row group is written."""
+"""Size, in bytes of JSON Lines, from which on a row group is written."""
 
 PUBLISHED = pa.schema(
     [
@@ -39,7 +39,7 @@ PUBLISHED = pa.schema(
 
 
 def own_row(record: Record, solution: str | None, noted: Mapping[str, Any]) -> dict[str, Any]:
-    """A record in our layout; `noted` is added to its metadata."""
+    """Return a record in our layout. `noted` is added to its metadata."""
     row: dict[str, Any] = {
         "id": record.id,
         "source": record.source,
@@ -59,7 +59,7 @@ def own_row(record: Record, solution: str | None, noted: Mapping[str, Any]) -> d
 
 
 def published_row(record: Record, split: str, index: int, solution: str | None) -> dict[str, Any]:
-    """A record in the published schema."""
+    """Return a record in the published schema."""
     return {
         "data_source": record.source,
         "prompt": [{"role": "user", "content": record.prompt}],
@@ -70,13 +70,13 @@ def published_row(record: Record, split: str, index: int, solution: str | None) 
 
 
 def ground_truth(record: Record) -> str:
-    """The tests as their source publishes them, so that both readers, the published and ours, take them."""
+    """Return the tests in the layout of their source, so that both the published reader and ours accept them."""
     if record.answer is not None:
         return record.answer
     if record.fn_name is None and record.source == "taco":
         return _text({"inputs": [i for i, _ in record.tests], "outputs": [o for _, o in record.tests]})
     if record.fn_name is not None and record.source in ("taco", "primeintellect"):
-        with suppress(ValueError):  # tests that are no JSON are written as they are
+        with suppress(ValueError):  # tests that are not JSON are written unchanged
             return _called(record)
     kind = {"testtype": "functional" if record.fn_name else "stdin", "metadata": {"func_name": record.fn_name}}
     more = kind if record.fn_name or record.source == "livecodebench" else {}
@@ -84,7 +84,7 @@ def ground_truth(record: Record) -> str:
 
 
 def _called(record: Record) -> str:
-    """Arguments and return values as values. A return value stands in a list of one: both readers take it out."""
+    """Return arguments and return values as JSON values. Both readers expect a return value in a list of one."""
     inputs = [[json.loads(line) for line in i.split("\n")] if i else [] for i, _ in record.tests]
     outputs = [[json.loads(o)] for _, o in record.tests]
     if record.source == "taco":
@@ -93,7 +93,7 @@ def _called(record: Record) -> str:
 
 
 class Writer:
-    """Writes both files; the published one leaves out what it cannot hold (scripts), which is counted."""
+    """Writes both files. The published schema cannot hold scripts, so they are only in the JSON Lines."""
 
     def __init__(self, folder: Path, split: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ class Writer:
         self._used: set[tuple[str, int]] = set()
         self.written = 0
         self.left_out = 0
-        """Problems that are in the JSON Lines alone."""
+        """Number of problems that are only in the JSON Lines."""
 
     def add(self, record: Record, solution: str | None, noted: Mapping[str, Any]) -> None:
         """Write one problem."""
@@ -122,7 +122,7 @@ class Writer:
             self._write_group()
 
     def commit(self) -> dict[str, str]:
-        """Finish both files and put them in place; their SHA-256 by name."""
+        """Finish both files and rename them to their final names. Return their SHA-256 by name."""
         self._write_group()
         self._jsonl.close()
         self._parquet.close()
@@ -131,14 +131,14 @@ class Writer:
         return {name: file_sha256(self._folder / name) for name in (JSONL, PARQUET)}
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove the temporary files."""
         self._jsonl.close()
         self._parquet.close()
         for name in (JSONL, PARQUET):
             _partial(self._folder / name).unlink(missing_ok=True)
 
     def _index(self, record: Record) -> int:
-        """The number in the record's id, where that is of the published form, or the next one that is free."""
+        """Return the number in the record's id if the id has the published form, otherwise the next free number."""
         found = re.fullmatch(rf"{re.escape(record.source)}-{re.escape(self._split)}-(0|[1-9]\d{{0,17}})", record.id)
         index = int(found[1]) if found else self._numbers[record.source]
         while (record.source, index) in self._used:
@@ -156,7 +156,7 @@ class Writer:
 
 @contextmanager
 def writing(folder: Path, split: str) -> Iterator[Writer]:
-    """A Writer whose files are gone unless they were committed."""
+    """Yield a Writer. After an error, its files are removed."""
     writer = Writer(folder, split)
     try:
         yield writer
@@ -166,7 +166,7 @@ def writing(folder: Path, split: str) -> Iterator[Writer]:
 
 
 def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
-    """SHA256SUMS, as `sha256sum --check` reads it. It is written last: with it the set is whole."""
+    """Write SHA256SUMS in the format of `sha256sum --check`. It is written last: with it, the set is complete."""
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     partial = _partial(folder / SUMS)
     partial.write_text(text)

@@ -19,7 +19,7 @@ _SHADES = ("#94a3b8", "#f59e0b", "#ef4444", "#8b5cf6", "#0ea5e9", "#ec4899", "#a
 
 
 def draw_counts(path: Path, tally: Tally) -> None:
-    """A bar for each source: what is kept, and what each filter took."""
+    """Draw one bar per source: the problems that are kept, and those that each filter drops."""
     sources = tally.sources
     with _figure(path, 1, height=1.2 + 0.5 * len(sources)) as (axis,):
         left = [0] * len(sources)
@@ -37,7 +37,7 @@ def draw_counts(path: Path, tally: Tally) -> None:
 
 
 def draw_shapes(path: Path, kept: Sequence[Candidate]) -> None:
-    """Tests, prompt tokens and pass rates of the problems that are kept."""
+    """Draw histograms of tests, prompt tokens and pass rates of the kept problems."""
     panels: list[tuple[str, list[float], int]] = []
     counts = [("Tests of a problem", [c.tests for c in kept])]
     counts += [("Tokens of a prompt", [c.tokens for c in kept if c.tokens is not None])]
@@ -52,7 +52,7 @@ def draw_shapes(path: Path, kept: Sequence[Candidate]) -> None:
 
 @contextmanager
 def _figure(path: Path, panels: int, *, height: float) -> Iterator[list[Any]]:
-    """Axes of a figure that is saved at the end."""
+    """Yield the axes of a figure, and save it at the end."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -1,4 +1,4 @@
-"""Everything before the judge: reads all inputs, drops what needs no program run to be dropped, and finds duplicates.
+"""The part of curation before the judge: reads all inputs, applies filters that run no program, finds duplicates.
 
 It makes one pass, row by row. Of each remaining record only a Candidate stays in memory; the record goes to the spool.
 Evaluation sets are read first, so that contamination can be checked row by row. Nothing is kept between runs: this
@@ -31,12 +31,12 @@ from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.problems.rows import RowError, check_judgeable
 
 _CHUNK = 256
-"""Most records whose prompts are encoded together."""
+"""Largest number of records per chunk, whose prompts are encoded together."""
 _CHUNK_CHARACTERS = 32 << 20
-"""And most characters of their tests, as far as more than one record is concerned: two chunks are in memory."""
+"""Number of characters of tests from which on a chunk is complete. Two chunks are in memory at a time."""
 
 Advance = Callable[[float], None]
-"""Told the share of all bytes that was read."""
+"""Receives the share of all bytes that was read."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Input:
     name: str
     path: Path
     layout: Layout | None = None
-    """How its rows are laid out; None: each row's columns say."""
+    """Layout of its rows; None: determined from each row's columns."""
     splits: Sequence[str] = ()
-    """What is read of a folder that has several."""
+    """Splits to read if the folder has several."""
 
     @property
     def files(self) -> list[Path]:
-        """What is read. Raises DatasetError."""
+        """The files to read. Raises DatasetError."""
         return data_files(self.path, self.splits)
 
 
@@ -67,37 +67,37 @@ class Candidate:
     span: Span
     tests: int
     tokens: int | None
-    """Of its prompt; None without a tokenizer."""
+    """Tokens of its prompt; None without a tokenizer."""
     pass_rate: float | None
 
 
 @dataclass
 class Prepared:
-    """What is left to verify."""
+    """The problems that are left to verify."""
 
     candidates: list[Candidate] = field(default_factory=list)
     clusters: list[Cluster] = field(default_factory=list)
-    """Indices of candidates; one of each cluster is kept."""
+    """Clusters of indices of candidates. At most one problem of each cluster is kept."""
     layouts: dict[str, list[str]] = field(default_factory=dict)
     """Input to the layouts that were found in it."""
     without_rate: int = 0
-    """Problems that no pass rate was given for, where rates were given."""
+    """Number of problems without a pass rate, if rates were given."""
 
 
 def index_evaluations(sets: Sequence[Input], settings: Settings) -> EvaluationIndex:
-    """All problems of the evaluation sets. Every row has to be readable: what is not read is not protected."""
+    """Index all problems of the evaluation sets. Raises DatasetError for an unreadable row: it would go unprotected."""
     index = EvaluationIndex(settings.contamination)
     for known in sets:
         for file in known.files:
             for row in read_rows(file):
                 place = f"{file.name}:{row.number}"
                 try:
-                    if known.layout is None and is_humaneval(row.fields):  # nobody trains on it
+                    if known.layout is None and is_humaneval(row.fields):  # a layout only of evaluation sets
                         problem = humaneval_problem(row.fields)
                         index.add(f"{known.name} ({problem.id})", str(row.fields["prompt"]), ())
                         continue
                     record = reader_for(row.fields, known.layout)[1](row.fields, known.name)
-                except Unwanted as kept_away:  # neither measured nor trained on, but what it asks is seen in the set
+                except Unwanted as kept_away:  # not evaluated, but its statement is part of the published set
                     index.add(f"{known.name} ({place})", kept_away.statement, ())
                     continue
                 except RowError as error:
@@ -130,11 +130,11 @@ class Preparation:
         self._ordinals: Counter[str] = Counter()
         self._prepared = Prepared()
         self._first_refusal = ""
-        """Why the first row of a file could not be used."""
+        """Reason for the first refused row of the current file."""
 
     def run(self, inputs: Sequence[Input], advance: Advance = lambda share: None) -> Prepared:
-        """Read everything."""
-        # Encoding prompts is half of the work and needs no interpreter: the next rows are read meanwhile.
+        """Read all inputs. `advance` receives the progress. Raises DatasetError for a file without a usable row."""
+        # Encoding prompts is half of the work and releases the GIL, so the next rows are read meanwhile.
         with ThreadPoolExecutor(1, "encode") as encoder:
             before: tuple[list[Record], Future[list[int | None]]] | None = None
             for chunk in _chunks(self._records(inputs, advance)):
@@ -172,7 +172,7 @@ class Preparation:
                 raise DatasetError(f"no row of {given.name}={file} can be used; {self._first_refusal}")
 
     def _read(self, given: Input, file: Path, row: FileRow) -> Record | None:
-        """The record of a row, or None where it is of no use, which is counted."""
+        """Return the record of a row, or count a drop and return None."""
         place, fields = f"{given.name}/{file.name}:{row.number}", row.fields
         source, counted = given.name, False
         try:
@@ -183,7 +183,7 @@ class Preparation:
             if layout not in layouts:
                 layouts.append(layout)
             of_all = source_by(layout, source)
-            # Before it is read: a row keeps its number when one before it is newly of use, or of none.
+            # Numbered before it is read, so that a row's number does not depend on whether earlier rows are usable.
             number = None if of_all is None else self._number(of_all)
             record = reader(fields, source)
             source, counted = record.source, True
@@ -198,12 +198,12 @@ class Preparation:
             return None
 
     def _number(self, source: str) -> int:
-        """The next row's number among those of its source."""
+        """Return the next row number of a source."""
         self._ordinals[source] += 1
         return self._ordinals[source] - 1
 
     def _placed(self, record: Record) -> Record:
-        """The record, if it can be judged and no other has its id. Raises RowError."""
+        """Return the record if it can be judged and its id is unique. Raises RowError."""
         if len(record.tests) > MAX_TESTS:
             raise RowError(f"tests: {len(record.tests)}, more than the {MAX_TESTS} that are judged: leave some out")
         check_judgeable(record.problem())

@@ -1,4 +1,4 @@
-"""Progress and remaining time: a bar on a terminal, a line now and then elsewhere, a figure in a run."""
+"""Reports progress: a bar on a terminal, otherwise a log line now and then; in a run, figures for the observers."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 log = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 30.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between log lines if there is no terminal."""
 
 
 class Phase(Protocol):
-    """Something of which it is known how much there is; may be told from any thread."""
+    """A phase with a known number of steps. Its methods may be called from any thread."""
 
     def step(self) -> None:
-        """One more is done."""
+        """Report one more step."""
 
     def reach(self, done: int) -> None:
-        """So many are done."""
+        """Report the number of steps done so far."""
 
 
 class Display(Protocol):
-    """Who is told."""
+    """Shows the progress of phases."""
 
     def phase(self, name: str, total: int) -> Phase:
-        """A phase of `total` steps."""
+        """Start a phase of `total` steps."""
 
 
 class Figures:
-    """Tells how far each phase is, whenever that changes."""
+    """Passes on the progress of each phase whenever it changes."""
 
     def __init__(self, told: Callable[[str, int, int], None]) -> None:
-        """`told` is given a phase's name, what is done and what there is; from any thread, and it returns at once."""
+        """`told` receives name, steps done, and total of a phase. It is called from any thread and must not block."""
         self._told = told
 
     def phase(self, name: str, total: int) -> Phase:
@@ -62,7 +62,7 @@ class _Figure:
 
 
 class Terminal:
-    """Shows one phase after the other."""
+    """Shows one bar per phase on stderr, or log lines if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
@@ -109,7 +109,7 @@ class _Bar:
         self._bars.update(self._task, completed=done)
         now = time.monotonic()
         if self._lines and now - self._told >= _EVERY_SECONDS:
-            # By what came since the line before: what a journal knows goes by at once, and promises nothing.
+            # Estimated from the steps since the last line: steps that a journal answers are fast and say nothing.
             left = (now - self._told) / max(1, done - self._done_when_told) * (self._total - done)
             self._told, self._done_when_told = now, done
             log.info("%s: %d of %d, about %.0f s left", self._name, done, self._total, left)

@@ -1,4 +1,4 @@
-"""How often a model solved each problem: from the samples that an evaluation or a run stored, or from `sampling`.
+"""Pass rates of a model per problem: from the samples that an evaluation or a run stored, or from `sampling`.
 
 `deepcoder-trainer evaluate --n 8 …` writes a folder for each model with a Parquet file of samples for each problem set,
 and a run writes one for each step. Rates are those of one model: samples of several models are refused, and so are two
@@ -20,29 +20,29 @@ import pyarrow.parquet as pq
 from deepcoder_trainer.problems.files import DatasetError
 
 _OF_RUN = re.compile(r"(step|ahead)-[a\d]+\.parquet\Z")
-"""A run's samples, of which each file has problems of the same set."""
+"""Names of a run's samples files, which all have problems of the same set."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a model that was sampled came to."""
+    """Pass rates of a model that was sampled."""
 
     rates: Mapping[str, float]
-    """Problem id to the share of right responses."""
+    """Problem id to the share of correct responses."""
     settings: Mapping[str, Any]
-    """How it was sampled."""
+    """The settings of sampling."""
     sampled: int
-    """Responses that were sampled and judged now."""
+    """Number of responses that were sampled and judged now."""
     known: int
-    """Responses that the journal had."""
+    """Number of responses that the journal had."""
 
     def facts(self) -> dict[str, Any]:
-        """For the report."""
+        """Return settings and numbers for the report."""
         return {**self.settings, "sampled": self.sampled, "known": self.known}
 
 
 def read_pass_rates(path: Path) -> dict[str, float]:
-    """Problem id to the share of right responses, over a samples file or all of a folder. Raises DatasetError."""
+    """Return problem id to pass rate, from a samples file or all files of a folder. Raises DatasetError."""
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files:
         raise DatasetError(

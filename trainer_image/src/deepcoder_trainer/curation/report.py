@@ -23,19 +23,19 @@ PICTURES = (_COUNTS, _SHAPES)
 
 @dataclass(frozen=True)
 class Facts:
-    """What the report says beside counts."""
+    """The contents of the report besides counts."""
 
     settings: Mapping[str, Any]
     inputs: Sequence[Mapping[str, Any]]
     """name, uri, sha256, layouts of each input."""
     evaluations: Sequence[Mapping[str, Any]]
-    """name, uri, sha256 of each set that was checked against."""
+    """name, uri, sha256 of each evaluation set."""
     tokenizer: str | None
     pass_rates: str | None
     sampled: Mapping[str, Any] | None
-    """The model that pass rates were made with, how, and how many of its responses were judged now; None: no model."""
+    """Model and settings of sampled pass rates, with numbers of responses (`Rates.facts`); None: no sampling."""
     files: Mapping[str, str]
-    """Output to SHA-256."""
+    """Output file to SHA-256."""
     parquet_left_out: int
     judging: Mapping[str, int]
     seconds: Mapping[str, float]
@@ -43,7 +43,7 @@ class Facts:
 
 
 def write_report(folder: Path, tally: Tally, kept: Sequence[Candidate], facts: Facts) -> dict[str, Any]:
-    """Write all of it and return what report.json holds."""
+    """Write the report, its page, the list of dropped problems, and plots. Return the content of report.json."""
     values = report_values(tally, kept, facts)
     (folder / REPORT).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     with (folder / DROPPED).open("w") as file:
@@ -54,7 +54,7 @@ def write_report(folder: Path, tally: Tally, kept: Sequence[Candidate], facts: F
 
 
 def report_values(tally: Tally, kept: Sequence[Candidate], facts: Facts) -> dict[str, Any]:
-    """report.json."""
+    """Return the content of report.json."""
     return {
         "read": dict(tally.read),
         "kept": dict(tally.kept),
@@ -69,7 +69,7 @@ def report_values(tally: Tally, kept: Sequence[Candidate], facts: Facts) -> dict
 
 
 def page(values: Mapping[str, Any], pictures: Sequence[str]) -> str:
-    """report.md."""
+    """Return the text of report.md."""
     sources = list(values["read"])
     used = [name for name in filters.ALL if any(values["dropped"][s].get(name) for s in sources)]
     total, kept = sum(values["read"].values()), sum(values["kept"].values())
@@ -161,7 +161,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _safe(value: Any) -> str:
-    """A value in a Markdown line: what is in a dataset must not shape the page."""
+    """Escape a value for a line of Markdown: text of a dataset must not change the page's layout."""
     if isinstance(value, int):
         return f"{value:,}"
     return "".join(f"\\{c}" if c in "|<>[]!*#" else c for c in str(value).replace("\n", " ").replace("`", "'"))

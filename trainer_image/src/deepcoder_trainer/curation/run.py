@@ -41,28 +41,28 @@ from deepcoder_trainer.rollout.answers import AnswerVerifier
 log = logging.getLogger(__name__)
 
 FILES = (JSONL, PARQUET, REPORT, PAGE, DROPPED, *PICTURES, SUMS)
-"""What a curation writes (pictures where matplotlib is installed), the last one last."""
+"""Files that a curation writes, SHA256SUMS last. Pictures need matplotlib."""
 _SHARES = 1000
 
 
 @dataclass(frozen=True)
 class Named:
-    """A problem set: its name, where it was named to be, and where it is on this machine."""
+    """A problem set with its name, its URI, and its path on this machine."""
 
     name: str
     uri: str
     path: Path
     splits: Sequence[str]
-    """What is read of a folder that has several."""
+    """Splits to read if the folder has several."""
     layout: Layout | None = None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what is read, hexadecimal."""
+        """SHA-256 of the files that are read, hexadecimal."""
         return dataset_digest(self.path, data_files(self.path, self.splits))
 
     def opened(self) -> Input:
-        """As it is read."""
+        """Return the input for reading."""
         return Input(self.name, self.path, self.layout, self.splits)
 
 
@@ -73,37 +73,38 @@ class Curation:
     inputs: Sequence[Named]
     output: Path
     state: Path
-    """Where records lie meanwhile."""
+    """Folder for the spool of records."""
     settings: Settings = field(default_factory=Settings)
     evaluations: Sequence[Named] = ()
     tokenizer: Any = None
     tokenizer_uri: str | None = None
     pass_rates: Mapping[str, float] | None = None
-    """Rates that are known beforehand."""
+    """Pass rates that were measured before."""
     pass_rates_uri: str | None = None
     split: str = "train"
 
 
 RatesOf = Callable[[Spool, Sequence[Candidate]], Awaitable[Rates]]
-"""Makes pass rates of the candidates that are verified."""
+"""Measures the pass rates of verified candidates."""
 
 
 @dataclass(frozen=True)
 class Means:
-    """What a curation works with; whoever made it closes it."""
+    """The services that a curation uses. The caller closes them."""
 
     judge: Judge
     answers: AnswerVerifier
     journal: Journal
     display: Display
     rates: RatesOf | None = None
-    """Pass rates of a model, sampled of what is left when all else is decided; None: none are made."""
+    """Measures pass rates of a model on the problems that all other filters leave; None: no model is sampled."""
 
 
 async def curate(curation: Curation, means: Means) -> dict[str, Any]:
-    """Do all of it; what report.json holds. Work that blocks is done in threads: it may be cancelled at any time.
+    """Run a curation. Return the content of report.json.
 
-    Raises DatasetError for data that cannot be used, SandboxUnavailable without judges.
+    Blocking work runs in threads, so it may be cancelled at any time. Raises DatasetError for unusable data, and
+    SandboxUnavailable if problems could not be judged.
     """
     seconds: dict[str, float] = {}
     tally = Tally()
@@ -157,7 +158,7 @@ async def _verify(curation: Curation, means: Means, prepared: Prepared, spool: S
 
 @dataclass(frozen=True)
 class _Decided:
-    """What becomes of every candidate."""
+    """The decision on every candidate."""
 
     kept: Sequence[Kept]
     refused: Sequence[Refused]
@@ -166,7 +167,7 @@ class _Decided:
 
 
 def _decided(curation: Curation, prepared: Prepared, verified: Verified, rates: Rates | None) -> _Decided:
-    """What is verified, without what a model solves too often or too seldom."""
+    """Drop verified problems that the model solves too often or too seldom."""
     judging = {"judged": verified.judged, "known": verified.known}
     if rates is None:
         return _Decided(verified.kept, verified.refused, judging, None)
@@ -203,7 +204,7 @@ def _write(
         )
     rates = decided.rates
     folder = curation.output
-    (folder / SUMS).unlink(missing_ok=True)  # from here on what is there is of two curations
+    (folder / SUMS).unlink(missing_ok=True)  # from now on, files of two curations may be mixed
     phase = display.phase("write", len(decided.kept))
     kept: list[Candidate] = []
     with writing(folder, curation.split) as writer:

@@ -30,21 +30,21 @@ from deepcoder_trainer.seeds import seed
 from deepcoder_trainer.types import GenerationRequest, IntArray, Problem, Sampler
 
 AT_ONCE = 256
-"""Problems in flight: enough to fill any engine, few enough that their tests do not fill memory."""
+"""Problems in flight: enough to fill any engine, few enough that their tests fit into memory."""
 UNJUDGED_RATIO = 0.01
-"""Above this share of responses that no judge could judge nothing is concluded."""
+"""Share of unjudged responses above which pass rates are worthless."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How a model is asked."""
+    """How a model is sampled."""
 
     model: str
-    """Where it is, for people."""
+    """URI of the model, for the report."""
     model_digest: str
     precision: str
     samples: int = 8
-    """Responses to each problem."""
+    """Number of responses per problem."""
     max_tokens: int = 16_384
     temperature: float = 0.6
     top_p: float = 1.0
@@ -52,7 +52,7 @@ class Asked:
 
 
 class PassRates:
-    """Asks one model about all problems."""
+    """Samples one model on all problems."""
 
     def __init__(self, asked: Asked, sampler: Sampler, reward: Reward, tokenizer: Any, journal: Journal) -> None:
         self._asked, self._sampler, self._reward = asked, sampler, reward
@@ -61,7 +61,7 @@ class PassRates:
         self._sampled = self._known = self._unjudged = 0
 
     async def of(self, spool: Spool, candidates: Sequence[Candidate], done: Callable[[], None]) -> Rates:
-        """Their pass rates; `done` is called after each problem."""
+        """Return the pass rates of the candidates. `done` is called after each problem."""
         free = asyncio.Semaphore(AT_ONCE)
 
         async def one(candidate: Candidate) -> None:
@@ -74,7 +74,7 @@ class PassRates:
                 for candidate in candidates:
                     tasks.create_task(one(candidate))
         except BaseExceptionGroup as error:
-            raise first_cause(error) from None  # one that all would have met sooner or later
+            raise first_cause(error) from None  # all tasks would have failed with the same error
         total = self._sampled + self._known + self._unjudged
         if self._unjudged > UNJUDGED_RATIO * total:
             raise SandboxUnavailable(
@@ -128,6 +128,6 @@ class PassRates:
 
     def _key(self, problem: Problem, judged_by: str, number: int) -> str:
         asked = asdict(self._asked)
-        del asked["samples"], asked["model"]  # more samples go on from fewer; where the model lies decides nothing
+        del asked["samples"], asked["model"]  # neither the number of samples nor the model's URI affects a response
         document = [asked, problem.prompt, problem.scoring.value, judged_by, number]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

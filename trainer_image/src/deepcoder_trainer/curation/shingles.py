@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Shingles = npt.NDArray[np.uint64]
-"""Sorted, each number once."""
+"""[n] sorted, without duplicates."""
 
 WIDTH = 5
 _WORD = re.compile(r"\w+|[-+*/%^<>=!&|~]")
@@ -27,12 +27,12 @@ _SHIFT = np.uint64(32)
 
 
 def words(statement: str) -> list[str]:
-    """Words and operators, in lower case."""
+    """Return words and operators, in lower case."""
     return _WORD.findall(statement.lower())
 
 
 def shingles(found: list[str]) -> Shingles:
-    """The five-word sequences of a list of words; all of them as one where there are fewer."""
+    """Return the five-word sequences of a list of words. Fewer than five words are one sequence."""
     if not found:
         return np.empty(0, np.uint64)
     numbers = np.fromiter(map(_number, found), np.uint64, len(found))
@@ -48,7 +48,7 @@ def shingles(found: list[str]) -> Shingles:
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:
-    """Share of all sequences of two sets that both have."""
+    """Return the Jaccard similarity: size of the intersection divided by size of the union; 0 for empty sets."""
     common = len(np.intersect1d(a, b, assume_unique=True))
     total = len(a) + len(b) - common
     return common / total if total else 0.0

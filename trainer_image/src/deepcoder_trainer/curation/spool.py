@@ -9,11 +9,11 @@ from pathlib import Path
 from deepcoder_trainer.problems.record import Record
 
 Span = tuple[int, int]
-"""Offset and length."""
+"""Offset and length in bytes."""
 
 
 class Spool:
-    """Append records, read any of them again."""
+    """A temporary file of records with random access."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -22,7 +22,7 @@ class Spool:
         self._flushed = True
 
     def append(self, record: Record) -> Span:
-        """Where it lies. Raises UnicodeEncodeError for text that is none."""
+        """Append a record and return its span. Raises UnicodeEncodeError for invalid Unicode."""
         line = record.line()
         span = (self._end, len(line))
         self._file.write(line)
@@ -31,7 +31,7 @@ class Spool:
         return span
 
     def read(self, span: Span) -> Record:
-        """The record at `span`."""
+        """Return the record at `span`."""
         if not self._flushed:
             self._file.flush()
             self._flushed = True
@@ -39,5 +39,5 @@ class Spool:
         return Record.of_line(os.pread(self._file.fileno(), length, offset))
 
     def close(self) -> None:
-        """Give the space back."""
+        """Close the file, which frees its space."""
         self._file.close()

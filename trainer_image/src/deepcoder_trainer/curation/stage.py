@@ -9,8 +9,8 @@ is lost, the next attempt judges nothing twice. The first manifest that was put 
 changes at its source does not change a run that has begun. If two attempts finish at once, each has its own files; one
 of them puts the manifest, and the other uses that one.
 
-It fails as reading a dataset does: DatasetError and BadConfig for inputs and settings, SandboxUnavailable without
-judges.
+Raises DatasetError and BadConfig for inputs and settings, as reading a dataset does, and SandboxUnavailable if problems
+could not be judged.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _FIELD = "dataset.curation"
 
 @dataclass(frozen=True)
 class RunCuration:
-    """What an attempt has that its curation works with."""
+    """The parts of an attempt that its curation uses."""
 
     config: StageConfig
     store: ObjectStore
@@ -90,13 +90,13 @@ class CuratedSet:
     """The run's training problems."""
 
     path: Path
-    """On this machine."""
+    """File on this machine."""
     sha256: str
-    """Of the file, hexadecimal."""
+    """SHA-256 of the file, hexadecimal."""
 
 
 async def curated_set(asked: RunCuration) -> CuratedSet:
-    """The run's curated set: found, or made and committed now."""
+    """Return the run's curated set: the committed one, or one that is made and committed now."""
     manifest = await abandonable(find_curated, asked.store, asked.config)
     if manifest is not None:
         log.info("curation %s was done before: %d problems", manifest.key[:12], manifest.kept)
@@ -114,13 +114,13 @@ async def curated_set(asked: RunCuration) -> CuratedSet:
 
 
 def find_curated(store: ObjectStore, config: StageConfig) -> CurationManifest | None:
-    """The manifest of this run that answers its request; of several the one that was put first."""
+    """Return the run's manifest for its request, or None. If there are several, the first one that was put counts."""
     request = _request(config)
     found = [o for o in store.list("curation/") if o.key.endswith(f"/{MANIFEST}")]
     for o in sorted(found, key=lambda o: (o.modified_at, o.key)):
         key = parse_curation_dir(o.key.removesuffix(f"/{MANIFEST}"))
         if key is None:
-            continue  # of a stage that is named `curation`
+            continue  # a manifest of a stage that is named `curation`
         try:
             manifest = CurationManifest.from_json(store.get_bytes(o.key))
         except (ValidationError, ObjectMissing) as error:
@@ -137,7 +137,7 @@ def find_curated(store: ObjectStore, config: StageConfig) -> CurationManifest | 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What was fetched, and by content."""
+    """The fetched inputs, and their digests."""
 
     curation: Curation
     read: list[CuratedInput]
@@ -219,7 +219,7 @@ def _by_content(source: CurationSet, named: Named) -> CuratedInput:
 
 
 def tokenizer_digest(directory: Path) -> str:
-    """Digest of the files that decide how many tokens a prompt has."""
+    """Return the digest of the files that determine how many tokens a prompt has."""
     files = sorted({f for pattern in _TOKENIZER for f in directory.glob(pattern) if f.is_file()})
     lines = "".join(f"{f.name} {file_sha256(f)}\n" for f in files)
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
@@ -231,7 +231,7 @@ def _journal(asked: RunCuration) -> Journal:
 
 
 def _commit(asked: RunCuration, inputs: _Inputs, report: dict[str, Any]) -> CurationManifest:
-    """Put the files, then the manifest; the one that another attempt has put first, where one has."""
+    """Upload the files, then the manifest. Return the manifest that counts, which may be another attempt's."""
     config, folder = asked.config, inputs.curation.output
     prefix = curation_dir(inputs.key)
     files = [folder / name for name in FILES if (folder / name).is_file()]
@@ -268,7 +268,7 @@ def _commit(asked: RunCuration, inputs: _Inputs, report: dict[str, Any]) -> Cura
 
 
 def _fetched(asked: RunCuration, manifest: CurationManifest) -> CuratedSet:
-    """The set on this machine; what was made here just now is not fetched again."""
+    """Return the set on this machine. Download it unless this attempt has just made it."""
     folder = _folder(asked)
     sha256 = manifest.dataset_digest.removeprefix("sha256:")
     path = folder / manifest.dataset

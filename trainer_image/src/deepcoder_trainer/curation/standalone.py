@@ -35,33 +35,33 @@ from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward
 
 RUN = RunIdentity(namespace=BY_HAND, name="curate", uid="00000000-0000-0000-0000-000000000000")
-"""In whose name judges are asked: a submission's id says all that it is judged by."""
+"""The run that judges see. It does not matter for verdicts."""
 VERDICTS, RESPONSES = "judged", "sampled"
-"""Names of the journals, of official solutions and of a model's responses."""
+"""Names of the journals of official solutions and of a model's responses."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where output and journals are."""
+    """Locations of output and journals."""
 
     output: Path
-    """Folder of this machine that files are made in."""
+    """Local folder in which the files are made."""
     state: Path
-    """Folder of this machine for records and, without a store, for journals."""
+    """Local folder for records and, without a store, for journals."""
     store: ObjectStore | None = None
-    """Where the output goes, where that is not this machine."""
+    """Storage for output and journals; None: the local folders."""
 
     def log(self, name: str) -> Log:
-        """A journal's place."""
+        """Open the storage of a journal."""
         if self.store is None:
             return FileLog(self.state / f"{name}.jsonl")
         return StoredLog(self.store, f"state/{name}", uuid.uuid4().hex[:12])
 
     def put(self) -> None:
-        """Bring the output to where it goes, SHA256SUMS last."""
+        """Upload the output to the store, if there is one, with SHA256SUMS last."""
         if self.store is None:
             return
-        self.store.put_bytes(SUMS, b"# not whole: being written\n")  # from here on what is there is of two curations
+        self.store.put_bytes(SUMS, b"# not whole: being written\n")  # until then, files of two curations may be mixed
         files = [self.output / name for name in FILES if name != SUMS and (self.output / name).is_file()]
         upload_files(self.store, "", self.output, files)
         upload_files(self.store, "", self.output, [self.output / SUMS])
@@ -69,11 +69,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Model:
-    """The model whose pass rates are wanted."""
+    """The model whose pass rates are measured."""
 
     directory: Path
     config: StageConfig
-    """What its engines are told."""
+    """Config of its engines."""
     asked: Asked
 
 
@@ -85,7 +85,7 @@ async def curate_by_hand(
     display: Display,
     model: Model | None,
 ) -> dict[str, Any]:
-    """Curate and bring the output to its place; what report.json holds. Raises what `curate` does, and StorageError."""
+    """Curate, upload the output, and return the content of report.json. Raises errors of `curate` and StorageError."""
     async with AsyncExitStack() as stack:
         journal = await asyncio.to_thread(lambda: Journal(place.log(VERDICTS)))
         stack.callback(journal.close)

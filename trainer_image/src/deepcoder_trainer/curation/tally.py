@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
 EXAMPLES = 5
-"""Examples kept of each source and filter."""
+"""Number of examples per source and filter."""
 LONGEST_REASON = 500
 _EXCERPT = 240
 
@@ -20,33 +20,33 @@ class Dropped:
     place: str
     filter: str
     reason: str
-    """At most `LONGEST_REASON` characters of it: it may quote the row."""
+    """The reason, cut to `LONGEST_REASON` characters because it may quote the row."""
     excerpt: str = ""
-    """How its statement begins."""
+    """The beginning of its statement."""
 
 
 def excerpt(statement: str) -> str:
-    """The beginning of a statement on one line."""
+    """Return the beginning of a statement on one line."""
     text = " ".join(statement[: 4 * _EXCERPT].split())
     return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
 
 
 class Tally:
-    """Counts and examples; every problem that was dropped, in the order in which that was found."""
+    """Counts, examples, and the list of all dropped problems in the order of the decisions."""
 
     def __init__(self) -> None:
         self.read: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
         self.unverified: Counter[str] = Counter()
-        """Kept without an official solution."""
+        """Problems per source that are kept without an official solution."""
         self.by_filter: dict[str, Counter[str]] = defaultdict(Counter)
-        """Source to filter to problems."""
+        """Source to filter to number of dropped problems."""
         self.examples: dict[str, list[Dropped]] = defaultdict(list)
         """Filter to examples."""
         self.dropped: list[Dropped] = []
 
     def drop(self, dropped: Dropped) -> None:
-        """Count it."""
+        """Count a dropped problem."""
         dropped = replace(dropped, reason=dropped.reason[:LONGEST_REASON])
         count = self.by_filter[dropped.source]
         count[dropped.filter] += 1
@@ -56,5 +56,5 @@ class Tally:
 
     @property
     def sources(self) -> list[str]:
-        """Sources in the order in which they were met."""
+        """Sources in reading order."""
         return list(self.read)

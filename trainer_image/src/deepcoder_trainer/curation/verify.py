@@ -28,9 +28,9 @@ from deepcoder_trainer.problems.rows import RowError, check_judgeable
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 _FEWEST = 4
-"""Clusters under way before a judge has said how much it can take."""
+"""Number of clusters in flight before a judge has reported its capacity."""
 _GIVE_UP = 8
-"""Clusters that no judge could judge after which no more are begun: each has waited for judges as long as it may."""
+"""Number of unjudged clusters after which no more are started: each has waited for judges up to its deadline."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Kept:
 
     index: int
     solution: int | None
-    """Which of its official solutions passed; None where it has none and is kept all the same."""
+    """Index of the official solution that passed; None if the problem is kept without one."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A problem that is not kept, at which filter and why."""
+    """A problem that is not kept, with the filter that drops it and the reason."""
 
     index: int
     filter: str
@@ -53,20 +53,20 @@ class Refused:
 
 @dataclass
 class Verified:
-    """What came of all clusters."""
+    """The result of verifying all clusters."""
 
     kept: list[Kept] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     unjudged: list[int] = field(default_factory=list)
-    """Problems that no judge could judge, and those that wait for them."""
+    """Problems that no judge could judge, and later ones of their clusters."""
     judged: int = 0
-    """Programs that were judged now."""
+    """Number of programs that were judged now."""
     known: int = 0
-    """Programs that the journal had a verdict on."""
+    """Number of verdicts that the journal had."""
 
 
 class Verification:
-    """Asks about solutions; holds what is the same for all clusters."""
+    """Verifies clusters of problems with judge, verifier and journal."""
 
     def __init__(
         self, judge: Judge, answers: AnswerVerifier, journal: Journal, spool: Spool, settings: Settings
@@ -85,7 +85,7 @@ class Verification:
     async def run(
         self, candidates: Sequence[Candidate], clusters: Sequence[Cluster], done: Callable[[], None]
     ) -> Verified:
-        """Verify every cluster; `done` is called after each."""
+        """Verify every cluster. `done` is called after each."""
         waiting = iter(clusters)
         tasks: set[asyncio.Task[None]] = set()
         try:
@@ -101,7 +101,7 @@ class Verification:
                     for task in ended:
                         task.result()
                         done()
-                    tasks = unfinished  # only now: where one has failed, what others failed of is asked for below
+                    tasks = unfinished  # assigned only now: if one failed, the others are cancelled and awaited below
             self._result.unjudged += [index for cluster in waiting for index in cluster.members]
         finally:
             left: list[asyncio.Task[Any]] = [*tasks, *self._under_way.values()]
@@ -130,7 +130,7 @@ class Verification:
                 self._result.refused.append(outcome)
 
     async def _one(self, index: int, candidate: Candidate) -> Kept | Refused | None:
-        """What becomes of a problem; None: no judge could say."""
+        """Decide on a problem; None: it could not be judged."""
         record = self._spool.read(candidate.span)
         if record.answer is not None and (read := await self._answers.reads(record.answer)) is not True:
             reason = f"nothing but the same text as {record.answer!r} would be right"
@@ -143,7 +143,7 @@ class Verification:
         judged = _Judged(record)
         try:
             check_judgeable(judged.problem)
-        except RowError as error:  # one that its own scoring can judge: the judge would refuse it, and end all of it
+        except RowError as error:  # judgeable with its own scoring, but not strictly; the judge would refuse it
             return Refused(index, filters.FAILS, f"{error}, to be compared strictly")
         for program in programs[: self._settings.max_solutions]:
             passed = await self._verdict(judged, program)
@@ -161,7 +161,7 @@ class Verification:
         if (known := self._journal.get(key)) is not None:
             self._result.known += 1
             return known
-        # The same program on the same tests may be asked for twice at once: two copies that no filter told apart.
+        # Two copies of a problem in different clusters may need the same verdict at the same time.
         task = self._under_way.get(key)
         if task is None:
             task = self._under_way[key] = asyncio.create_task(self._ask(judged, program, key))
@@ -179,14 +179,14 @@ class Verification:
 
 
 class _Judged:
-    """A record as the judge is asked about it; what is sent is made when something is."""
+    """A record in the form in which it is judged. The submission's common part is built on first use."""
 
     def __init__(self, record: Record) -> None:
         self.problem = record.strict()
 
     @cached_property
     def submissions(self) -> JudgedProblem:
-        """Makes what is sent."""
+        """Builds submissions of programs for this problem."""
         return JudgedProblem(self.problem)
 
 
