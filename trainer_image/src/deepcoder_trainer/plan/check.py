@@ -19,7 +19,7 @@ from deepcoder_trainer.shapes import model_shape
 
 
 def check(config: StageConfig, model_config: Mapping[str, Any]) -> None:
-    """Raises `BadConfig` that names all that cannot work in an attempt of this stage."""
+    """Raise `BadConfig` that lists all settings that cannot work in an attempt of this stage."""
     stage, shape = config.stage, model_shape(model_config)
     where = f"stages[{stage.name}]"
     longest = engine_settings(config, model_config).max_model_len
@@ -38,7 +38,7 @@ def check(config: StageConfig, model_config: Mapping[str, Any]) -> None:
 
 
 def _quantized_refusals(config: StageConfig, model_config: Mapping[str, Any]) -> Iterator[Refusal]:
-    """Samplers get every weight in the recipe's number format: packed integers and scales would be rounded to it."""
+    """Refuse quantized models: all weights are converted to the recipe's dtype, which would round packed integers."""
     if quantization := model_config.get("quantization_config"):
         yield Refusal(
             "model.uri",

@@ -35,7 +35,7 @@ class _Evaluation(_Read):
 
 
 class PlannedStage(_Read):
-    """A stage's lengths, and how far its positions are stretched."""
+    """The fields of a stage that a plan needs."""
 
     name: str
     type: StageType = StageType.TRAIN
@@ -52,7 +52,7 @@ class PlannedStage(_Read):
 
     @property
     def longest(self) -> tuple[int, str]:
-        """Longest response that is sampled, and the field that says so."""
+        """Longest response that the stage samples, in tokens, and the field that sets it."""
         where = f"stages[{self.name}]"
         evaluated = (self.evaluate.context_tokens if self.evaluate else None) or 0
         if evaluated > self.context_tokens:
@@ -61,7 +61,7 @@ class PlannedStage(_Read):
 
 
 class Planned(_Read):
-    """What decides how much memory a run takes."""
+    """The fields of a run that determine its memory."""
 
     model: _Model
     recipe: Recipe = Recipe()
@@ -75,7 +75,7 @@ class Planned(_Read):
         return self
 
     def recipe_of(self, stage: PlannedStage) -> Recipe:
-        """The run's, with what the stage does otherwise."""
+        """Return the run's recipe with the overrides of a stage."""
         return stage.recipe.over(self.recipe) if stage.recipe else self.recipe
 
     @property
@@ -90,12 +90,12 @@ class Planned(_Read):
 
     @property
     def sampled(self) -> tuple[int, str]:
-        """Longest response of all stages, and the field that says so."""
+        """Longest response of all stages, in tokens, and the field that sets it."""
         return max((stage.longest for stage in self.stages), key=lambda found: found[0])
 
 
 def read_planned(path: Path) -> Planned:
-    """The run in a file; raises `BadConfig` that names every field at fault."""
+    """Read the run in a file. Raises `BadConfig` that names every invalid field."""
     try:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:

@@ -27,54 +27,54 @@ from deepcoder_trainer.plan.document import Planned
 from deepcoder_trainer.shapes import model_shape
 
 LEARNER_SHARES = (1 / 4, 3 / 8, 1 / 2)
-"""Shares of the GPUs that learn: sampling takes longer than training, the more so the longer responses get."""
+"""Shares of the GPUs that learn, to try. Sampling takes longer than training, especially for long responses."""
 
 MOST_LEARNERS = 4096
-"""Learners that a stage can have."""
+"""Largest number of learners of a stage."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One way to use the GPUs, and what came of the arithmetic."""
+    """One way to use the GPUs, with its memory."""
 
     learners: int
     sampler_gpus: int
     memory: LearnerMemory | None
-    """Of one learner; None where nothing is trained."""
+    """Memory of one learner; None if nothing is trained."""
 
     changes: tuple[str, ...]
-    """What to change before it can work; empty where it fits."""
+    """Changes without which the split cannot work; empty if it fits."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What all splits of a plan share."""
+    """The inputs that all splits of a plan share."""
 
     planned: Planned
     model_config: Mapping[str, Any]
     memory: float
-    """Bytes of one GPU."""
+    """Memory of one GPU in bytes."""
 
     @property
     def shape(self) -> ModelShape:
-        """The model's."""
+        """The model's shape."""
         return model_shape(self.model_config)
 
     @property
     def colocated(self) -> bool:
-        """Whether the stage that is trained longest has samplers and learners on the same GPUs."""
+        """Whether samplers and learners share GPUs in the stage that trains with the most tokens at once."""
         trained = self.planned.trained
         return trained is not None and trained.colocated
 
     @property
     def recipe(self) -> Recipe:
-        """Of the stage that is trained with the most tokens at once, or else the run's."""
+        """Recipe of the stage that trains with the most tokens at once, or of the run if nothing is trained."""
         trained = self.planned.trained
         return self.planned.recipe if trained is None else self.planned.recipe_of(trained)
 
 
 def splits(question: Question, gpus: int) -> list[Split]:
-    """The ways to split `gpus`; where nothing is trained, all sample, and where they take turns, all do both."""
+    """Return the ways to split `gpus`. All GPUs sample if nothing is trained, and do both if they are shared."""
     if question.planned.trained is None:
         return [split(question, 0, gpus)]
     if question.colocated:
@@ -84,7 +84,7 @@ def splits(question: Question, gpus: int) -> list[Split]:
 
 
 def split(question: Question, learners: int, sampler_gpus: int) -> Split:
-    """One split, reckoned."""
+    """Compute one split: the memory of a learner, and what must change."""
     recipe, shape = question.recipe, question.shape
     changes: list[str] = []
     if sampler_gpus < recipe.tensor_parallel or sampler_gpus % recipe.tensor_parallel:
@@ -103,7 +103,7 @@ def split(question: Question, learners: int, sampler_gpus: int) -> Split:
 
 
 def changes_for_any(question: Question) -> list[str]:
-    """What to change however the GPUs are split."""
+    """Return the changes that are needed for every split."""
     changes: list[str] = []
     for stage in question.planned.stages:
         scaled = {**question.model_config, **rope_entries(question.model_config, stage.rope)}
@@ -124,19 +124,19 @@ def changes_for_any(question: Question) -> list[str]:
 
 
 def sequences(question: Question, context: int, _field: str = "", *, share: float = MEMORY_SHARE) -> int:
-    """Sequences with so long responses that one engine holds at once."""
+    """Return how many sequences with responses of `context` tokens one engine holds at once."""
     return sequences_at_once(
         question.shape, question.model_config, question.recipe, context, question.memory, share=share
     )
 
 
 def _learner_change(question: Question, learners: int, context: int) -> str:
-    """The least change with which a learner's memory is enough."""
+    """Return the smallest change with which a learner's memory suffices."""
     shared = [n for n in (1, 2, 4, 8) if not any(sp_refusals(question.shape, n))]
 
     def cheaper(ranks: int) -> Iterator[Recipe]:
-        """Recipes that take less memory, the fastest first: offloading costs less than sharing sequences does."""
-        least = question.recipe.model_copy(update={"tokens_per_device": None})  # one longest sequence
+        """Yield recipes that take less memory, the fastest first: offloading is cheaper than sequence parallelism."""
+        least = question.recipe.model_copy(update={"tokens_per_device": None})  # room for one longest sequence
         yield least
         for sp in (n for n in shared if n >= least.sequence_parallel and not ranks % n):
             for offload in sorted({least.activation_offload, True}):
@@ -154,7 +154,7 @@ def _learner_change(question: Question, learners: int, context: int) -> str:
 
 
 def _written(before: Recipe, after: Recipe) -> str:
-    """What differs, as it is written in a file."""
+    """Return the differing settings in the notation of a run's file."""
     fields = {
         "tokensPerDevice: null": before.tokens_per_device != after.tokens_per_device,
         f"sequenceParallel: {after.sequence_parallel}": before.sequence_parallel != after.sequence_parallel,
@@ -164,7 +164,7 @@ def _written(before: Recipe, after: Recipe) -> str:
 
 
 def _engine_change(question: Question, context: int, field: str) -> str:
-    """The least tensorParallel with which the longest sequence fits an engine."""
+    """Return the smallest tensorParallel with which an engine holds the longest sequence, as advice."""
     for devices in (2, 4, 8):
         recipe = question.recipe.model_copy(update={"tensor_parallel": devices})
         if devices <= question.recipe.tensor_parallel or any(tp_refusals(question.shape, recipe)):
@@ -175,5 +175,5 @@ def _engine_change(question: Question, context: int, field: str) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """For people."""
+    """Format a number of bytes in GB, for output."""
     return f"{size / GB:.1f}" if size < 10 * GB else f"{size / GB:.0f}"

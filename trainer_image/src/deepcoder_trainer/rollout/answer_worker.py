@@ -25,9 +25,9 @@ MEMORY_BYTES = 2 << 30
 
 
 def main() -> int:
-    """Compare until there is no more input."""
+    """Compare answers until the input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    answers, sys.stdout = sys.stdout, sys.stderr  # a library that prints does not spoil the answers
+    answers, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not corrupt the replies
     compare = _comparison()
     print(json.dumps({"ready": True, "confined": confine()}), file=answers, flush=True)
     for line in sys.stdin:

@@ -19,22 +19,22 @@ _VERSION = 1
 _CAPABILITIES_VERSION, _CAPABILITIES_BYTES = 0x20080522, 24
 _PR_SET_NO_NEW_PRIVS = 38
 _EXECUTE_AND_WRITE = 1 << 0 | 1 << 1 | sum(1 << bit for bit in range(4, 13))
-"""execute; write to, remove or make a file, folder, link, socket, pipe or device."""
+"""Landlock rights: execute; write to, remove or create a file, folder, link, socket, pipe or device."""
 _BIND_AND_CONNECT = 1 << 0 | 1 << 1
 _ABSTRACT_SOCKETS_AND_SIGNALS = 1 << 0 | 1 << 1
 _WITH_NETWORK, _WITH_SCOPES = 4, 6
-"""Versions of the interface."""
+"""Versions of the Landlock ABI that introduced these rights."""
 
 
 def confine() -> bool:
-    """Confine the calling thread, and what it starts, for good; whether the kernel does that."""
+    """Confine the calling thread and its children permanently. Return whether the kernel supports it."""
     libc = ctypes.CDLL(None)
     if libc.capset(struct.pack("Ii", _CAPABILITIES_VERSION, 0), bytes(_CAPABILITIES_BYTES)) != 0:
         return False
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
     if version < 1:
         return False
-    # Without a rule all that is named here is refused.
+    # Without rules, the kernel denies all rights that are listed here.
     attributes = struct.pack("Q", _EXECUTE_AND_WRITE)
     if version >= _WITH_NETWORK:
         attributes += struct.pack("Q", _BIND_AND_CONNECT)

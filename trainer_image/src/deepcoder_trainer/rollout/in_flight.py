@@ -19,7 +19,7 @@ class InFlight:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Count one more for as long as it lasts."""
+        """Count one more while the context lasts."""
         self._pass_time()
         self.count += 1
         try:
@@ -31,12 +31,12 @@ class InFlight:
             self._less = asyncio.Event()
 
     async def room(self, limit: Callable[[], int]) -> None:
-        """Wait until no more than `limit()` are under way. It is asked again whenever one ends."""
+        """Wait until at most `limit()` are in flight. The limit is read again whenever one ends."""
         while self.count > limit():
             await self._less.wait()
 
     def idle_ratio(self) -> float:
-        """Share of the time since it was last asked in which nothing was under way; 0 the first time."""
+        """Return the share of time since the last call in which nothing was in flight; 0 the first time."""
         now = self._pass_time()
         since, self._told_at = self._told_at, now
         idle, self._idle = self._idle, 0.0

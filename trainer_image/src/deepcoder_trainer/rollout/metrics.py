@@ -17,17 +17,17 @@ COLLAPSE_REWARD = 0.05
 
 
 def verdict_counts(samples: Sequence[Sample]) -> dict[str, int]:
-    """Samples by the verdict that decided, `no_code` and `error` included."""
+    """Return the number of samples by deciding verdict, including `no_code` and `error`."""
     return dict(sorted(Counter(s.outcome.verdict for s in samples).items()))
 
 
 def quarantined(samples: Sequence[Sample]) -> list[Sample]:
-    """Samples that no judge could judge."""
+    """Return the samples that no judge could judge."""
     return [s for s in samples if s.outcome.reward is None]
 
 
 def batch_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
-    """Figures of a batch that is trained by weights of `version`. Lengths in tokens, staleness in versions."""
+    """Return metrics of a batch that trains weights of `version`. Lengths are in tokens, staleness in versions."""
     samples = [s for g in groups for s in g.samples]
     judged = [s for s in samples if s.outcome.reward is not None]
     rewards = np.array([s.outcome.reward for s in judged], np.float64)
@@ -55,7 +55,7 @@ def batch_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
 
 
 def is_collapsing(metrics: dict[str, float]) -> bool:
-    """Whether nearly everything is cut off and nothing is rewarded.
+    """Whether nearly all responses are truncated and almost none is rewarded.
 
     The overlong rule does not punish truncation, so a model in this state gets no signal to leave it.
     """

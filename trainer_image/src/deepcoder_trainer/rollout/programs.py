@@ -18,7 +18,7 @@ from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.types import Problem
 
 PARAMETER = "programs"
-"""Name of a reward function's third parameter, where it has one."""
+"""Name of a reward function's optional third parameter."""
 
 
 class JudgeFailed(RuntimeError):
@@ -38,8 +38,8 @@ class Programs:
     ) -> JudgeResponse:  # fmt: skip
         """Run a program on (input, expected output) pairs, by default the problem's own tests with its own kind.
 
-        The answer has a verdict for each test up to the first that failed. Raises `JudgeFailed` where no judge could
-        say, and `JudgeRefused` for what none ever will.
+        The response has a verdict for each test up to the first that failed. Raises `JudgeFailed` if no judge could
+        judge the program, and `JudgeRefused` if no judge accepts the problem.
         """
         problem = self._problem
         if tests is not None:
@@ -57,12 +57,12 @@ class Programs:
         return judgement.response
 
     async def passes(self, code: str, tests: Iterable[tuple[str, str]] | None = None, **more: Any) -> bool:
-        """Whether a program passes all tests; see `judge`."""
+        """Whether a program passes all tests. Takes the arguments of `judge` and raises the same errors."""
         return bool((await self.judge(code, tests, **more)).passed)
 
 
 def wants_programs(function: Callable[..., Any], reference: str) -> bool:
-    """Whether a reward function has the third parameter; raises BadConfig for one that could not wait for a judge."""
+    """Whether a reward function has the parameter. Raises BadConfig if it is not third or the function is not async."""
     try:
         names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):

@@ -1,9 +1,9 @@
-"""One sample, and one group: the coroutine that a rollout is.
+"""The rollout of a group: samples all responses of a problem and judges each of them.
 
 Judging starts as soon as a response is complete, while others of its group are still being sampled. So the judges work
-during the long tail of generation instead of after it. Generation is never retried here; a lost sampler's requests move
-within the sampler group. Judging is retried by the judge client, and once more by a run that resumes after its judges
-had failed.
+during the long tail of generation instead of after it. Generation is never retried here; requests of a lost sampler
+move within the sampler group. The judge client retries judging, and a run that resumes after its judges failed judges
+once more.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ class Sampling:
     purpose: str = "sampling"
     """Separates the seeds of training and of each evaluation."""
     seeded: bool = False
-    """Whether each response has a seed of its own, so that the same problem gets the same answer again. It costs: at
-    every step vLLM draws for seeded requests one by one. Requests of a wave are always seeded."""
+    """Whether each response has its own seed, so that sampling can be repeated. This is slower: at each step, vLLM
+    samples seeded requests one by one. Requests of a wave are always seeded."""
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """A problem that was drawn as a group."""
+    """A group that was admitted and is to be sampled."""
 
     group_id: int
     version: int
     """Version of the weights at admission."""
     wave: tuple[str, int, int] | None = None
-    """Deterministic mode: name of the wave, position of the group in it, groups in it."""
+    """Deterministic mode: name of the wave, position of the group in it, number of its groups."""
     draw: int = 0
-    """Problems that were drawn for it before (recipe.refill)."""
+    """Number of problems that were drawn for this slot before (recipe.refill)."""
 
 
 class Rollout:
-    """Makes groups; holds nothing of its own but the count of what is under way."""
+    """Samples and judges groups. Its only state is the number of samples in flight."""
 
     def __init__(self, sampler: Sampler, reward: Reward, sampling: Sampling) -> None:
         self._sampler = sampler
@@ -62,16 +62,16 @@ class Rollout:
         """Samples that are sampled but not judged yet."""
 
     async def room(self, capacity: Callable[[], int]) -> None:
-        """Wait until judges have no more waiting than they are given at once, or than a group, however few they are.
+        """Wait until no more samples wait for judges than these judge at once (`capacity`), or than one group.
 
-        What is sampled beyond that would only wait, while it grows stale.
+        Further samples would only wait and become stale.
         """
         await self.judging.room(lambda: max(self._sampling.group_size, capacity()))
 
     async def group(
         self, admitted: Admitted, problem: EncodedProblem, on_sampled: Callable[[], None] = lambda: None
     ) -> Group:
-        """All samples of a problem, judged, in index order. `on_sampled` is called as each of them is sampled."""
+        """Sample and judge all responses of a problem. `on_sampled` is called whenever one of them is sampled."""
         async with asyncio.TaskGroup() as tasks:
             samples = [
                 tasks.create_task(self._sample(admitted, index, problem, on_sampled))
@@ -86,7 +86,7 @@ class Rollout:
         )
 
     async def judge_again(self, group: Group, problem: EncodedProblem) -> Group:
-        """The group with those of its samples judged that no judge could judge before."""
+        """Return the group after judging those of its samples again that no judge could judge before."""
 
         async def judged(sample: Sample) -> Sample:
             if sample.outcome.reward is not None:

@@ -73,7 +73,7 @@ T = TypeVar("T")
 
 
 class Attempt:
-    """What one attempt holds while it runs."""
+    """Runs one attempt, and holds its parts meanwhile."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Attempt:
         observers: tuple[Observer, ...] = (),
         machine: StageResources | None = None,
     ) -> None:
-        """`machine` is what a Ray cluster of our own offers, where later stages need more than this one."""
+        """`machine` is the size of a Ray cluster of our own, if later stages need more than this one."""
         self.config = config
         self.stop = stop
         self._judge = judge
@@ -100,12 +100,12 @@ class Attempt:
         self._sampler: SamplerGroup | None = None
         self._background = Background()
         self._ends_at: float | None = None
-        """When its end is over, by the loop's clock, whatever hangs; None while it runs."""
+        """Deadline of the attempt's last steps, by the loop's clock; None while it runs."""
         self._failure: BaseException | None = None
-        """Of work beside training, that the attempt ends for."""
+        """The failure of background work that ends the attempt."""
 
     async def run(self) -> ExitRecord:
-        """Run it; never raises but when cancelled."""
+        """Run the attempt. Raises nothing, except if it is cancelled."""
         stack = AsyncExitStack()
         stack.push_async_callback(self._background.close)
         try:
@@ -118,14 +118,14 @@ class Attempt:
             self._ends_at = self._in(self.config.storage.drain_seconds + LEAVE_SECONDS)
             record = await self._tell(record)
         finally:
-            # Whatever else took all of the time: a local run's next stage needs the places of this one's actors.
+            # Leave time for closing in any case: the next stage of a local run needs the resources of these actors.
             self._ends_at = max(self._ends_at or 0.0, self._in(LEAVE_SECONDS))
             await self._in_time("closing", stack.aclose())
             self._folder.remove()
         return record
 
     def _stop_for(self, error: BaseException) -> None:
-        """Handle the failure of background work that training needs: save what is trained, unless that is under way."""
+        """Handle the failure of background work that training needs: request a stop, which saves trained steps."""
         if self.stop.requested:
             log.error("background work failed while the attempt was ending: %s", error)
             return
@@ -156,7 +156,7 @@ class Attempt:
                 await self.stop.before(Moment.LEFT, work)
         except StopReached:
             log.warning("%s: no time is left for it", what)
-        except Exception as error:  # the record of how the attempt ended is made already
+        except Exception as error:  # how the attempt ended is already decided
             log.error("%s: %s", what, "it hangs, and is left" if ends.expired() else error)
 
     async def _run(self, stack: AsyncExitStack) -> ExitRecord:
@@ -170,7 +170,7 @@ class Attempt:
         return await self._train(stack, reward, model_dir, tokenizer)
 
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Reward, Path, Any]:
-        """What samplers and learners need before they are asked for."""
+        """Prepare what samplers and learners need: storage, reward, model, tokenizer, and the Ray cluster."""
         config = self.config
         self._sinks.also(await start_trackers(config))
         await self._writer.claim()
@@ -179,7 +179,7 @@ class Attempt:
         model_config = read_model_config(model_dir)
         check(config, model_config)
         tokenizer = await abandonable(load_tokenizer, model_dir)
-        # Not in a thread that ends: the processes of a cluster of our own end with the thread that started them.
+        # Not `abandonable`, whose thread ends: the processes of our own cluster end with the thread that started them.
         weights = element_bytes(config.recipe) * parameters(model_shape(model_config))
         await asyncio.to_thread(connect_ray, self._machine, weights)
         stop_on_signals(self.stop, config.storage.drain_seconds)
@@ -195,7 +195,7 @@ class Attempt:
         self._sinks.progress.trains_on([encoded.problem for encoded in problems.kept], asks_judges=asks_judges)
         config = config.model_copy(
             update={"model": pinned(config.model, model_dir)}
-        )  # the curated set goes by its name
+        )  # after curation, whose request contains the model as it is named in the config
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
         self._sampler = sampler
         await self._unless_stopped(self._look_around())
@@ -256,7 +256,7 @@ class Attempt:
             self._sinks.prometheus.curating(phase, done, total)
 
         judge = self._client
-        if judge is None:  # the run's reward is a function of its own
+        if judge is None:  # a custom reward function that uses no judge
             judge = await stack.enter_async_context(connect_judge(config, self._judge))
             self._background.loop(judge.run())
         asked = RunCuration(
@@ -313,7 +313,7 @@ class Attempt:
             raise
 
     def _health(self, sampler: SamplerGroup, writer: CheckpointWriter) -> dict[str, float]:
-        """Figures of the parts beside the loop, since the attempt's start and of its newest checkpoint."""
+        """Return metrics of samplers and judge since the attempt's start, and of the newest checkpoint."""
         figures = {"sampler_restarts": float(sampler.restarts)}
         if self._client is not None:
             figures |= {"judge_errors": float(self._client.errors), "judge_capacity": float(self._client.capacity)}
@@ -322,7 +322,7 @@ class Attempt:
         return figures
 
     def _totals(self) -> dict[str, float]:
-        """Counts of the parts beside the loop since the attempt's start, for whoever scrapes."""
+        """Return counters since the attempt's start, for the metrics endpoint."""
         totals: dict[str, float] = {}
         if self._client is not None:
             retries = self._client.retries.items()
@@ -345,7 +345,7 @@ class Attempt:
         return exit_records.completed()
 
     async def _look_around(self) -> None:
-        """Samplers and learners have their places: what GPUs are there."""
+        """Record the GPUs, once samplers and learners are placed."""
         if self.config.stage.resources.accelerators:
             self._runtime_info.accelerator = await find_accelerator()
 
@@ -377,11 +377,11 @@ class Attempt:
         return JudgeReward(self._client, answers)
 
     async def _let_commit(self, writer: CheckpointWriter) -> None:
-        """The attempt fails, but a checkpoint may be on its way: it is worth a moment."""
+        """Let a checkpoint that is being uploaded be committed, although the attempt fails."""
         try:
             async with asyncio.timeout(self.config.storage.drain_seconds):
                 await self.stop.before(Moment.SAVED, writer.wait())
-        except Exception as error:  # whatever it is, the attempt fails of something else
+        except Exception as error:  # the attempt already fails for another reason
             log.error("the last checkpoint was not committed: %s", error)
 
     def _last_metrics(self) -> Mapping[str, float]:

@@ -33,19 +33,19 @@ _status: int | None = None
 
 
 def run_last_at_exit() -> None:
-    """Register our exit handler before all others, so that it runs last. Call it before loading libraries that register
-    handlers."""
+    """Register our exit handler before all others, so that it runs last. Call this before any library that registers a
+    handler is imported."""
     atexit.register(_leave)
 
 
 def bound(seconds: float, status: int | None) -> None:
-    """Give the process so many seconds to end, with this exit status; None: with Python's own."""
+    """Give the process `seconds` to end, with exit status `status`; None: Python's own status."""
     global _status
     _status = status
     timer = threading.Timer(seconds, _give_up, (seconds, CRASHED if status is None else status))
     timer.daemon = True
     timer.start()
-    with suppress(Exception):  # stderr may be no file
+    with suppress(Exception):  # stderr may not be a file
         faulthandler.dump_traceback_later(seconds + 2 * DUMP_SECONDS, exit=True)
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 async def start_both(config: StageConfig, model_dir: Path, stack: AsyncExitStack) -> tuple[SamplerGroup, Learner]:
-    """Samplers and learners, which `stack` ends."""
+    """Start samplers and learners, and register their shutdown with `stack`."""
     if config.stage.colocated:
         return await _start_in_turns(config, model_dir, stack)
     from deepcoder_trainer.learner.group import start_learners
@@ -55,9 +55,9 @@ async def start_both(config: StageConfig, model_dir: Path, stack: AsyncExitStack
 
 
 async def _start_in_turns(config: StageConfig, model_dir: Path, stack: AsyncExitStack) -> tuple[SamplerGroup, Learner]:
-    """Start on shared devices. An engine measures the free memory, so it starts first; then comes the learner's turn.
+    """Start on shared devices: engines first, because they measure free memory; then they sleep and learners start.
 
-    The stack ends whatever was started before a failure or a stop.
+    The stack shuts down whatever was started before a failure or a stop.
     """
     from deepcoder_trainer.learner.group import start_learners
 
@@ -74,7 +74,8 @@ async def _start_in_turns(config: StageConfig, model_dir: Path, stack: AsyncExit
 def load_problems(
     config: StageConfig, sources: Sources, tokenizer: Any, judge: Judge | None, curated: CuratedSet | None = None
 ) -> tuple[EncodedProblems, str]:
-    """Return the training problems with tokenized prompts, and the dataset's digest. `curated` is the run's own set."""
+    """Return the training problems with tokenized prompts, and the dataset's digest. `curated` is a set that the run
+    curated itself."""
     source = config.dataset
     assert source is not None, "the contract sees to it"
     if curated is not None:
@@ -99,7 +100,7 @@ def load_problems(
 
 
 async def bring_to(point: ResumePoint | None, learner: Learner, config: StageConfig) -> PipelineState:
-    """Load the state that the attempt continues from into the learner. Returns the controller's state."""
+    """Load the checkpoint `point` into the learner, if there is one. Return the controller's state."""
     if point is None:
         return PipelineState(step=0, total_steps=0, version=0, next_group_id=0)
     carry = config.stage.optimizer is OptimizerState.CARRY
