@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _leave_output_unwritten() -> None:
-    """The interpreter tries once more at its end, and would tell of that instead."""
+    """Redirect stdout to /dev/null: otherwise the interpreter flushes it again at exit and reports that error, too."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -108,10 +108,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _asks_a_local_judge(config: StageConfig | LocalRun) -> bool:
-    """Whether one is to be started.
+    """Whether to start a judge on this machine.
 
-    Which parameters a reward of one's own has is known when it is imported, and a judge is started before that: by hand
-    there is one in any case.
+    Whether a custom reward needs a judge is known only when it is imported, and the judge starts before that. So a
+    local run always has one.
     """
     from deepcoder_trainer.localrun import LocalRun
 
@@ -128,7 +128,7 @@ def _run_to_its_end(config: StageConfig | LocalRun, judge: LocalJudge | None) ->
     from deepcoder_trainer.running.runner import run
     from deepcoder_trainer.telemetry.observers import Console
 
-    # Threads that spin at barriers starve each other where processes share cores.
+    # Threads that spin at barriers starve each other if processes share cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.stderr.isatty() or in_cluster():
         return asyncio.run(run(config, judge, lambda stage: (Console(stage.stage.name, stage.stage.max_steps),)))

@@ -85,13 +85,13 @@ async def abandonable(function: Callable[..., T], *args: Any) -> T:
         error: BaseException | None = None
         try:
             result = function(*args)
-        except BaseException as raised:  # whatever it is, it is the caller's
+        except BaseException as raised:  # every error is passed to the caller
             # SystemExit in the function is a failure that ends only the function; a future accepts no StopIteration.
             error = raised
             if not isinstance(raised, Exception) or isinstance(raised, StopIteration):
                 error = RuntimeError(repr(raised))
-                error.__cause__ = raised  # whose traceback leads to its line
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                error.__cause__ = raised  # keeps the traceback
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits for the result
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, name=getattr(function, "__name__", "work"), daemon=True).start()

@@ -26,44 +26,44 @@ from deepcoder_trainer.errors import BadConfig, LearnerLost
 log = logging.getLogger(__name__)
 
 HALF = 0.5
-"""What of a GPU each of the two asks Ray for who share it."""
+"""Share of a GPU that a learner and a sampler each request from Ray if they share it."""
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""What a process that computes must find before it loads torch. Threads that spin at barriers starve each other where
+"""Environment that a computing process needs before it loads torch. Threads that spin at barriers starve each other if
 processes share cores: measured 4.6 times the CPU time on two busy cores."""
 OWN = THREADS | {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A worker a core would be started beforehand; samplers and learners start theirs when they are asked for.
+    # Otherwise Ray starts one worker per core in advance; samplers and learners start theirs on demand.
     "RAY_prestart_worker_first_driver": "0",
-    # Ray makes its workers give way (nice 15) to all else: beside judges on the same machine, which are no less a part
-    # of the run, learners and samplers had a fiftieth of a core and did not get to load torch.
+    # Ray runs its workers at nice 15. Next to judges on the same machine, learners and samplers then had a fiftieth of
+    # a core, and did not even finish loading torch.
     "RAY_worker_niceness": "0",
 }
-"""Environment of a cluster of our own."""
+"""Environment of our own cluster."""
 PLACES_SECONDS = 1800.0
-"""Longest time for shared places to be there, pods that come late included."""
+"""Deadline for shared places, including pods that come late."""
 
 OBJECT_STORE_BYTES = 512 << 20
-"""Object store of a cluster of our own for a small model: several sets of its weights, and all its batches."""
+"""Object store of our own cluster for a small model: several sets of its weights, and all its batches."""
 WEIGHT_SETS = 2.5
-"""Sets of weights that it holds: those that samplers load, those that come next, and batches."""
+"""Sets of weights for which the object store has room: the loaded ones, the next ones, and half a set for batches."""
 STARTS = 3
-"""Tries to start a cluster of our own: Ray gives up after 30 s, which no setting of its changes."""
+"""Number of tries to start our own cluster. Ray gives up after 30 s, which no setting changes."""
 _TOO_SLOW = "timed out during startup"
 _IDLE_DAEMONS = ("start_api_server", "start_log_monitor", "start_monitor")
-"""How Ray's node starts what serves its dashboard, sends on what workers print, and asks for more nodes."""
+"""Methods of Ray's `Node` that start the dashboard's server, the forwarding of logs, and the autoscaler's monitor."""
 _AGENT = "--dashboard_agent_command"
-"""Raylet's argument: the process that gathers figures for the dashboard, and for Prometheus on a port of its own."""
+"""Raylet's argument with the command of the agent that collects metrics for the dashboard and Prometheus."""
 _AGENT_PORTS, _AGENT_LISTENS = ("--metrics-agent-port", "--metrics_export_port"), "--dashboard_agent_listen_port"
-"""Ports that raylet waits to be told by that process where it was not told them before; the last it never is."""
+"""Ports that raylet waits for the agent to report unless they are arguments; Ray never passes the last one."""
 _ENVIRONMENTS, _ENVIRONMENTS_PORT = "--runtime_env_agent_command", "--runtime_env_agent_port"
-"""Raylet's arguments: the process that prepares environments for workers, and the port on which raylet asks it."""
+"""Raylet's arguments with the command and the port of the agent that prepares environments for workers."""
 _NOBODY = 1
 """A port on which nothing listens."""
 LEAST_SETS = 1.25
-"""Without the next ones."""
+"""Sets of weights for which the object store needs room at least: without the next ones."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Ray keeps it
 _SHARE = 0.9
-"""Of what is free there."""
+"""Share of the free shared memory that the object store may take."""
 
 
 def in_cluster() -> bool:
@@ -72,16 +72,16 @@ def in_cluster() -> bool:
 
 
 def begun_with(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Ray's option for an actor whose process has these variables from its beginning.
+    """Return Ray's option for an actor whose process starts with these environment variables.
 
-    In a cluster of our own each process has `THREADS` from this one, and no actor needs more. Asked to set variables,
-    Ray starts two interpreters one after the other, and each loads Ray.
+    In our own cluster it is empty: each process inherits `THREADS` from this one, and no actor needs more. To set
+    variables, Ray would start two interpreters one after the other, each of which loads Ray.
     """
     return {"runtime_env": {"env_vars": dict(variables)}} if in_cluster() else {}
 
 
 def most_of(stages: Iterable[StageResources]) -> StageResources:
-    """What a cluster for all of these stages, one after another, offers."""
+    """Return the size of a cluster that can run all of these stages, one after another."""
     resources = list(stages)
     return StageResources(
         samplers=max(r.samplers for r in resources),
@@ -91,9 +91,9 @@ def most_of(stages: Iterable[StageResources]) -> StageResources:
 
 
 class SharedPlaces:
-    """Places that a learner and a sampler share, one GPU each: where they take turns (`placement: Colocated`).
+    """Places of one GPU each, in which a learner and a sampler take turns (`placement: Colocated`).
 
-    Ray reserves all of them at once; whoever is placed in one gets the same card as the other who is.
+    Ray reserves all of them at once. Learner and sampler of one place get the same GPU.
     """
 
     def __init__(self, group: Any, count: int) -> None:
@@ -103,17 +103,17 @@ class SharedPlaces:
         self.each: tuple[Any, ...] = tuple(
             PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)
         )
-        """How Ray is told, place by place."""
+        """Ray's scheduling strategy for each place."""
 
     def give_back(self) -> None:
-        """Others may have them; whoever is still there is ended."""
+        """Release the places. Ray kills actors that are still in them."""
         from ray.util import remove_placement_group
 
         remove_placement_group(self._group)
 
 
 async def shared_places(resources: StageResources) -> SharedPlaces:
-    """As many as there are learners; raises `LearnerLost` when Ray has no room for them in time."""
+    """Reserve one place per learner. Raises `LearnerLost` if Ray has no room for them in time."""
     from ray.util import placement_group
 
     bundle = {"learner": 1.0, "sampler": 1.0} | ({"GPU": 1.0} if resources.accelerators else {})
@@ -134,7 +134,7 @@ async def shared_places(resources: StageResources) -> SharedPlaces:
 
 
 def object_store_bytes(weights: float) -> int:
-    """Object store of a cluster of our own for so many bytes of weights; raises `BadConfig` where there is no room."""
+    """Return the object store's size for `weights` bytes. Raises `BadConfig` if shared memory is too small."""
     free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else math.inf
     size = min(max(OBJECT_STORE_BYTES, WEIGHT_SETS * weights), _SHARE * free)
     if size < (least := LEAST_SETS * weights):
@@ -148,7 +148,7 @@ def object_store_bytes(weights: float) -> int:
 
 
 def connect_ray(resources: StageResources, weights: float) -> None:
-    """Connect to Ray, once a process; a cluster of our own offers `resources`, and room for `weights` in bytes."""
+    """Connect to Ray, once per process. Our own cluster has `resources`, and room for `weights` bytes of weights."""
     import ray
 
     if ray.is_initialized():
@@ -166,7 +166,7 @@ def connect_ray(resources: StageResources, weights: float) -> None:
 
 
 def start_ray(**settings: Any) -> None:
-    """A cluster of our own, with these settings of `ray.init` and what every such cluster has."""
+    """Start our own cluster with these settings of `ray.init`, in addition to those that every such cluster has."""
     import ray
 
     for name, value in OWN.items():
@@ -186,11 +186,11 @@ def start_ray(**settings: Any) -> None:
 
 @contextmanager
 def without_idle_daemons() -> Iterator[None]:
-    """Around `ray.init`, to leave out the processes of Ray's that a cluster of our own has no use for.
+    """Context for `ray.init` that leaves out Ray's processes that our own cluster does not need.
 
-    They serve the dashboard, forward logs, ask for more nodes, and prepare environments for workers. No setting of
-    Ray leaves them out. Each of the five loads Ray, and `ray.init` waits for three of them. If another version of Ray
-    starts them in another way, they are started.
+    They serve the dashboard, forward logs, request more nodes, and prepare environments for workers. No setting of
+    Ray leaves them out. Each of the five loads Ray, and `ray.init` waits for three of them. A version of Ray that
+    starts them in another way starts them.
     """
     from ray._private import services
     from ray._private.node import Node
@@ -218,7 +218,7 @@ def without_idle_daemons() -> Iterator[None]:
 
 
 def _prepares_environments() -> bool:
-    """Whether Ray gives its workers an environment unasked: below `uv run`, and with RAY_RUNTIME_ENV_HOOK."""
+    """Whether Ray gives its workers an environment by default: under `uv run`, and with RAY_RUNTIME_ENV_HOOK."""
     from ray._private import worker
 
     environment = getattr(worker, "_maybe_modify_runtime_env", None)
@@ -226,34 +226,34 @@ def _prepares_environments() -> bool:
 
 
 def _without_agent(command: list[str], agent: str, ports: tuple[str, ...]) -> list[str]:
-    """Raylet's command with a process in the agent's place that does nothing: raylet ends if its agent does.
+    """Return raylet's command with an idle process instead of the agent, because raylet exits if its agent exits.
 
-    Raylet waits to be told ports that it does not know, so each is a port on which nothing listens.
+    Raylet would wait for the agent to report its ports, so each one is set to a port on which nothing listens.
     """
     given = {argument.partition("=")[0] for argument in command}
     if not given >= {agent, *ports} - {_AGENT_LISTENS}:
         return command
-    others = {agent: "cat", **dict.fromkeys(ports, _NOBODY)}  # its input is a pipe that ends with raylet
+    others = {agent: "cat", **dict.fromkeys(ports, _NOBODY)}  # cat ends with raylet, which holds its stdin pipe
     kept = [argument for argument in command if argument.partition("=")[0] not in others]
     return [*kept, *(f"{name}={value}" for name, value in others.items())]
 
 
 def _lock_out() -> None:
-    """Let nobody in but this process's own: Ray listens on all of the machine's addresses and runs what it is sent.
+    """Set a random token for our own cluster: Ray listens on all of the machine's addresses and runs code sent to it.
 
-    It asks for a token by itself (RAY_AUTH_MODE is for who wants none; set here, after Ray was imported, it would be
-    heard by its daemons alone). The token that it makes is the same for every run, in a file that everybody may read
-    who may enter this user's home.
+    Ray requires a token by default (RAY_AUTH_MODE turns that off; set here, after Ray was imported, only its daemons
+    would see it). But the token that Ray itself creates is the same for every run, in a file that everybody with access
+    to the user's home can read.
     """
     if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         from ray._raylet import AuthenticationTokenLoader
 
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        AuthenticationTokenLoader.instance().reset_cache()  # of a cluster that this process had before
+        AuthenticationTokenLoader.instance().reset_cache()  # the token of an earlier cluster of this process
 
 
 def _descendants() -> set[int]:
-    """Processes that come from this one."""
+    """Return the ids of all descendants of this process."""
     found: set[int] = set()
     parents = {os.getpid()}
     while parents:
@@ -263,13 +263,13 @@ def _descendants() -> set[int]:
 
 
 def _children(process: int) -> Iterable[int]:
-    with suppress(OSError):  # it has just ended
+    with suppress(OSError):  # the process has just ended
         for thread in Path(f"/proc/{process}/task").iterdir():
             yield from map(int, (thread / "children").read_text().split())
 
 
 def _end(processes: Iterable[int]) -> None:
-    """Those of a start that failed: Ray leaves them until this process ends, and they would take CPU time."""
+    """Kill the processes of a failed start. Ray would leave them running until this process ends."""
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)

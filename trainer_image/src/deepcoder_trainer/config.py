@@ -22,7 +22,7 @@ _KINDS: dict[str, type[StageConfig] | type[LocalRun]] = {"StageConfig": StageCon
 
 
 def load_config(path: Path) -> StageConfig | LocalRun:
-    """The document in a file; raises `BadConfig` that names every field at fault."""
+    """Read and validate a file. Raises `BadConfig` that names every invalid field."""
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -45,7 +45,7 @@ def load_config(path: Path) -> StageConfig | LocalRun:
 
 
 def check_supported(config: StageConfig | LocalRun) -> None:
-    """Refuse what is not supported yet, all of it at once."""
+    """Raise `BadConfig` that lists all unsupported settings."""
     stages: list[tuple[Recipe, StageSettings]]
     if isinstance(config, LocalRun):
         stages = [(config.recipe_of(stage), stage) for stage in config.stages]
@@ -57,7 +57,7 @@ def check_supported(config: StageConfig | LocalRun) -> None:
 
 
 def _uri_mend(field: str, value: str) -> str:
-    """What a URI should have been; of a plain path, by hand the likeliest, where it leads."""
+    """Return the fix for an invalid URI. For a plain path, which is the most likely mistake, include its file URI."""
     forms = "s3://bucket/prefix or file:///path"
     if field != "storage.uri":
         forms = "hf://org/name, s3://bucket/key, file:///path or a path from /"
@@ -67,7 +67,7 @@ def _uri_mend(field: str, value: str) -> str:
 
 
 def explain(error: ValidationError, document: Any) -> BadConfig:
-    """One line a fault: field, value, and what is wrong with it."""
+    """Return an error with one line per fault: field, value, and reason."""
     lines: list[str] = []
     fields: list[str] = []
     for fault in error.errors(include_url=False):

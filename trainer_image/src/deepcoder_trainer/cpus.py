@@ -8,10 +8,10 @@ from deepcoder_contracts.cpus import cpu_limit
 
 
 def compute_threads(deterministic: bool, given: int | None = None) -> int:
-    """Threads of a process that computes: as `given`, else as many as the container allows.
+    """Return the number of compute threads: `given`, or the container's CPU limit.
 
-    With `deterministic`, 1: how a sum is split over threads decides its last bits, and the next pod may be allowed
-    another number. Whoever needs more sets OMP_NUM_THREADS, to the same number for the whole of the run.
+    With `deterministic` it is 1, because the split of a sum over threads changes its last bits, and the next pod may
+    have another limit. To use more threads, set OMP_NUM_THREADS to the same number for the whole run.
     """
     if not deterministic:
         return given or cpu_limit()

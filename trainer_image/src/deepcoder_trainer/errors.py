@@ -9,17 +9,17 @@ from __future__ import annotations
 
 
 class BadConfig(ValueError):
-    """A setting that cannot work here; the message says how to mend it."""
+    """A setting that cannot work here. The message says how to fix it."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
-        """Dotted path of the setting at fault, as in the stage config (`recipe.klCoefficient`)."""
+        """Dotted path of the wrong setting, as in the stage config (`recipe.klCoefficient`)."""
 
 
 class SamplerLost(RuntimeError):
-    """A sampler's engine died; what it was asked for can be asked of another."""
+    """A sampler's engine died. Its requests can be sent to another sampler."""
 
 
 class LearnerLost(RuntimeError):
-    """A rank died or did not answer in time; the attempt cannot go on."""
+    """A rank died or did not answer in time. The attempt cannot continue."""

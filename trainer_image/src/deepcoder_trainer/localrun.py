@@ -110,11 +110,11 @@ class LocalRun(VersionedContract):
         return sha256_digest(self.model_copy(update=beside).to_json())
 
     def recipe_of(self, stage: LocalStage) -> Recipe:
-        """The run's, with what the stage does otherwise."""
+        """Return the run's recipe with the overrides of a stage."""
         return stage.recipe.over(self.recipe) if stage.recipe else self.recipe
 
     def stage_config(self, index: int, ordinal: int, parent: ParentRef | None) -> StageConfig:
-        """The stage config of one attempt of a stage."""
+        """Return the stage config of one attempt of a stage."""
         stage = self.stages[index]
         evaluation = stage.evaluate.context_tokens if stage.evaluate else None
         return StageConfig(
@@ -134,7 +134,7 @@ class LocalRun(VersionedContract):
 
 
 def held_by_gate(stage: StageSettings, manifest: Manifest) -> Otherwise | None:
-    """What stops the run after a stage: Hold or Fail, if its gate was not met; None goes on."""
+    """Return Hold or Fail if a stage's unmet gate stops the run, or None if the run continues."""
     gate = stage.promote_when
     if gate is None or gate.otherwise is Otherwise.PROMOTE:
         return None

@@ -16,7 +16,7 @@ from deepcoder_contracts.manifest import Manifest, ParentRef
 from deepcoder_contracts.rope import RopeScaling
 
 CARD = "README.md"
-"""What a card is called, where the hub and people look for it."""
+"""File name of a card, as the hub expects it."""
 
 _TRAINING = ("reward_mean", "truncated_ratio", "response_tokens_mean", "entropy", "reference_kl")
 _EVALUATION = "eval/"
@@ -24,25 +24,25 @@ _EVALUATION = "eval/"
 
 @dataclass(frozen=True)
 class Difference:
-    """Between two models' logits."""
+    """The difference between the logits of an export and of its source."""
 
     max_abs: float
-    """Largest difference of a logit."""
+    """Largest absolute difference of a logit."""
 
     mean_kl: float
-    """Mean divergence KL(source ‖ export), in nats."""
+    """Mean KL(source ‖ export) of the next token's distribution, in nats."""
 
     top1: float
-    """Share of positions with the same likeliest token."""
+    """Share of positions with the same most likely token."""
 
     positions: int
-    """How many were compared."""
+    """Number of compared positions."""
 
     rounding: bool = False
-    """Whether it is more than an export may be off by, and no more than the source's weights, rounded, are, too."""
+    """Whether the difference exceeds the format's bound, but rounding the source's weights alone explains it."""
 
     def figures(self) -> dict[str, float]:
-        """For the manifest."""
+        """Return the metrics for the manifest."""
         return {
             "export/logits_max_abs": self.max_abs,
             "export/logits_mean_kl": self.mean_kl,
@@ -54,10 +54,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class NotCompared:
-    """Nobody has compared the logits of an export with its source's."""
+    """The logits of an export were not compared with its source's."""
 
     reason: str
-    """Why, for the card."""
+    """The reason, for the card."""
 
 
 def stage_card(
@@ -69,10 +69,10 @@ def stage_card(
     found: Difference | NotCompared,
     rope: RopeScaling | None = None,
 ) -> str:
-    """Of the export that a stage ends with, in `folder`: made from the checkpoint `ref`, whose manifest is `source`.
+    """Return the card of a stage's export in `folder`, made from the checkpoint `ref`, whose manifest is `source`.
 
-    `found` is how far its logits are from the checkpoint's, or why nobody knows; `rope` is what the stage trained
-    with, which config.json of its export does not say.
+    `found` is the difference from the checkpoint's logits, or why it is unknown. `rope` is the scaling of positions in
+    training, which the export's config.json does not contain.
     """
     walk = code(f"deepcoder-trainer verify --deep {folder}")
     evaluated = [(code(name), f"{value:.6g}") for name, value in sorted(evaluations(figures).items())]
@@ -101,12 +101,12 @@ def stage_card(
 
 
 def model_name(manifest: Manifest) -> str:
-    """What a model is called where nobody has named it."""
+    """Return the default name of a model."""
     return f"{manifest.run.name}-{manifest.stage}-step-{manifest.step}"
 
 
 def trained_by(manifest: Manifest) -> str:
-    """By what, and by which run."""
+    """Return the sentence that says how a model was trained, and by which run."""
     return (
         "Trained by reinforcement learning on programming problems (GRPO+), by run "
         f"`{manifest.run.namespace}/{manifest.run.name}`.\n"
@@ -114,7 +114,7 @@ def trained_by(manifest: Manifest) -> str:
 
 
 def front_matter(manifest: Manifest, library: str, *, compared: bool) -> str:
-    """What the hub reads. `compared`: whether the model's logits were held to those of what it was made from."""
+    """Return the card's metadata for the hub. `compared`: whether its logits were compared with its source's."""
     base = (manifest.model or "").partition("@")[0].removeprefix("hf://")
     lines = ["---", "pipeline_tag: text-generation", "tags: [reinforcement-learning, code]"]
     if (manifest.model or "").startswith("hf://"):
@@ -124,7 +124,7 @@ def front_matter(manifest: Manifest, library: str, *, compared: bool) -> str:
 
 
 def provenance(source: Manifest, ref: ParentRef) -> list[tuple[str, str]]:
-    """Rows of a table: all that the manifest of what a model was made from says of its making."""
+    """Return the rows of the provenance table, from the manifest of a model's source."""
     rows: list[tuple[str, str | None]] = [
         ("Base model", source.model),
         ("Source", f"{ref.uri} ({source.kind.value})"),
@@ -146,22 +146,22 @@ def provenance(source: Manifest, ref: ParentRef) -> list[tuple[str, str]]:
 
 
 def training_figures(figures: Mapping[str, float]) -> str:
-    """The section of what training came to, empty where nothing of it is known."""
+    """Return the section with the last training metrics, empty if there are none."""
     shown = [(code(name), f"{value:.6g}") for name, value in sorted(figures.items()) if name in _TRAINING]
     return f"## At the end of training\n\n{table(('', ''), shown)}" if shown else ""
 
 
 def evaluations(figures: Mapping[str, float]) -> dict[str, float]:
-    """Those of them that an evaluation gave."""
+    """Return the metrics of evaluations."""
     return {name: value for name, value in figures.items() if name.startswith(_EVALUATION)}
 
 
 AS_WRITTEN = "of the weights and configuration as written, computed in float32"
-"""Which logits of an export are compared, of one that is not quantized."""
+"""The compared logits of an export that is not quantized, for its card."""
 
 
 def difference_table(how: str, found: Difference) -> str:
-    """How far an export's logits are from its source's; `how` says which logits these are."""
+    """Return the table of differences between an export's logits and its source's. `how` describes the logits."""
     rows = [
         ("Largest difference of a logit", f"{found.max_abs:.3g}"),
         ("Mean KL(source ‖ export), nats", f"{found.mean_kl:.3g}"),
@@ -172,7 +172,7 @@ def difference_table(how: str, found: Difference) -> str:
 
 
 def rounding_note(source: str, dtype: str) -> str:
-    """Of an export that is further from its `source` than it may be, by rounding alone."""
+    """Return the note on an export that differs from its `source` by more than the bound, because of rounding alone."""
     same = f"the {source}'s weights in {dtype} compute what the export does"
     return f"That is much, and all of it comes of rounding: {same}."
 
@@ -193,12 +193,12 @@ def _not_compared(found: NotCompared, ref: ParentRef, dtype: str) -> str:
 
 
 def code(value: str) -> str:
-    """A value in a line or a cell of Markdown: what stands in a manifest must not shape the page."""
+    """Format a value as code in Markdown, escaped so that text of a manifest cannot change the page's layout."""
     shown = "".join(c if c.isprintable() else " " for c in value).replace("`", "'").replace("|", "\\|")
     return f"`{shown}`"
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """In Markdown."""
+    """Format a table in Markdown."""
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -13,9 +13,9 @@ import json
 
 
 def seed(run_seed: int, purpose: str, *ids: int | str) -> int:
-    """A seed in [0, 2**63): the first 8 bytes of a SHA-256 over the canonical arguments.
+    """Return a seed in [0, 2**63): from the first 8 bytes of a SHA-256 over the canonical arguments.
 
-    `purpose` keeps uses apart ("sampling", "order", "evaluation", …); `ids` say which group, sample or epoch.
+    `purpose` separates uses ("sampling", "order", "evaluation", …); `ids` identify group, sample or epoch.
     """
     key = json.dumps([run_seed, purpose, *ids], separators=(",", ":"), ensure_ascii=False).encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""The stacks of a process's threads as text, for a caller that waits for its answer in vain.
+"""Reports the stacks of a process's threads as text, for a caller that waits too long for an answer.
 
 From outside, a rank that waits for another looks like one that computes, loads a model, or is gone. Only files, lines
 and functions are reported, because the values of variables may be secret or large. While native code holds the
@@ -67,7 +67,7 @@ def _noted(method: Callable[P, T]) -> Callable[P, T]:
     @wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         thread = threading.get_ident()
-        if thread in _calls:  # by another of its methods, which is what was asked for
+        if thread in _calls:  # called by another recorded method, which is the one to report
             return method(*args, **kwargs)
         _calls[thread] = method.__name__, time.monotonic()
         try:

@@ -10,10 +10,10 @@ from deepcoder_trainer.heavy_imports import heavy_imports
 
 
 def load_tokenizer(model_dir: Path) -> Any:
-    """The model's tokenizer; raises BadConfig when there is none.
+    """Load the model's tokenizer. Raises BadConfig if there is none.
 
-    From tokenizer.json where there is one: the class that AutoTokenizer looks up imports torch, five seconds of CPU
-    time, to do the same.
+    If there is a tokenizer.json, it is loaded directly: the class that AutoTokenizer finds does the same, but imports
+    torch, which takes five seconds of CPU time.
     """
     try:
         if (model_dir / "tokenizer.json").is_file():
@@ -25,7 +25,7 @@ def load_tokenizer(model_dir: Path) -> Any:
             from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-        if not tokenizer.encode("0"):  # made of nothing, where no file is there to make it of
+        if not tokenizer.encode("0"):  # without files, AutoTokenizer may make an empty tokenizer
             raise ValueError("it knows no text")
         return tokenizer
     except (OSError, ValueError) as error:

@@ -8,5 +8,5 @@ from __future__ import annotations
 
 
 def whole(text: str) -> str:
-    """The text, without halves of surrogate pairs."""
+    """Return the text with halves of surrogate pairs replaced by U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -11,7 +11,7 @@ from deepcoder_trainer.heavy_imports import heavy_imports
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `make-demo`."""
+    """Add the arguments of `make-demo`."""
     parser.add_argument(
         "--output", type=Path, required=True, help="folder to create: model/, train.jsonl, heldout.jsonl"
     )
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run `make-demo`; 0 when the folder is there, 64 when it is in the way."""
+    """Run `make-demo`. Return 0 if the folder is complete, 64 if it exists with other content."""
     with heavy_imports():
         from deepcoder_trainer.demo.make import DemoExists, make_demo
 

@@ -103,11 +103,11 @@ class JudgeClient:
 
     @property
     def capacity(self) -> int:
-        """Submissions that can be under way at once, as far as is known now."""
+        """Number of submissions that can be in flight, as far as is known."""
         return self._endpoints.capacity
 
     async def judge(self, submission: Submission) -> Judgement:
-        """Have one program judged."""
+        """Judge one program. Raises JudgeRefused."""
         asked = _Asked()
         name, seconds = submission.request.id, submission.longest_seconds
         try:
@@ -152,7 +152,7 @@ class JudgeClient:
             ) from None
 
     def refusal(self, problem: Problem) -> str | None:
-        """Why programs for this problem can never be judged here."""
+        """See `Judge`."""
         return self._transport.refusal(problem)
 
     async def run(self) -> None:
@@ -165,7 +165,7 @@ class JudgeClient:
         await self._transport.close()
 
     async def _ask_one(self, endpoint: Endpoint, submission: Submission, asked: _Asked) -> Judgement | None:
-        """Ask one judge and release it. Returns None if another has to be asked."""
+        """Ask one judge and release it. Return None if another one must be asked."""
         rest, answered = 0.0, False
         try:
             slots = await self._transport.slots(endpoint)
@@ -182,7 +182,7 @@ class JudgeClient:
                 asked.turned_away += 1
                 self.retries["turned_away"] += 1
                 rest = min(2.0 ** (asked.turned_away - 1), MAX_REST_SECONDS)
-                if not endpoint.resting:  # many may be turned away at once: one line is enough
+                if not endpoint.resting:  # log it once, because many submissions may be turned away at a time
                     log.warning("judge %s turns submissions away: %s", endpoint.url, answer.problem)
             elif not answer.judged:
                 self.retries["unavailable"] += 1

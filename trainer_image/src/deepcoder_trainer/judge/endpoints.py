@@ -29,10 +29,10 @@ RESOLVE_SECONDS = 2.0
 PER_SLOT = 8
 """Most submissions in flight at a judge per slot, including the one being judged."""
 FEWEST_PER_SLOT = 2
-"""Submissions in flight per slot however long they may take: one is judged, the next is ready."""
+"""Submissions in flight per slot even if they may take long: one is judged, the next is ready."""
 LONGEST_WAIT = QUEUE_SECONDS / 2
-"""Seconds that a submission may have to wait there, if all before it take as long as they may. A deadline has room for
-twice as much, since a busy machine takes longer."""
+"""Longest wait of a submission in a judge's queue, in seconds, if all before it use their full time. Its deadline
+allows twice as much, because a busy machine takes longer."""
 UNKNOWN_IN_FLIGHT = PER_SLOT
 """Submissions in flight at a judge that has not reported its number of slots."""
 
@@ -50,7 +50,7 @@ class Endpoint:
     url: str
     """Base URL; also its name in logs."""
     limit: int
-    """Most submissions in flight there."""
+    """Largest number of submissions in flight at this judge."""
     slots: int = 1
     """Number of programs that it runs at once, as far as is known."""
     in_flight: int = 0
@@ -178,7 +178,7 @@ class Endpoints:
                 waiter.granted.set_result(endpoint)
                 continue
             still.append(waiter)
-            if not waiter.avoid:  # whoever comes later is no easier to serve
+            if not waiter.avoid:  # no later waiter is easier to serve
                 break
         self._waiters.extendleft(reversed(still))
 

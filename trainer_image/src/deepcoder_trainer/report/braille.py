@@ -18,10 +18,10 @@ def curve(
     high: float | None = None,
     boundaries: Sequence[int] = (),
 ) -> list[str]:
-    """Lines of a plot of `values`, `width` × `height` characters, with the axis' ends in front of the first and last.
+    """Return the lines of a plot of `values`, `width` × `height` characters, labelled with the axis limits.
 
-    `boundaries` are positions in `values` before which a stage begins: a dotted vertical line. An axis without given
-    ends spans the values.
+    Each position of `values` in `boundaries`, at which a stage begins, gets a dotted vertical line. Default limits are
+    the smallest and largest value.
     """
     if not values or width < 1 or height < 1:
         return []
@@ -58,7 +58,7 @@ def curve(
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
-    """Dots from start to end, both included."""
+    """Return the dots of a line from start to end, both included."""
     steps = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
     if steps == 0:
         return [end]

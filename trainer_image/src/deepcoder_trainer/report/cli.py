@@ -40,7 +40,7 @@ _LINKS_SHOWN = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the options of the command."""
     parser.add_argument("--storage", required=True, help="the run's folder: s3://bucket/prefix/… or file:///path")
     parser.add_argument("--output", type=Path, required=True, help="folder for curves.png and report.json")
     parser.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Report; 0 if there is a run and its lineage holds."""
+    """Report the run. Return 0 if there is a run and its lineage has no problem."""
     try:
         store = open_storage(options.storage.rstrip("/"), options.endpoint, options.region)
     except ValueError as error:
@@ -74,7 +74,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def document(history: RunHistory, links: list[Link]) -> dict[str, Any]:
-    """report.json."""
+    """Return the content of report.json."""
     figures = run_figures(history.steps)
     return {
         "training": asdict(figures) | {"reward_gain": figures.reward_gain} if figures else None,
@@ -87,7 +87,7 @@ def document(history: RunHistory, links: list[Link]) -> dict[str, Any]:
 
 
 def render(history: RunHistory, links: list[Link], example: BeforeAfter | None) -> RenderableType:
-    """All of it for a terminal."""
+    """Return the report for a terminal."""
     parts: list[RenderableType] = []
     if history.steps:
         parts += [Rule("training"), *_curves(history), _stages(history)]

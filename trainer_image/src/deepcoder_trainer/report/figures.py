@@ -9,7 +9,7 @@ from itertools import pairwise
 from deepcoder_contracts.steps import StepRecord
 
 _EDGE = 5
-"""Steps at a stage's beginning and end that are averaged: one step's batch is noisy."""
+"""Number of steps at a stage's beginning and end that are averaged, because a single step is noisy."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RunFigures:
 
 
 def run_figures(steps: Sequence[StepRecord]) -> RunFigures | None:
-    """Figures of a run's steps, in order; None without any."""
+    """Return the figures of a run's steps, given in order; None without steps."""
     if not steps:
         return None
     fifth = max(1, len(steps) // 5)

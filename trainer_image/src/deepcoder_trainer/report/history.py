@@ -47,14 +47,14 @@ class BeforeAfter:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """All of it."""
+    """Everything that a report needs of a run."""
 
     steps: tuple[StepRecord, ...]
-    """In order of stages and steps."""
+    """All steps, in order of stages and steps."""
     evaluations: tuple[StoredEvaluation, ...]
-    """Those of Evaluate stages, oldest first; evaluations within training are in the steps' metrics."""
+    """Evaluations of Evaluate stages, oldest first. Evaluations within training are in the steps' metrics."""
     newest: str | None
-    """Folder of the newest manifest that ends a chain: an evaluation's, else an export's."""
+    """Folder of the newest manifest that ends a chain: that of an evaluation or, without one, of an export."""
 
     @property
     def stages(self) -> list[str]:
@@ -63,7 +63,7 @@ class RunHistory:
 
 
 def read_history(store: ObjectStore) -> RunHistory:
-    """Read a run. Raises ObjectMissing when there is no run below the store's root."""
+    """Read a run. Raises ObjectMissing if there is no run below the store's root."""
     objects = store.list("")
     keys = [o.key for o in objects]
     lines = [
@@ -90,9 +90,9 @@ def read_history(store: ObjectStore) -> RunHistory:
 
 
 def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> BeforeAfter | None:
-    """A problem that the first target of an evaluation failed and the last one solved, under the same seed.
+    """Return a problem that the first target of an evaluation failed and the last one solved, under the same seed.
 
-    Of all such, one of middling length; None when there is none.
+    Among several, return one with a prompt of median length; without any, None.
     """
     targets = list(evaluation.results.in_order)
     if len(targets) < 2:
@@ -117,12 +117,12 @@ def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> Before
 
 
 def _right(row: Mapping[str, Any]) -> bool | None:
-    """Whether an answer is right, as figures count it; None where no judge could say."""
+    """Whether an answer counts as correct; None if it was not judged."""
     return None if row["reward"] is None else bool(row["reward"] > 0)
 
 
 def target_scores(store: ObjectStore, evaluation: StoredEvaluation, target: str, dataset: str) -> Scores:
-    """What a target got on each problem, from its stored samples."""
+    """Return the scores of a target per problem, from its stored samples."""
     return scores(_rows(store, evaluation, target, dataset))
 
 

@@ -20,7 +20,7 @@ _SMOOTH = 5
 
 
 def draw(history: RunHistory, path: Path, title: str) -> None:
-    """Write the picture; format by the path's suffix. Raises ModuleNotFoundError without matplotlib."""
+    """Write the picture. The path's suffix sets the format. Raises ModuleNotFoundError without matplotlib."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -42,12 +42,12 @@ def draw(history: RunHistory, path: Path, title: str) -> None:
 
 
 def boundaries(steps: Sequence[StepRecord]) -> list[int]:
-    """Positions of the first step of each stage but the first."""
+    """Return the position of the first step of each stage except the first stage."""
     return [n for n in range(1, len(steps)) if steps[n].stage != steps[n - 1].stage]
 
 
 def smoothed(values: Sequence[float], breaks: Sequence[int], window: int = _SMOOTH) -> list[float]:
-    """Centred moving mean that does not look over a break."""
+    """Return a centred moving average that does not average across a break."""
     edges = [0, *breaks, len(values)]
     result = []
     for start, end in pairwise(edges):
@@ -72,7 +72,7 @@ def _panel(axis: Any, steps: Sequence[StepRecord], metric: str, title: str, colo
     for start in breaks:
         axis.axvline(start + 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     smooth = smoothed(values, breaks)
-    for start, end in pairwise(edges):  # a stage's curve is not joined to the next one's
+    for start, end in pairwise(edges):  # one curve per stage, not joined
         axis.plot(at[start:end], values[start:end], color=colour, alpha=0.25, linewidth=1)
         axis.plot(at[start:end], smooth[start:end], color=colour, linewidth=2)
     axis.set_title(title, loc="left", fontsize=11)

@@ -69,15 +69,15 @@ class LiveView:
         self._draw()
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Show it."""
+        """Show the phase."""
         self._phase = phase
         self._draw()
 
     def on_step(self, report: StepReport) -> None:
-        """Add to the curves."""
+        """Add the step to the curves."""
         self._report = report
         for metric, values in self._curves.items():
-            # A step that diverged has figures that are not finite, which a curve cannot show.
+            # A curve cannot show values that are not finite, as after a divergence.
             if math.isfinite(value := report.metrics.get(metric, math.nan)):
                 values.append(value)
         self._draw()

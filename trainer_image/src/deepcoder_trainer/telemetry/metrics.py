@@ -16,7 +16,7 @@ from deepcoder_trainer.protocols import StepReport
 
 
 def metrics_line(report: StepReport, stage: str, at: float) -> str:
-    """A step as one JSON object; `at` in seconds since the epoch. Numbers that are none become null."""
+    """Return a step as one JSON object. `at` is in seconds since the epoch. NaN and infinities become null."""
     document = {
         "stage": stage,
         "step": report.step,
@@ -30,7 +30,7 @@ def metrics_line(report: StepReport, stage: str, at: float) -> str:
 
 
 class JsonLines:
-    """Appends a line a step."""
+    """Appends one line per step."""
 
     def __init__(self, path: Path, stage: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +38,10 @@ class JsonLines:
         self._stage = stage
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Not of interest."""
+        """Ignored."""
 
     def on_step(self, report: StepReport) -> None:
-        """Append it."""
+        """Append the step."""
         with self.path.open("a") as file:
             file.write(metrics_line(report, self._stage, time.time()) + "\n")
 

@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 class Observers:
-    """Tells all; an observer that raises is logged."""
+    """Forwards reports to all observers, and logs their errors."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Tell all."""
+        """Forward the phase."""
         for observer in self._observers:
             try:
                 observer.on_phase(phase)
@@ -26,7 +26,7 @@ class Observers:
                 log.exception("%s failed", type(observer).__name__)
 
     def on_step(self, report: StepReport) -> None:
-        """Tell all."""
+        """Forward the report."""
         for observer in self._observers:
             try:
                 observer.on_step(report)
@@ -35,18 +35,18 @@ class Observers:
 
 
 class Console:
-    """One log line a step."""
+    """Logs one line per step."""
 
     def __init__(self, stage: str, max_steps: int) -> None:
         self._stage = stage
         self._max_steps = max_steps
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Log it."""
+        """Log the phase."""
         log.debug("stage %s: %s", self._stage, phase.value)
 
     def on_step(self, report: StepReport) -> None:
-        """Log the figures one looks at first."""
+        """Log the most important metrics."""
         m = report.metrics
         seconds = " ".join(f"{name} {value:.1f}" for name, value in report.phase_seconds.items())
         log.info(

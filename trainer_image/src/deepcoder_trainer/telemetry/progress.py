@@ -43,16 +43,17 @@ from deepcoder_trainer.types import Problem
 log = logging.getLogger(__name__)
 
 POST_SECONDS = 4.0
-"""Deadline of one post, below the beat, however often it is sent."""
+"""Deadline of one post including its repetitions, shorter than the interval between heartbeats."""
 CURATING_SECONDS = 30.0
-"""How long what is left to verify is announced for: longer than from beat to beat, so that the pool keeps its size."""
+"""Period for which a curation announces its remaining submissions. It exceeds the interval between heartbeats, so that
+the pool keeps its size."""
 SENDS = 3
-"""Times that one post is sent while replicas answer that they stand by."""
+"""Number of times that a post is sent while standby replicas answer."""
 
 
 @dataclass
 class Progress:
-    """The newest state, and the task that sends it."""
+    """Holds the newest state, and sends it in a background task."""
 
     config: StageConfig
     stop: Stop
@@ -61,7 +62,7 @@ class Progress:
     checkpoint: CheckpointSummary | None = None
     _step: int = 0
     _with_tests: float = 1.0
-    """Share of the problems whose responses go to the judges."""
+    """Share of problems whose responses are judged by judges."""
     _metrics: dict[str, float] = field(default_factory=dict)
     _verdicts: dict[str, int] = field(default_factory=dict)
     _phase_seconds: dict[str, float] = field(default_factory=dict)
@@ -70,13 +71,13 @@ class Progress:
     _given_up: bool = False
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Send it at once."""
+        """Send the phase at once. DRAINING is final."""
         if self.phase is not TrainerPhase.DRAINING:
             self.phase = phase
         self._changed.set()
 
     def on_step(self, report: StepReport) -> None:
-        """Send it at once."""
+        """Send the step at once."""
         self._step = report.step
         self._metrics = {name[:128]: value for name, value in report.metrics.items()}
         self._verdicts = dict(report.verdicts)
@@ -84,24 +85,24 @@ class Progress:
         self._changed.set()
 
     def curating(self, phase: str, done: int, total: int) -> None:
-        """How far the run's curation is; told from any thread, and sent with the next beat."""
+        """Send the progress of the run's curation with the next heartbeat. May be called from any thread."""
         self._metrics = {f"curation_{phase}_done": float(done), f"curation_{phase}_total": float(total)}
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
-        """What a target of an Evaluate stage came to; told from any thread, and sent with the next beat."""
+        """Send the result of an Evaluate stage's target with the next heartbeat. May be called from any thread."""
         self._metrics = {**self._metrics, **{name[:128]: value for name, value in figures.items()}}
 
     def resumed_at(self, step: int) -> None:
-        """The stage goes on from here."""
+        """Set the step from which the stage continues."""
         self._step = step
 
     def trains_on(self, problems: Sequence[Problem], *, asks_judges: bool = True) -> None:
-        """These problems: mathematics needs no judge, and a reward of one's own may ask none."""
+        """Set the training problems. Mathematics needs no judge, and a custom reward may not use one."""
         with_tests = sum(problem.answer is None for problem in problems) / max(1, len(problems))
         self._with_tests = with_tests if asks_judges else 0.0
 
     def report(self) -> ProgressReport:
-        """The heartbeat as it would be sent now."""
+        """Return the current heartbeat."""
         recipe, stage = self.config.recipe, self.config.stage
         seconds = sum(self._phase_seconds.values())
         training = self.phase in (TrainerPhase.TRAINING, TrainerPhase.CHECKPOINTING) and stage.max_steps > self._step
@@ -127,7 +128,7 @@ class Progress:
         )
 
     async def run(self, endpoint: ProgressEndpoint) -> None:
-        """Send until cancelled."""
+        """Send heartbeats until cancelled."""
         async with _Line(endpoint) as line:
             while True:
                 self._changed.clear()
@@ -135,7 +136,7 @@ class Progress:
                 try:
                     async with asyncio.timeout(endpoint.interval_seconds):
                         await self._changed.wait()
-                        await asyncio.sleep(0.2)  # changes that come together go together
+                        await asyncio.sleep(0.2)  # combine changes that follow each other
                 except TimeoutError:
                     pass
 
@@ -162,13 +163,13 @@ class Progress:
                 log.warning("the operator has given this attempt up; what it waits for, innermost first:")
                 for place in waits(asyncio.all_tasks()):
                     log.warning("  %s", place)
-            limit = reply.deadline_seconds  # it may have become less since the last reply
+            limit = reply.deadline_seconds  # it may be shorter than in the last reply
             self.stop.request(limit if limit is not None else self.config.storage.drain_seconds, "Drained")
             self.on_phase(TrainerPhase.DRAINING)
 
 
 class _Line:
-    """The connection to the operator, with what it trusts; opened anew when that changes, and after any failure."""
+    """The connection to the operator. It is opened again when the CA file changes, and after any failure."""
 
     def __init__(self, endpoint: ProgressEndpoint) -> None:
         self._endpoint = endpoint
@@ -182,7 +183,7 @@ class _Line:
         await self._hang_up()
 
     async def post(self, body: bytes) -> ProgressReply:
-        """Send a report; raises what kept it from being answered."""
+        """Send a report and return the reply. Raises the error of the last send, or TimeoutError."""
         try:
             async with asyncio.timeout(POST_SECONDS):
                 for sends_left in reversed(range(SENDS)):
@@ -196,7 +197,7 @@ class _Line:
         raise AssertionError("unreachable")
 
     async def _send(self, body: bytes, *, standby_is_final: bool) -> ProgressReply | None:
-        """The reply; None from a replica that stands by, where another is to be asked."""
+        """Send once. Return None if a standby replica answered and another one can be tried."""
         token = _read(self._endpoint.token_file)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         http = await self._session()

@@ -32,16 +32,16 @@ _JUDGE_BUCKETS = (0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 _COUNT_BUCKETS = (0, 1, 2, 3, 4, 8, 16)
 
 _WITHIN_TRAIN = {f"{phase}_seconds": phase for phase in ("pack", "recompute", "forward_backward", "optimizer")}
-"""Figures in seconds of a part of `train`, which are shown as separate phases."""
+"""Metrics with the seconds of a part of `train`, which are shown as separate phases."""
 _LABELLED = {
     "ratio_below_clip_ratio": "ratio_outside_clip_ratio{side=below}",
     "ratio_above_clip_ratio": "ratio_outside_clip_ratio{side=above}",
     "checkpoint_stall_seconds": "checkpoint_seconds{part=stall}",
     "checkpoint_upload_seconds": "checkpoint_seconds{part=upload}",
 }
-"""Figures that are one metric with a label here; metrics.jsonl and gates use their plain names."""
+"""Metrics that become one metric with a label here; metrics.jsonl and gates use their plain names."""
 _COUNTED = {"tokens_sampled", "tokens_trained", "groups_dropped", "logprob_gap_abs", "version_spans"}
-"""Names of counters and histograms: a figure of the last step that has one of them is told apart by `last_`."""
+"""Names of counters and histograms. A gauge of the last step with the same name gets the prefix `last_`."""
 _WITH_LABEL = re.compile(r"^(?P<name>\w+)\{(?P<label>\w+)=(?P<value>[^}]+)\}$")
 _EVALUATED = re.compile(r"^eval/(?P<set>[^/]+)/(?:(?P<target>[^/]+)/)?(?P<figure>\w+)$")
 
@@ -88,14 +88,14 @@ class Prometheus:
             log.error("no metrics are served, %s=%s: %s", PORT_VARIABLE, port, error)
 
     def watch(self, totals: Callable[[], Mapping[str, float]]) -> None:
-        """Show what this returns at each scrape: names, a label as in `name{label=value}`, and counts that only rise.
+        """Read `totals` at each scrape: names, with a label as in `name{label=value}`, and counts that never decrease.
 
         It is called in the server's thread.
         """
         self._watched.totals = totals
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Mark it."""
+        """Set the gauge of the phase."""
         for each in TrainerPhase:
             self._phase.labels(each.value).set(each is phase)
 
@@ -106,7 +106,7 @@ class Prometheus:
         gauge.labels(phase, "total").set(total)
 
     def on_step(self, report: StepReport) -> None:
-        """Set gauges, count samples."""
+        """Set the gauges, and count the step's samples."""
         self._set("step", report.step)
         self.evaluated(report.metrics)
         for name, value in {**report.metrics, **report.gauges}.items():
@@ -128,12 +128,12 @@ class Prometheus:
                 gauge.labels(match["set"], self._max_tokens, match["target"] or self._stage).set(value)
 
     def committed(self, manifest: Manifest) -> None:
-        """Show a committed checkpoint, or the newest one when the attempt began."""
+        """Set the gauges of the newest checkpoint: one that was committed, or the one that the attempt resumed from."""
         self._set("checkpoint_last_step", manifest.step)
         self._set("checkpoint_last_success_timestamp_seconds", manifest.created_at.timestamp())
 
     def _count(self, report: StepReport) -> None:
-        """What is counted of a step; a second report on the same step has no groups."""
+        """Add a step to counters and histograms. A second report on the same step has no groups."""
         self._dropped.labels("zero_variance").inc(len(report.dropped))
         for group in report.dropped:
             self._count_samples(group)
@@ -179,7 +179,7 @@ class Prometheus:
 
 
 class _GapHistogram:
-    """|learner - sampler| log-probability of each trained token, from the shares that a step's metrics give."""
+    """Histogram of |learner - sampler| log-probability over trained tokens, from the shares in each step's metrics."""
 
     def __init__(self) -> None:
         self._tokens = 0.0
@@ -187,7 +187,7 @@ class _GapHistogram:
         self._above = dict.fromkeys(GAP_EDGES, 0.0)
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Add a step's tokens; nothing where they were not measured."""
+        """Add a step's tokens if its metrics contain the shares."""
         tokens = metrics.get("tokens_trained", 0.0)
         if "logprob_gap_abs_mean" not in metrics:
             return
@@ -206,7 +206,7 @@ class _GapHistogram:
 
 
 class _Watched:
-    """Totals that are read at each scrape."""
+    """Collector of totals that are read at each scrape."""
 
     def __init__(self) -> None:
         self.totals: Callable[[], Mapping[str, float]] = dict

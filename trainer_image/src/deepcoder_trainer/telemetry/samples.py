@@ -35,16 +35,16 @@ from deepcoder_trainer.types import Batch, Group
 log = logging.getLogger(__name__)
 
 MAX_STEPS = 8
-"""Steps that wait in memory for the disk."""
+"""Largest number of steps that wait in memory for the disk."""
 DISK_SHARE = 0.25
-"""Most of what is free on the disk at the start that files may have which wait for storage."""
+"""Share of the disk space that is free at the start, for files that wait for storage."""
 FLUSH_SECONDS = 60.0
 """Longest wait for storage at a checkpoint and at the end."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """What becomes one file."""
+    """The content of one file."""
 
     key: str
     step: int
@@ -58,7 +58,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _File:
-    """What waits for storage."""
+    """A file that waits for storage."""
 
     key: str
     path: Path
@@ -67,7 +67,7 @@ class _File:
 
 
 class SampleSink:
-    """Takes each step's groups; `run` is its background task."""
+    """An observer that stores each step's groups. `run` is its background task."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class SampleSink:
         folder: Path,
         most_bytes: int | None = None,
     ) -> None:
-        """`folder` is on this machine; files in it have at most `most_bytes`, by default a share of what is free."""
+        """Local `folder` holds waiting files of at most `most_bytes`, by default `DISK_SHARE` of the free space."""
         self._store = store
         self._stage = stage
         self._ahead_key = samples_ahead_key(stage, ordinal)
@@ -88,44 +88,44 @@ class SampleSink:
         self._most_bytes = int(shutil.disk_usage(folder).free * DISK_SHARE) if most_bytes is None else most_bytes
         self._arrived: asyncio.Queue[_Rows] = asyncio.Queue(MAX_STEPS)
         self._in_memory: list[_Rows] = []
-        """What has arrived and is in no file yet."""
+        """Rows that are not in a file yet."""
         self._dropped: dict[int, list[Group]] = {}
-        """Group id of a place that is not trained yet to what was dropped in it."""
+        """Group id of a slot that is not trained yet to the draws that were dropped from it."""
         self._step = 0
         self._ahead: tuple[Group, ...] = ()
-        """Dropped draws that the newest rows of their own hold."""
+        """The dropped draws in the newest version of the `ahead` file."""
         self._files: deque[_File] = deque()
         self._numbers = count(1)
         self._written = asyncio.Event()
         self._putting: asyncio.Task[None] | None = None
         self.lost = 0
-        """Samples that are in no file, and will not be."""
+        """Number of samples that will not be stored."""
 
     @property
     def waiting_bytes(self) -> int:
-        """Of files that storage has not taken yet."""
+        """Size in bytes of the files that wait for storage."""
         return sum(file.bytes for file in list(self._files))
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Not of interest."""
+        """Ignored."""
 
     def on_step(self, report: StepReport) -> None:
-        """Take the step's groups, and what was dropped in their places."""
+        """Queue the step's groups, and the draws that were dropped from their slots."""
         if report.groups:
             self._take(report.step, report.groups)
             for group in report.groups:
                 self._dropped.pop(group.group_id, None)
 
     def dropped(self, group: Group) -> None:
-        """Take a draw that is not going to be trained; another takes its place."""
+        """Record a draw that is not trained because its slot is redrawn."""
         self._dropped.setdefault(group.group_id, []).append(group)
 
     def keep(self, batch: Batch) -> None:
-        """Take a batch that is not trained for want of verdicts as well; when it is, that takes its place."""
+        """Queue a batch that is not trained because verdicts are missing. Training it later replaces its file."""
         self._take(batch.step, batch.groups)
 
     async def run(self) -> None:
-        """Write and put until cancelled."""
+        """Write files and upload them until cancelled."""
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._write_all())
@@ -135,7 +135,7 @@ class SampleSink:
                 self._putting.cancel()
 
     async def flush(self) -> None:
-        """Put all there is, once, within a bound; what storage does not take waits for the next time."""
+        """Try once, within `FLUSH_SECONDS`, to upload everything. Files that storage does not accept wait."""
         self._take_ahead()
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
@@ -147,9 +147,9 @@ class SampleSink:
             )
 
     def give_up(self) -> None:
-        """The attempt is over: what waits is lost."""
+        """Count everything that waits as lost, because the attempt is over."""
         waiting = {file.key: file.samples for file in self._files}
-        waiting |= {rows.key: rows.samples for rows in self._in_memory}  # what comes later takes the place
+        waiting |= {rows.key: rows.samples for rows in self._in_memory}  # newer rows replace those of the same key
         ahead = {id(group) for group in self._ahead}
         untold = sum(len(g.samples) for draws in self._dropped.values() for g in draws if id(g) not in ahead)
         if samples := sum(waiting.values()) + untold:
@@ -161,7 +161,7 @@ class SampleSink:
         self._queue(_Rows(samples_key(self._stage, step), step, groups, tuple(dropped)))
 
     def _take_ahead(self) -> None:
-        """What was dropped in places that no step has trained yet; nothing any more takes the place of something."""
+        """Queue the dropped draws of slots that are not trained yet, also none, to replace an earlier `ahead` file."""
         dropped = tuple(draw for draws in self._dropped.values() for draw in draws)
         if dropped or self._ahead:
             self._ahead = dropped
@@ -183,7 +183,7 @@ class SampleSink:
             self._written.set()
 
     async def _put_all(self) -> None:
-        """Not one after the other with writing: a put that hangs until its deadline would hold that back."""
+        """Upload files in a separate task, so that a put that hangs until its deadline does not delay writing."""
         while True:
             await self._written.wait()
             self._written.clear()
@@ -198,25 +198,25 @@ class SampleSink:
                 self._files.append(_File(rows.key, path, rows.samples, size))
                 return
             problem = f"files that wait for storage have {self.waiting_bytes} of {self._most_bytes} bytes on this disk"
-        except Exception as error:  # whatever it is, it is not worth the run
+        except Exception as error:  # no error here may end the run
             problem = f"{rows.key} cannot be written: {error}"
         _remove(path)
         self._lose(rows.samples, problem)
 
     async def _put_files(self) -> None:
-        """Put what waits; whoever put before is waited for first."""
+        """Upload the waiting files, after an upload that is already running."""
         while self._putting is not None and not self._putting.done():
             await asyncio.shield(self._putting)
         self._putting = asyncio.create_task(self._put_in_order())
         await asyncio.shield(self._putting)
 
     async def _put_in_order(self) -> None:
-        """Oldest first, until storage refuses one."""
+        """Upload files, oldest first, until storage refuses one."""
         while self._files:
             file = self._files[0]
             try:
                 await asyncio.to_thread(self._store.put_file, file.key, file.path)
-            except Exception as error:  # whatever it is, it is not worth the run
+            except Exception as error:  # no error here may end the run
                 if file.path.exists():
                     log.warning("%s waits, the next step tries again: %s", file.key, error)
                     return

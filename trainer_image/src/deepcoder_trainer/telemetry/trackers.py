@@ -46,7 +46,7 @@ def figures(report: StepReport) -> dict[str, float]:
 
 
 def _plain(name: str) -> str:
-    """`idle_ratio{role=learner}` as `idle_ratio_learner`: neither tracker has labels."""
+    """Rename `idle_ratio{role=learner}` to `idle_ratio_learner`, because neither tracker has labels."""
     base, _, label = name.rstrip("}").partition("{")
     return f"{base}_{label.partition('=')[2]}" if label else base
 
@@ -96,7 +96,7 @@ class Wandb:
         self._run.define_metric("*", step_metric=WANDB_STEP)
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Not of interest."""
+        """Ignored."""
 
     def on_step(self, report: StepReport) -> None:
         """Log the step's numbers."""
@@ -120,6 +120,6 @@ async def start_trackers(config: StageConfig) -> list[Observer]:
             )
         except BadConfig:
             raise
-        except Exception as error:  # of W&B's own kinds: a curve elsewhere is not worth the run
+        except Exception as error:  # any of W&B's errors; a tracker must not end the run
             log.error("W&B cannot be used (%s), this attempt continues without it: check WANDB_API_KEY", error)
     return found

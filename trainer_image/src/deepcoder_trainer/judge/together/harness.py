@@ -27,18 +27,18 @@ _POLL_SECONDS = 0.005
 _STDERR_BYTES = 2048
 _WALL_PER_CPU = 3.0
 _CEILING = 2.0
-"""Times the wall-clock limit that a program may really take. What it ran is never taken for waiting, and neither are
-its threads' waits for each other: by itself it comes to the limit before."""
+"""Ceiling of a program's wall-clock time, as a multiple of its limit. Neither its own CPU time nor its threads' waits
+for each other count as waiting, so by itself a program reaches its limit before this ceiling."""
 _CEILING_MORE_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 _SLOW_LOOK_SECONDS = 0.005
-"""A look takes longer only where it was kept waiting itself: that its subject ran meanwhile says nothing then."""
+"""If a look takes longer, the looking process itself had to wait, so CPU time used meanwhile is no evidence."""
 _MOST_THREADS = 256
 _SETTINGS = ("kind", "fn_name", "memory_limit_mb", "time_limit_s", "output_bytes")
 
 
 def packed(document: object) -> str:
-    """As text that survives any transport of text."""
+    """Return a document as base64 of compressed JSON, which survives any transport of text."""
     return base64.b64encode(zlib.compress(json.dumps(document, ensure_ascii=False).encode(), 6)).decode()
 
 
@@ -74,7 +74,7 @@ def _run_one(job: dict[str, Any], given: str, left: float) -> dict[str, Any]:
     folder = tempfile.mkdtemp(prefix="deepcoder-")
     try:
         with contextlib.ExitStack() as stack:
-            # Files without names: the program may remove or replace whatever it finds.
+            # Files without names, because the program may remove or replace files that it finds.
             names = ("source", "stdin", "stdout", "stderr", "report")
             files = {name: stack.enter_context(tempfile.TemporaryFile(buffering=0)) for name in names}
             for name, text in (("source", job["source"]), ("stdin", given)):
@@ -123,15 +123,15 @@ def _watch(child: subprocess.Popen[bytes], cpu: float, wall: float) -> dict[str,
         if killed is None:
             if _cpu(child.pid) > cpu + 0.5:
                 killed = "cpu"
-            elif took > wall and not waits.is_runnable():  # else it may be waiting at this moment
+            elif took > wall and not waits.is_runnable():  # a runnable thread may be waiting for a CPU right now
                 killed = "wall"
             elif elapsed > _CEILING * wall + _CEILING_MORE_SECONDS:
                 killed = "starved"
             if killed is not None:
                 _end(child.pid)
         time.sleep(_POLL_SECONDS)
-    child.returncode = 0  # it is reaped: Popen is not to wait for it again
-    _end(child.pid)  # whatever the program left in its session
+    child.returncode = 0  # the child is reaped, so Popen must not wait for it again
+    _end(child.pid)  # kill what the program left in its session
     return {
         "killed": killed,
         "status": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -147,10 +147,10 @@ def _end(group: int) -> None:
 
 
 class _Waits:
-    """How long others kept a process from the processors, by looks at its threads at moments that it cannot foresee.
+    """Measures how long other processes kept a process from the CPUs, by looking at its threads at random moments.
 
-    One thread's wait counts as it stands; the sum of them only as far as the process was stalled: some thread was ready
-    and none ran. Threads that wait for each other are not, since one of them runs meanwhile.
+    The longest wait of a single thread counts in full. The sum of all waits counts only as far as the process was
+    stalled, that is, a thread was runnable and none ran. Threads that wait for each other are not stalled.
     """
 
     def __init__(self, pid: int) -> None:
@@ -160,7 +160,7 @@ class _Waits:
         self._looked = self._look_at = time.monotonic()
 
     def look(self) -> None:
-        """Look if it is time to."""
+        """Take a sample if it is time to."""
         began = time.monotonic()
         if began < self._look_at:
             return
@@ -175,13 +175,13 @@ class _Waits:
         self._look_at = began + _LOOK_SECONDS * (0.5 + os.urandom(1)[0] / 255.0)
 
     def seconds(self, elapsed: float) -> float:
-        """What counts of them, `elapsed` seconds after its start."""
+        """Return the seconds of waiting that count, `elapsed` seconds after the process's start."""
         waits = [waited / 1e9 for waited in self._waited.values()]
         kept = max(max(waits), min(sum(waits), self._stalled)) if waits else 0.0
         return min(kept, max(0.0, elapsed - self._used))
 
     def is_runnable(self) -> bool:
-        """Whether a thread runs or waits for a processor at this moment: a wait that is in no sum yet."""
+        """Whether a thread runs or waits for a CPU at this moment. Such a wait is not counted yet."""
         return any(self._field(thread, "stat", 0) == "R" for thread in self._threads())
 
     def _threads(self) -> list[str]:
@@ -191,7 +191,7 @@ class _Waits:
             return []
 
     def _field(self, thread: str, name: str, index: int) -> str | None:
-        """A field of a thread's file, counted from behind its name, which is in brackets and may hold anything."""
+        """Return a field of a thread's file, counted after its name, which is in brackets and may contain anything."""
         try:
             with open("/proc/%d/task/%s/%s" % (self._pid, thread, name), errors="replace") as file:
                 return file.read().rpartition(")")[2].split()[index]
@@ -200,9 +200,9 @@ class _Waits:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of CPU time that all threads of a process have taken so far."""
+    """Return the CPU time, in seconds, that all threads of a process have used so far."""
     with contextlib.suppress(OSError):
-        return time.clock_gettime((~pid << 3) | 2)  # the process's own clock; its stat counts in hundredths alone
+        return time.clock_gettime((~pid << 3) | 2)  # the process's CPU clock; its stat file counts in hundredths
     try:
         with open("/proc/%d/stat" % pid) as file:
             fields = file.read().rsplit(")", 1)[1].split()

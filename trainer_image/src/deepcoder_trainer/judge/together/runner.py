@@ -22,7 +22,7 @@ SETTINGS = "DEEPCODER_SETTINGS"
 
 
 def main(settings: dict[str, Any]) -> int:
-    """Run the program as the settings say; its exit status."""
+    """Run the program with these settings. Return its exit status."""
     report = settings["report"]
     try:
         _take_limits(settings)
@@ -60,7 +60,7 @@ def _run(code: types.CodeType, settings: dict[str, Any]) -> int:
     module = types.ModuleType("__main__")
     module.__dict__.update(__builtins__=sys.modules["builtins"], __file__="main.py")
     if kind == "function":
-        module.__name__ = "solution"  # a block for the command line is not for the caller of a function
+        module.__name__ = "solution"  # so that `if __name__ == "__main__"` blocks do not run
     sys.modules[module.__name__] = module
     sys.argv = ["main.py"]
     status = 0
@@ -88,7 +88,7 @@ def _run(code: types.CodeType, settings: dict[str, Any]) -> int:
 def _call(module: types.ModuleType, name: str, given: str, report: int, most: int) -> None:
     usual = _limit_digits(0)
     arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
-    _limit_digits(usual)  # the program meets the interpreter as it is, as in our own judge
+    _limit_digits(usual)  # the program runs with the interpreter's defaults, as in our own judge
     owner, _, attribute = name.rpartition(".")
     if not owner and hasattr(getattr(module, "Solution", None), attribute):
         owner = "Solution"
@@ -107,7 +107,7 @@ def _call(module: types.ModuleType, name: str, given: str, report: int, most: in
 
 
 def _limit_digits(most: int) -> int:
-    """From now on an integer that is read or printed has so many digits at most, with 0 any number; what it was."""
+    """Set the largest number of digits of an integer that is parsed or printed; 0: no limit. Return the old one."""
     usual: int = getattr(sys, "get_int_max_str_digits", lambda: 0)()
     getattr(sys, "set_int_max_str_digits", lambda _: None)(most)
     return usual
@@ -123,7 +123,7 @@ def _exit_status(leaving: SystemExit) -> int:
 
 
 def _finish(status: int) -> int:
-    """What an interpreter does at its end, short of tearing itself down."""
+    """Do what an interpreter does at exit, except for destroying its modules: threads, exit handlers, flush."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
