@@ -8,13 +8,14 @@ there too.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from judge_harness import Judging, OwnSlot, Served
-from scripted_slots import ScriptedSlot
+from scripted_slots import Clock, ScriptedSlot
 
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, TestCase, Tier
 from deepcoder_sandbox import admission, pool
@@ -89,6 +90,30 @@ def judge_once(any_slot: Slot) -> JudgeIt:
 def make() -> Callable[..., JudgeRequest]:
     """Make a request: `make(code, (input, output), …, **request_fields)`."""
     return make_request
+
+
+@pytest.fixture
+def held_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Slots of this process keep what they have judged, and stay busy, until this is set."""
+    may_go_on, judge = threading.Event(), Slot.judge
+
+    def judge_and_hold(slot: Slot, submission: Submission, deadline: float) -> JudgeResponse:
+        answer = judge(slot, submission, deadline)
+        assert may_go_on.wait(60), "nobody has let it go on"
+        return answer
+
+    monkeypatch.setattr(Slot, "judge", judge_and_hold)
+    yield may_go_on
+    may_go_on.set()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of a pool and of its scripted slots."""
+    clock = Clock()
+    monkeypatch.setattr(pool, "time", clock)
+    monkeypatch.setattr(ScriptedSlot, "clock", clock)
+    return clock
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_overdue_submission_is_given_back_before_a_slot_is_free(slots, asked):
     assert pool.close(10) is True
 
 
-def test_judging_that_the_queue_left_too_little_time_is_not_judged_and_no_failure(slots, asked):
+def test_judging_that_the_queue_left_too_little_time_is_not_judged_and_no_failure(slots, asked, clock):
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
     held(pool, slots, asked)
     behind = pool.submit(asked("behind", "slow", deadline_s=0.4))
@@ -62,7 +62,9 @@ def test_judging_that_the_queue_left_too_little_time_is_not_judged_and_no_failur
     assert pool.close(10) is True
 
 
-def test_judging_that_takes_longer_than_it_may_is_the_judges_failure_though_it_had_waited(slots, asked, monkeypatch):
+def test_judging_that_takes_longer_than_it_may_is_the_judges_failure_though_it_had_waited(
+    slots, asked, clock, monkeypatch
+):
     monkeypatch.setattr(pools.limits, "judging_deadline_s", lambda *_: 0.1)
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
     held(pool, slots, asked)
@@ -72,30 +74,34 @@ def test_judging_that_takes_longer_than_it_may_is_the_judges_failure_though_it_h
     assert pool.close(10) is True
 
 
-def test_deadline_counts_from_when_judging_begins_for_whoever_reads_ahead(slots, asked):
+def test_deadline_counts_from_when_judging_begins_for_whoever_reads_ahead(slots, asked, clock):
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
     held(pool, slots, asked)
     ahead = pool.submit(asked("ahead", deadline_s=0.2), queue_counts=False)
     too_long = pool.submit(asked("too long", "slow", deadline_s=0.2), queue_counts=False)
-    time.sleep(0.3)
+    clock.sleep(0.3)
     slots[0].may_go_on.set()
     assert ahead.result(20).passed is True
     assert too_long.result(20).passed is None
     assert pool.close(10) is True
 
 
-def test_hint_when_to_come_back_follows_what_judging_takes_from_the_first_submission_on(slots, asked):
+def test_hint_when_to_come_back_follows_what_judging_takes_from_the_first_submission_on(
+    slots, asked, clock, monkeypatch
+):
+    monkeypatch.setattr(ScriptedSlot, "judging_s", 0.2)
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=100)
     assert pool.submit(asked("a")).result(20).passed is True
     held = [pool.submit(asked(str(number), "wait")) for number in range(90)]
     wait_until(lambda: pool.busy)
-    assert pool.retry_after_s() == 1
+    assert pool.retry_after_s() == 9  # half of 89
     slots[0].may_go_on.set()
     assert all(answer.result(20).passed for answer in held)
     assert pool.close(10) is True
 
 
-def test_flood_of_one_run_delays_another_by_no_more_than_what_is_under_way(slots, asked):
+def test_flood_of_one_run_delays_another_by_no_more_than_what_is_under_way(slots, asked, clock, monkeypatch):
+    monkeypatch.setattr(ScriptedSlot, "judging_s", 1.0)
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=100)
     neighbour = held(pool, slots, asked)
     flood = [pool.submit(asked(f"flood {number}"), run="a") for number in range(50)]
