@@ -13,15 +13,15 @@ _THOUGHT = "</think>"
 
 
 def last_boxed(response: str) -> str | None:
-    r"""Content of the last whole `\boxed{…}`, None without one. One pass: a model may write nothing but boxes."""
+    r"""Return the content of the last complete `\boxed{…}`, or None. It takes linear time, even for a text of boxes."""
     text = response[response.rfind(_THOUGHT) + 1 :] if _THOUGHT in response else response
     open_braces: list[int | None] = []
-    """Where the content of each box begins that is open; None for another brace."""
+    """For each open brace, the start of its box's content, or None if it does not open a box."""
     last: tuple[int, int] | None = None
     for brace in _BRACE.finditer(text):
         if brace[0] == "}":
             begin = open_braces.pop() if open_braces else None
-            if begin is not None and (last is None or begin > last[0]):  # a box within it has ended before, and counts
+            if begin is not None and (last is None or begin > last[0]):  # an inner box ended before and counts instead
                 last = begin, brace.start()
         else:
             open_braces.append(None if brace[0] == "{" else brace.end())
@@ -29,5 +29,5 @@ def last_boxed(response: str) -> str | None:
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two answers are written alike, but for white space and dollar signs."""
+    """Whether two answers are equal as text, except for white space and enclosing dollar signs."""
     return "".join(one.split()).strip("$") == "".join(other.split()).strip("$")

@@ -29,24 +29,24 @@ from deepcoder_trainer.types import Problem
 log = logging.getLogger(__name__)
 
 _MOST_UNUSABLE = 0.01
-"""Of the released rows of one source."""
+"""Largest share of unusable rows among the released rows of one source."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Problems of one source, in file order."""
+    """The problems of a dataset, in file order."""
 
     problems: tuple[Problem, ...]
     digest: str
-    """`sha256:<hex>` of the file; of a folder, over its files' names and digests in order."""
+    """`sha256:<hex>` of the file, or of a folder's file names and digests in order."""
     left_out: tuple[str, ...] = ()
-    """Released rows that cannot be used: place and reason."""
+    """Place and reason of each released row that cannot be used."""
 
 
 def load_dataset(path: str | Path, sha256: str | None = None) -> Dataset:
     """Read a file, or every data file of a folder in name order.
 
-    `sha256`, where given, is checked before anything is parsed. Raises DatasetError.
+    A given `sha256` is checked before anything is parsed. Raises DatasetError.
     """
     path = Path(path)
     files = data_files(path, TRAINING)
@@ -69,17 +69,17 @@ def load_dataset(path: str | Path, sha256: str | None = None) -> Dataset:
 
 
 class _Reading:
-    """The problems of one file or folder, as its rows go by."""
+    """Collects the problems of one file or folder, row by row."""
 
     def __init__(self, root: Path) -> None:
         self.problems: list[Problem] = []
         self._root = root
         self._places: dict[str, str] = {}
         self._rows: Counter[tuple[str, str]] = Counter()
-        """Released rows by source and split. Counting all of them, usable or not, names them: a row keeps its name
-        when another is left out."""
+        """Number of released rows by source and split, usable or not. It numbers the rows, so that a row's id does not
+        depend on whether others are usable."""
         self._unusable: dict[str, list[str]] = {}
-        """Released rows by source: place and reason."""
+        """Source to place and reason of each unusable released row."""
 
     def add(self, file: Path, row: FileRow) -> None:
         """Read one row. Raises DatasetError."""
@@ -96,7 +96,7 @@ class _Reading:
         self.problems.append(problem)
 
     def left_out(self) -> tuple[str, ...]:
-        """Rows that were left out. Raises DatasetError where they are too many to be passed over."""
+        """Return the rows that were left out. Raises DatasetError if they are too many."""
         for source, reasons in self._unusable.items():
             rows = sum(count for (of, _), count in self._rows.items() if of == source)
             if len(reasons) > _MOST_UNUSABLE * rows:
@@ -104,7 +104,7 @@ class _Reading:
         return tuple(reason for reasons in self._unusable.values() for reason in reasons)
 
     def _released(self, file: Path, row: FileRow, place: str) -> Problem | None:
-        """The problem of a released row, None where it cannot be used."""
+        """Return the problem of a released row, or None if it cannot be used."""
         source = source_of_released(row.fields, file, self._root)
         source = SOURCES.get(source, source)
         split = split_of(file, self._root) or TRAINING[0]
@@ -122,7 +122,7 @@ class _Reading:
 
 
 def dataset_digest(path: Path, files: list[Path]) -> str:
-    """SHA-256 (hexadecimal) of a file; of a folder, over the names and digests of its `files`."""
+    """Return the SHA-256 (hexadecimal) of a file, or of the names and digests of a folder's `files`."""
     if path.is_file():
         return file_sha256(path)
     listing = "".join(f"{f.relative_to(path)} {file_sha256(f)}\n" for f in files)

@@ -16,7 +16,7 @@ from deepcoder_trainer.seeds import seed as derive_seed
 
 @lru_cache(maxsize=4)
 def epoch_permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
-    """[count] the order of all problems in one epoch, a function of (seed, epoch, count)."""
+    """Return the order of all problems in one epoch: [count] indices, a function of (seed, epoch, count)."""
     generator = np.random.Generator(np.random.Philox(derive_seed(seed, "order", epoch)))
     permutation = generator.permutation(count)
     permutation.setflags(write=False)
@@ -24,7 +24,10 @@ def epoch_permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64
 
 
 def problem_index(seed: int, group_id: int, count: int) -> int:
-    """Index of the problem that group `group_id` (from 0, over all stages) is made of, among `count` problems."""
+    """Return the index, below `count`, of the problem of group `group_id` (from 0, over all stages).
+
+    Raises ValueError if `count` is 0 or `group_id` is negative.
+    """
     if count < 1:
         raise ValueError("there is no problem to draw: every problem of the dataset was left out, or it is empty")
     if group_id < 0:

@@ -12,7 +12,7 @@ import re
 
 from deepcoder_contracts.stage import Extraction
 
-_OPENING = re.compile(  # none gives back: a model may write nothing but spaces
+_OPENING = re.compile(  # possessive, so that a response of spaces alone does not backtrack
     r"```(?:[ \t]*+[^\s`]*+[ \t]*+\r?\n|(?P<attributes>[A-Za-z{][^`\n]*+\n))"
 )
 _CLOSING = re.compile(r"^[ \t]*```([A-Za-z][^\s`]*+[ \t]*+\r?\n)?", re.MULTILINE)
@@ -20,14 +20,15 @@ _CLOSING_LINE_END = re.compile(r"```()[ \t]*+\r?$", re.MULTILINE)
 
 
 def last_fenced_block(text: str) -> str | None:
-    """Content of the last closed ``` block of a response, None without one.
+    """Return the content of the last closed ``` block of a response, or None without one.
 
-    The opening fence may carry a language word and may stand behind other text on its line. Where it begins its line,
-    it may carry attributes behind the word (```python title="a.py"). The closing fence begins its line, so that a
-    program may print or quote backticks within one. A closing fence with a language word opens the next block. Where no
-    block has such a fence, one at the end of a line closes it. Fences are of backticks; a longer one may be closed by
-    three. Where the opening fence is indented, as below an item of a list, each line of the block loses as much
-    indentation as the fence has, unless the program stands at the start of its lines already.
+    - The opening fence may have a language word, and may follow other text on its line. At the beginning of its line,
+      it may have attributes after the word (```python title="a.py").
+    - The closing fence is at the beginning of its line, so that a program may contain backticks within a line. With a
+      language word, it opens the next block. If no block has such a closing fence, one at the end of a line counts.
+    - Fences consist of backticks. A longer one may be closed by three.
+    - If the opening fence is indented, as in a list, each line of the block loses as much indentation as the fence has,
+      unless the program is not indented.
     """
     block = _last_block(text, _CLOSING) or _last_block(text, _CLOSING_LINE_END)
     if block is None:
@@ -37,7 +38,7 @@ def last_fenced_block(text: str) -> str | None:
 
 
 def _last_block(text: str, closing_fence: re.Pattern[str]) -> tuple[int, int, int] | None:
-    """Where the last block's fence, its content, and its closing fence begin."""
+    """Return the positions of the last block's opening fence, content and closing fence; None without a block."""
     block: tuple[int, int, int] | None = None
     position = 0
     while (opening := _opening(text, position)) is not None:
@@ -57,14 +58,17 @@ def _opening(text: str, position: int) -> re.Match[str] | None:
 
 
 def _before(text: str, position: int) -> str:
-    """What stands before a position on its line."""
+    """Return the text before a position on its line."""
     return text[text.rfind("\n", 0, position) + 1 : position]
 
 
 def _outdented(block: str, before: str) -> str:
-    """The block without what indents its opening fence, which stands behind `before` on its line, as Markdown has it:
-    a line that is indented by less loses what it has. A model may indent the fences alone: then the first line is not
-    indented, and to outdent the lines below it would take a program apart that Python accepts."""
+    """Return the block without the indentation of its opening fence, which follows `before` on its line.
+
+    As in Markdown, a line that is indented by less loses all its indentation. If a model indents only the fences, the
+    block's first line is not indented. Then the block is unchanged, because removing indentation from the other lines
+    would break the program.
+    """
     if not before or before.strip(" \t"):
         return block
     lines = block.split("\n")
@@ -80,10 +84,10 @@ def _behind(line: str, indent: str) -> str:
 
 
 def livecodebench_block(text: str) -> str | None:
-    """What lies between the last two lines that have ``` in them, as LiveCodeBench's harness reads a response.
+    """Return the text between the last two lines that contain ```, as LiveCodeBench's harness reads a response.
 
-    It knows no language word and no closing fence: behind a block that was left open it takes the prose between the
-    blocks, and a line that only mentions ``` counts. None with fewer than two such lines.
+    The harness does not distinguish opening and closing fences: after a block that was never closed, it takes the prose
+    between two blocks, and a line that only mentions ``` counts. Return None with fewer than two such lines.
     """
     lines = text.split("\n")
     fences = [number for number, line in enumerate(lines) if "```" in line]
@@ -91,5 +95,5 @@ def livecodebench_block(text: str) -> str | None:
 
 
 def program_of(text: str, rule: Extraction) -> str | None:
-    """The program of a response by one of the rules, None without one."""
+    """Return the program of a response by one of the rules, or None without one."""
     return livecodebench_block(text) if rule is Extraction.LIVECODEBENCH else last_fenced_block(text)

@@ -25,17 +25,17 @@ from deepcoder_trainer.problems.path_metadata import of_splits
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 MAX_ROW_BYTES = 256 << 20
-"""Largest row of a JSON file, in bytes: LiveCodeBench's have tens of megabytes."""
+"""Largest row of a JSON file, in bytes. LiveCodeBench's rows have tens of megabytes."""
 MAX_EXPANDED_BYTES = 64 << 30
-"""Most bytes that a compressed file may expand to."""
+"""Largest size, in bytes, to which a compressed file may expand."""
 _CHUNK = 1 << 20
 _PARQUET_ROWS = 16
-"""Most rows of Parquet at once: one row's tests may take megabytes."""
+"""Largest number of Parquet rows read at a time, because one row's tests may take megabytes."""
 _DICTIONARY = frozenset({"RLE_DICTIONARY", "PLAIN_DICTIONARY"})
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be used; the message names place, field and mend."""
+    """A dataset that cannot be used. The message names place, field and fix."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class FileRow:
     """One row of a file."""
 
     number: int
-    """From 1: the line of a JSON Lines file, the row of another."""
+    """Line number in a JSON Lines file, row number in others; from 1."""
     fields: Mapping[str, Any]
-    """Columns that are null are left out."""
+    """Values by column, without null values."""
     done: float
-    """Share of the file that was read with this row, from 0 to 1."""
+    """Share of the file that has been read, from 0 to 1."""
 
 
 def data_files(path: Path, splits: Sequence[str] = ()) -> list[Path]:
-    """The file itself, or every data file of a folder in name order; of `splits`, where names tell them apart."""
+    """Return the file itself, or the data files of a folder in name order (see `of_splits`). Raises DatasetError."""
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise DatasetError(f"{path}: cannot be read: use one of {', '.join(SUFFIXES)}; archives are never unpacked")
@@ -67,7 +67,7 @@ def data_files(path: Path, splits: Sequence[str] = ()) -> list[Path]:
 
 
 def read_rows(path: Path) -> Iterator[FileRow]:
-    """Rows of a file, in order."""
+    """Yield the rows of a file, in order. Raises DatasetError."""
     try:
         if path.name.endswith(".parquet"):
             yield from _parquet(path)
@@ -97,7 +97,7 @@ def _json_lines(path: Path) -> Iterator[FileRow]:
 
 
 def _json_array(path: Path) -> Iterator[FileRow]:
-    """Objects of one array, as some published files have them: decoded one by one, never the whole."""
+    """Yield the objects of one JSON array, decoded one by one."""
     size = max(path.stat().st_size, 1)
     decoder = json.JSONDecoder()
     with path.open(encoding="utf-8-sig") as file:
@@ -113,7 +113,7 @@ def _json_array(path: Path) -> Iterator[FileRow]:
                     raise IndexError
                 value, end = decoder.raw_decode(buffer, position)
             except (ValueError, IndexError, RecursionError) as error:
-                more = file.read(max(_CHUNK, len(buffer) - position))  # twice as much, so that no row is tried often
+                more = file.read(max(_CHUNK, len(buffer) - position))  # double it, so that a row needs few tries
                 if not more or isinstance(error, RecursionError):
                     raise DatasetError(
                         f"{path.name}:{number + 1}: not JSON ({_said(error)}): write an array of objects, or one JSON "
@@ -147,8 +147,8 @@ def _parquet(path: Path) -> Iterator[FileRow]:
 
 
 def _rows_at_once(group: Any) -> int:
-    """How many rows of a group together are no larger than so many of the largest size, if each has the largest value
-    that its columns' dictionaries have room for."""
+    """Return how many rows of a group to read at a time, so that they fit into `_PARQUET_ROWS` rows of the largest
+    size, even if each row repeats all values of its columns' dictionaries."""
     columns = [group.column(n) for n in range(group.num_columns)]
     repeated = sum(c.total_uncompressed_size for c in columns if _DICTIONARY & set(c.encodings))
     return max(1, min(_PARQUET_ROWS, _PARQUET_ROWS * MAX_ROW_BYTES // max(repeated, 1)))
@@ -157,7 +157,7 @@ def _rows_at_once(group: Any) -> int:
 def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
         check_values(line)
-        value = json.loads(line)  # tests with numbers of any length are texts within the row
+        value = json.loads(line)  # not `value_of`: tests with long integers are strings within the row
     except TooManyValues as error:
         raise DatasetError(f"{path.name}:{number}: {error}") from None
     except (ValueError, RecursionError) as error:

@@ -21,7 +21,7 @@ from deepcoder_trainer.problems.rows import RowError
 from deepcoder_trainer.types import Problem
 
 SECONDS = 30.0
-"""CPU time of a problem: all its tests are one script, and of HumanEval+ they are hundreds."""
+"""CPU time limit of a problem, in seconds. All its tests are one script; HumanEval+ has hundreds per problem."""
 
 _ASK = (
     "Write a complete, self-contained Python solution to the following problem. Your solution must include all "
@@ -31,12 +31,12 @@ _ASK = (
 
 
 def is_humaneval(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of one of these layouts."""
+    """Whether a row has one of these layouts."""
     return {"task_id", "prompt", "entry_point"} <= row.keys() and ("test" in row or "base_input" in row)
 
 
 def humaneval_problem(row: Mapping[str, Any]) -> Problem:
-    """The problem of a row. Raises RowError."""
+    """Return the problem of a row. Raises RowError."""
     task, prompt, entry = (_text(row, field) for field in ("task_id", "prompt", "entry_point"))
     if not entry.isidentifier():
         raise RowError(f"entry_point: {entry[:60]!r} is not a function name: name the function")
@@ -69,7 +69,7 @@ def _checked_by_solution(row: Mapping[str, Any], prompt: str, entry: str) -> str
         "inputs": json.dumps(inputs),
         "atol": float(tolerance),
     }
-    # A name that no solution has; `exec` keeps the reference's names apart from the solution's.
+    # No solution defines a function of this name, and `exec` separates the reference's names from the solution's.
     return f"{_COMPARE}\n_deepcoder_compare({entry}, **{settings!r})\n"
 
 

@@ -18,30 +18,30 @@ from typing import Any
 from deepcoder_contracts.strict import parse_json
 
 MAX_VALUES = 32 << 20
-"""Most values of one text, which take two gigabytes at most."""
+"""Largest number of values in one text. They take at most two gigabytes."""
 _MARKS = "[{,:"
 _DIGITS_AT_ONCE = 4000
 
 
 class TooManyValues(ValueError):
-    """A text with more values than are read."""
+    """A text with more than `MAX_VALUES` values."""
 
 
 def check_values(text: str) -> None:
-    """Raise TooManyValues before anything is made of a text that has too many."""
-    # One that is no longer than so many characters cannot have them: nearly all are told by that.
+    """Raise TooManyValues if a text has too many values, without creating any."""
+    # A text of at most MAX_VALUES characters cannot have more values. This decides for nearly all texts.
     if len(text) > MAX_VALUES and sum(map(text.count, _MARKS)) > MAX_VALUES:
         raise TooManyValues(f"more than {MAX_VALUES:,} values in one row: split its tests")
 
 
 def value_of(text: str) -> Any:
-    """The value that a text is. Raises ValueError, RecursionError."""
+    """Parse a text. Raises ValueError (TooManyValues included) and RecursionError."""
     check_values(text)
     return parse_json(text)
 
 
 def text_of(value: Any) -> str:
-    """The JSON text of what `value_of` returned."""
+    """Return the JSON text of a value that `value_of` returned."""
     try:
         return json.dumps(value)
     except ValueError:  # an integer too long for the interpreter
@@ -53,7 +53,7 @@ def text_of(value: Any) -> str:
 
 
 def _digits(number: int) -> str:
-    """str(), in pieces that the interpreter's own limit lets through."""
+    """Return str(number), converted in pieces below the interpreter's limit of digits."""
     rest, pieces = abs(number), []
     while rest:
         rest, piece = divmod(rest, 10**_DIGITS_AT_ONCE)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 TRAINING = ("train",)
 EVALUATION = ("test", "validation")
-"""Splits, the one that is taken first."""
+"""Splits in order of preference."""
 
 SOURCES = {
     "taco": "taco",
@@ -30,13 +30,13 @@ SOURCES = {
 
 _SPLIT = re.compile(r"(train|test|validation)(?=[-_.])")
 _SPLIT_FOLDER = re.compile(r"(?:partial-)?(train|test|validation)")
-"""The hub makes `partial-train` of a set that is too large for it."""
+"""The hub names the folder `partial-train` if a set is too large to be converted completely."""
 _WORD = re.compile(r"[a-z0-9]+")
 
 
 def split_of(file: Path, root: Path) -> str | None:
-    """The split that a file's name begins with, as the hub names files, else that of the nearest folder below `root`
-    that is named as one; None: none is named."""
+    """Return the split that a file's name begins with, as the hub names files, otherwise that of the nearest folder
+    below `root` with a split's name; None if there is neither."""
     if (found := _SPLIT.match(file.name)) is not None:
         return found[1]
     folders = file.relative_to(root).parts[:-1]
@@ -44,16 +44,18 @@ def split_of(file: Path, root: Path) -> str | None:
 
 
 def of_splits(files: Sequence[Path], root: Path, wanted: Sequence[str]) -> list[Path]:
-    """The files below `root` of the first wanted split that there is, and those that name none; all, where there is
-    none of it."""
+    """Return the files below `root` of the first wanted split that exists, and those without a split. If no wanted
+    split exists, return all files."""
     splits = {file: split_of(file, root) for file in files}
     split = next((s for s in wanted if s in splits.values()), None)
     return [f for f in files if split is None or splits[f] in (None, split)]
 
 
 def source_of(file: Path, root: Path) -> str | None:
-    """The source that the name of a file says, else that of the folder nearest to it, down from `root`, the file or
-    folder that was asked for; a single file's own folder counts, too."""
+    """Return the source named by a file, otherwise by the nearest folder from `root` downwards; None if there is none.
+
+    `root` is the requested file or folder. If it is a file, its own folder counts, too.
+    """
     above = root.parent if root != file else root.parent.parent
     for part in reversed(file.relative_to(above).parts):
         sources = {SOURCES[word] for word in _WORD.findall(part.lower()) if word in SOURCES}

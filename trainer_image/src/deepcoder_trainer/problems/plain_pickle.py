@@ -18,7 +18,7 @@ import zlib
 from typing import Any
 
 MAX_EXPANDED_BYTES = 256 << 20
-"""Most bytes that compressed tests may expand to."""
+"""Largest size, in bytes, to which compressed tests may expand."""
 MAX_OPCODES = 2_000_000
 MAX_DEPTH = 32
 _MAX_INTEGER_BYTES = 64
@@ -35,15 +35,15 @@ _IGNORED = frozenset({"PROTO", "FRAME"})
 
 
 class Damaged(ValueError):
-    """No data of this form; the message says what is wrong."""
+    """The data is not of this form. The message says why."""
 
 
 class UnsafePickle(Damaged):
-    """A pickle that is more than plain data."""
+    """A pickle that is more than plain data, or too large."""
 
 
 def decode(text: str, max_bytes: int = MAX_EXPANDED_BYTES) -> Any:
-    """What base64 of zlib of a pickle holds."""
+    """Return the value in base64 of zlib of a pickle. Raises Damaged and UnsafePickle."""
     try:
         compressed = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -52,7 +52,7 @@ def decode(text: str, max_bytes: int = MAX_EXPANDED_BYTES) -> Any:
 
 
 def inflate(compressed: bytes, max_bytes: int = MAX_EXPANDED_BYTES) -> bytes:
-    """zlib data, decompressed as far as `max_bytes` and not a byte further."""
+    """Decompress zlib data of at most `max_bytes`. Raises Damaged."""
     stream = zlib.decompressobj()
     try:
         data = stream.decompress(compressed, max_bytes)
@@ -66,7 +66,7 @@ def inflate(compressed: bytes, max_bytes: int = MAX_EXPANDED_BYTES) -> bytes:
 
 
 def loads(data: bytes, max_bytes: int = MAX_EXPANDED_BYTES) -> Any:
-    """The plain value that a pickle holds; tuples come as lists."""
+    """Return the plain value in a pickle, with tuples as lists. Raises Damaged and UnsafePickle."""
     machine = _Machine(max_bytes)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
@@ -85,7 +85,7 @@ class _Mark:
 
 
 class _Machine:
-    """A pickle's stack and memo; every value lies there with its depth."""
+    """A pickle's stack and memo, which hold each value with its nesting depth."""
 
     def __init__(self, max_bytes: int) -> None:
         self._stack: list[tuple[Any, int]] = []

@@ -20,8 +20,9 @@ import numpy as np
 from deepcoder_trainer.types import IntArray, Problem
 
 _TEMPLATE_DAY = datetime.date(2024, 7, 26)
-"""What a chat template that names today's date (Llama 3.2's) is told. With the real one a run would ask other prompts
-after midnight, and an evaluation that goes on the day after would be another. It is Llama 3.1's own fixed day."""
+"""The fixed date for chat templates that contain today's date (Llama 3.2's); it is Llama 3.1's default. With the real
+date, the prompts of a run would change at midnight, and an evaluation that continues on another day would be another
+evaluation."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class EncodedProblem:
 
     problem: Problem
     prompt_ids: IntArray
-    """[P] token ids, special tokens included."""
+    """[P] token ids, including special tokens."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class EncodedProblems:
     """Problems that can be drawn, and those that were left out."""
 
     kept: tuple[EncodedProblem, ...]
-    """In the dataset's order."""
+    """Problems that can be drawn, in the dataset's order."""
     too_long: tuple[str, ...]
     """Ids of problems with a prompt over the limit."""
 
     @property
     def digest(self) -> str:
-        """Digest of the names and prompts of `kept`, in order. A group's number says which of them it is made of, so
-        with others the same number is another problem."""
+        """Digest of the ids and prompts of `kept`, in order. A group's number determines its problem by position, so
+        with another digest the same number may mean another problem."""
         digest = hashlib.sha256()
         for each in self.kept:
             digest.update(json.dumps([each.problem.id, each.problem.prompt]).encode())
@@ -53,7 +54,7 @@ class EncodedProblems:
 
 
 def encode_prompt(prompt: str, tokenizer: Any) -> IntArray:
-    """[P] token ids of a prompt: through the tokenizer's chat template where it has one, plain otherwise."""
+    """Return the [P] token ids of a prompt, through the tokenizer's chat template if it has one."""
     if getattr(tokenizer, "chat_template", None):
         ids = tokenizer(_as_turn(prompt, tokenizer), add_special_tokens=False)["input_ids"]
     else:
@@ -62,7 +63,7 @@ def encode_prompt(prompt: str, tokenizer: Any) -> IntArray:
 
 
 def prompt_lengths(prompts: Sequence[str], tokenizer: Any) -> list[int]:
-    """Number of tokens of each prompt as `encode_prompt` makes them, many prompts at once."""
+    """Return the number of tokens that `encode_prompt` makes of each prompt, for many prompts at once."""
     if not prompts:
         return []
     if getattr(tokenizer, "chat_template", None):
@@ -86,7 +87,7 @@ def _as_turn(prompt: str, tokenizer: Any) -> str:
 def encode_problems(problems: Sequence[Problem], tokenizer: Any, max_prompt_tokens: int) -> EncodedProblems:
     """Encode every prompt and leave out those over `max_prompt_tokens`.
 
-    Raises ValueError when none is left: the limit and the shortest prompt are named.
+    Raises ValueError if none is left. The message has the limit and the length of the shortest prompt.
     """
     kept: list[EncodedProblem] = []
     too_long: list[str] = []

@@ -42,7 +42,7 @@ from deepcoder_trainer.problems.statement import bare, codeforces_prompt, liveco
 
 Fields = Mapping[str, Any]
 Reader = Callable[[Fields, str], Record]
-"""(row, name of the input) → Record. The name is the source where the layout does not say."""
+"""(row, name of the input) → Record. The name is the source if the layout does not determine it."""
 
 _FN_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?\Z", re.ASCII)
 _NOTED = (
@@ -60,7 +60,7 @@ _NOTED = (
 
 
 class Unwanted(ValueError):
-    """A sound row that is not trained on, whatever its quality; the message says why, `statement` what it asks."""
+    """A valid row of a kind that is not trained on. The message says why; `statement` is its problem."""
 
     def __init__(self, reason: str, statement: str) -> None:
         super().__init__(reason)
@@ -68,7 +68,7 @@ class Unwanted(ValueError):
 
 
 def reader_for(row: Fields, layout: Layout | None = None) -> tuple[Layout, Reader]:
-    """Layout and reader of a row: the one that is asked for, or the first that its columns fit. Raises RowError."""
+    """Return layout and reader of a row: the given layout, or the first that its columns match. Raises RowError."""
     for name, columns, reader in _LAYOUTS:
         if layout in (None, name) and columns <= row.keys():
             return name, reader
@@ -82,13 +82,16 @@ def reader_for(row: Fields, layout: Layout | None = None) -> tuple[Layout, Reade
 
 
 def layout_of(row: Fields) -> Layout | None:
-    """The first layout that a row's columns fit."""
+    """Return the first layout that a row's columns match, or None."""
     return next((name for name, columns, _ in _LAYOUTS if columns <= row.keys()), None)
 
 
 def source_of_released(row: Fields, file: Path, root: Path, name: str | None = None) -> str:
-    """Where a row of the released set is from, by which its tests are graded and which rows of it do not say: what one
-    says all the same, else the name of its file or folder below `root`, else that of the set. Raises RowError."""
+    """Return the source of a row of the released set, which determines how its tests are graded. Raises RowError.
+
+    Rows usually do not contain it. It is the row's `data_source` if there is one, otherwise the source named by the
+    file or a folder below `root`, otherwise the set's `name`.
+    """
     said = row.get("data_source")
     if isinstance(said, str) and said:
         return said
@@ -103,8 +106,8 @@ def source_of_released(row: Fields, file: Path, root: Path, name: str | None = N
 
 
 def source_by(layout: Layout, name: str) -> str | None:
-    """The source of all rows of a layout, whether or not they can be read; None where each row says its own. `name` is
-    what the reader is given."""
+    """Return the source of all rows of a layout, readable or not; None if each row names its own. `name` is the
+    reader's second argument."""
     if layout in (Layout.OWN, Layout.PUBLISHED):
         return None
     return SOURCES.get(name, name) if layout is Layout.RELEASED else _SOURCE_BY.get(layout, name)
@@ -119,7 +122,7 @@ _SOURCE_BY = {
 
 
 def own(row: Fields, name: str) -> Record:
-    """Our JSON Lines, and the published schema: as training reads them."""
+    """Read our JSON Lines, or the published schema, as in training."""
     parsed = parsed_row(row)
     return Record(
         source=parsed.source,
@@ -143,7 +146,7 @@ def own(row: Fields, name: str) -> Record:
 
 
 def taco(row: Fields, name: str) -> Record:
-    """TACO: tests as JSON text {inputs, outputs, fn_name?}, solutions as a list or as JSON text of one."""
+    """Read TACO: tests as JSON text {inputs, outputs, fn_name?}, solutions as a list or as JSON text of a list."""
     question = _text(row, "question")
     tests, fn_name = _tests(row["input_output"], "input_output")
     return Record(
@@ -158,7 +161,7 @@ def taco(row: Fields, name: str) -> Record:
 
 
 def synthetic(row: Fields, name: str) -> Record:
-    """SYNTHETIC-1: tests below verification_info, as JSON or Python text; the solution is a fenced block."""
+    """Read SYNTHETIC-1: tests in verification_info, as JSON or Python text; the solution is a fenced block."""
     info = row["verification_info"]
     if isinstance(info, str):
         info = _literal(info, "verification_info")
@@ -183,7 +186,7 @@ def synthetic(row: Fields, name: str) -> Record:
 
 
 def livecodebench(row: Fields, name: str) -> Record:
-    """LiveCodeBench: public tests as JSON, hidden ones as JSON or packed; the function's name below metadata."""
+    """Read LiveCodeBench: public tests as JSON, hidden tests as JSON or packed; the function's name is in metadata."""
     question, starter = _text(row, "question_content"), str(row.get("starter_code") or "")
     cases = [*_cases(row, "public_test_cases"), *_cases(row, "private_test_cases")]
     function = _metadata(row).get("func_name")
@@ -203,9 +206,9 @@ def livecodebench(row: Fields, name: str) -> Record:
 
 
 def codeforces(row: Fields, name: str) -> Record:
-    """Codeforces: a statement in parts, official tests where there are any, else the examples; limits of its own.
+    """Read Codeforces: a statement in parts, official tests or else the examples, and the problem's own limits.
 
-    What is judged by a checker or in a dialogue is not for a comparison of outputs.
+    Problems that need a checker or a dialogue are Unwanted, because outputs alone do not decide them.
     """
     statement, given, asked = (_text(row, field) for field in ("description", "input_format", "output_format"))
     whole = "\n".join(part for part in (statement, given, asked) if part.strip())
@@ -224,7 +227,7 @@ def codeforces(row: Fields, name: str) -> Record:
         statement=whole,
         tests=tests,
         time_limit_s=_limit(row, "time_limit", 600.0),
-        # No interpreter fits the least that Codeforces gave.
+        # Python needs more than the smallest limits on Codeforces.
         memory_limit_mb=max(16, int(_limit(row, "memory_limit", 65536.0) or 1024)),
         solutions_expected=False,
         date=_date(row.get("contest_start"), "contest_start"),
@@ -233,8 +236,8 @@ def codeforces(row: Fields, name: str) -> Record:
 
 
 def released(row: Fields, name: str) -> Record:
-    """The released DeepCoder set: one configuration for each source, which its rows do not name. A function's name lies
-    beside the tests where they have none of their own."""
+    """Read the released DeepCoder set: one configuration per source, which its rows do not name. If functional tests do
+    not name their function, metadata next to the tests does."""
     problem = _text(row, "problem")
     value = row["tests"]
     value = json_value(value, "tests") if isinstance(value, str) else value
@@ -258,7 +261,7 @@ def released(row: Fields, name: str) -> Record:
 
 
 def mathematics(row: Fields, name: str) -> Record:
-    """A question with a final answer, as in DeepScaleR and AIME."""
+    """Read a question with a final answer, as in DeepScaleR and AIME."""
     problem = _text(row, "problem")
     answer = row["answer"]
     if not isinstance(answer, str | int | float) or isinstance(answer, bool) or not str(answer).strip():
@@ -282,7 +285,7 @@ _LAYOUTS: tuple[tuple[Layout, frozenset[str], Reader], ...] = (
     (Layout.SYNTHETIC1, frozenset({"prompt", "verification_info"}), synthetic),
     (Layout.TACO, frozenset({"question", "input_output"}), taco),
     (Layout.CODEFORCES, frozenset({"description", "input_format", "output_format"}), codeforces),
-    (Layout.CODEFORCES, frozenset({"contest_id", "contest_name", "index"}), codeforces),  # where a part of it is null
+    (Layout.CODEFORCES, frozenset({"contest_id", "contest_name", "index"}), codeforces),  # if a part is null
     (Layout.OWN, frozenset({"id", "prompt"}), own),
     (Layout.RELEASED, frozenset({"problem", "tests"}), released),
     (Layout.MATHEMATICS, frozenset({"problem", "answer"}), mathematics),
@@ -290,7 +293,7 @@ _LAYOUTS: tuple[tuple[Layout, frozenset[str], Reader], ...] = (
 
 
 def _text(row: Fields, field: str) -> str:
-    """A field's text; empty is allowed, null too, since a filter of its own counts that."""
+    """Return a field's text, which may be empty or null: a separate filter counts these."""
     value = "" if row.get(field) is None else row[field]
     if not isinstance(value, str):
         raise RowError(f"{field}: not a text: give the statement as a string")
@@ -307,14 +310,14 @@ def _tests(value: Any, field: str) -> tuple[tuple[Test, ...], str | None]:
 
 
 def _metadata(row: Fields) -> Fields:
-    """What lies below metadata: an object, or its JSON text."""
+    """Return the row's metadata, given as an object or as its JSON text."""
     value = row.get("metadata")
     value = json_value(value, "metadata") if isinstance(value, str) and value.strip() else value
     return value if isinstance(value, Mapping) else {}
 
 
 def _lacks_function(test: Any) -> bool:
-    """Whether it is a functional test that does not name its function."""
+    """Whether a test is functional and does not name its function."""
     if not isinstance(test, Mapping) or test.get("testtype") != "functional" or test.get("fn_name"):
         return False
     own = test.get("metadata")
@@ -330,7 +333,7 @@ def _function(fn_name: str | None, field: str) -> dict[str, Any]:
 
 
 def _cases(row: Fields, field: str) -> list[Fields]:
-    """LiveCodeBench's test cases: JSON text, or packed."""
+    """Return LiveCodeBench's test cases, given as JSON text or packed."""
     value = row.get(field)
     if isinstance(value, str):
         value = _unpacked(value, field)
@@ -354,7 +357,7 @@ def _unpacked(text: str, field: str) -> Any:
 
 
 def _solutions(value: Any) -> tuple[str, ...]:
-    """Programs: a list, JSON text of one, or one program; fenced ones are taken out of their fence."""
+    """Return the programs of a list, of JSON text of a list, or of a single text, without their fences."""
     if isinstance(value, str):
         try:
             decoded = value_of(value)
@@ -368,7 +371,7 @@ def _solutions(value: Any) -> tuple[str, ...]:
 
 
 def _literal(text: str, field: str) -> Any:
-    """JSON text, or the text that Python prints for such a value."""
+    """Parse JSON text, or a Python literal. Raises RowError."""
     try:
         return value_of(text)
     except TooManyValues as error:
@@ -383,11 +386,11 @@ def _literal(text: str, field: str) -> Any:
 
 
 _LONGEST_LITERAL = 4 << 20
-"""Python's parser takes a hundred times a text's size."""
+"""Longest Python literal that is parsed: Python's parser takes a hundred times a text's size."""
 
 
 def _date(value: Any, field: str) -> datetime.date | None:
-    """A date, as such, as ISO text, or in seconds since 1970."""
+    """Return a date that is given as a date, as ISO text, or in seconds since 1970. Raises RowError."""
     if isinstance(value, datetime.datetime):
         return value.date()
     if isinstance(value, datetime.date) or value is None:

@@ -25,16 +25,16 @@ class Record:
     """A problem with its provenance."""
 
     source: str
-    """`data_source` of the published schema; decides tests, time limit and scoring of training."""
+    """`data_source` of the published schema. It determines tests, time limit and scoring in training."""
     prompt: str
-    """What the model is asked."""
+    """The user message for the model."""
     statement: str
-    """The problem alone, without the instructions around it: what is compared."""
+    """The problem without the instructions around it, for comparisons."""
     tests: tuple[Test, ...]
     id: str = ""
-    """Id in the curated set; empty until it is given one."""
+    """Id in the curated set; empty until it is assigned."""
     place: str = ""
-    """File and row."""
+    """File and row number."""
     kind: Kind = Kind.STDIN
     fn_name: str | None = None
     time_limit_s: float | None = None
@@ -43,19 +43,19 @@ class Record:
     scoring: Scoring | None = None
     """None: the source's."""
     float_tolerance: float | None = None
-    """How far numbers in an output may be off."""
+    """Relative and absolute tolerance of numbers in an output."""
     solutions: tuple[str, ...] = ()
-    """Official programs; one that passes is enough."""
+    """Official programs. One that passes is enough."""
     solutions_expected: bool = True
-    """Whether the layout has official solutions at all."""
+    """Whether the layout has official solutions."""
     answer: str | None = None
     """Mathematics: the final answer, instead of tests."""
     date: datetime.date | None = None
-    """When it was published, where the layout says."""
+    """Date of publication, if the layout has one."""
     metadata: Mapping[str, Any] | None = None
 
     def problem(self, *, every_test: bool = False) -> Problem:
-        """As training and evaluation grade it: by the rule of its source, or by every test that it has."""
+        """Return the problem as training and evaluation grade it: by its source's choice of tests, or by all tests."""
         policy = policy_for(self.source)
         tests = [TestCase.model_construct(input=i, output=o) for i, o in self.tests]
         return Problem(
@@ -73,11 +73,11 @@ class Record:
         )
 
     def strict(self) -> Problem:
-        """As curation judges it: by the tests that training would choose, compared strictly."""
+        """Return the problem as curation judges it: by the tests of training, compared strictly."""
         return replace(self.problem(), scoring=Scoring.STRICT)
 
     def line(self) -> bytes:
-        """One line of JSON. Raises UnicodeEncodeError for text that is none (half of a surrogate pair)."""
+        """Return the record as one line of JSON. Raises UnicodeEncodeError for half of a surrogate pair."""
         values = {k: v for k, v in vars(self).items() if v is not None}
         if self.date is not None:
             values["date"] = self.date.isoformat()
@@ -85,7 +85,7 @@ class Record:
 
     @staticmethod
     def of_line(line: bytes) -> Record:
-        """The record of `line`."""
+        """Parse a line that `line` returned."""
         values = json.loads(line)
         date, scoring = values.get("date"), values.get("scoring")
         values |= {
@@ -98,6 +98,6 @@ class Record:
         return Record(**values)
 
     def at(self, place: str, ordinal: int, split: str) -> Record:
-        """The same at its place in a file; `ordinal` counts the rows of its source and names those without a name."""
+        """Return the record with its place in a file. An empty id is made from `ordinal`, its source's row number."""
         name = self.id or f"{self.source}-{split}-{ordinal}"
         return replace(self, id=name, place=place)

@@ -21,12 +21,12 @@ from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
 
 LONGEST_ANSWER = 500
-"""Characters of a final answer."""
+"""Largest number of characters of a final answer."""
 _TRUTH = "reward_model.ground_truth"
 
 
 class RowError(ValueError):
-    """A row that cannot be used; the message names the field and the mend."""
+    """A row that cannot be used. The message names the field and the fix."""
 
 
 class ProblemRow(BaseModel):
@@ -100,10 +100,10 @@ def parsed_row(row: Mapping[str, Any]) -> ProblemRow:
         return ProblemRow.model_validate(row)
     except ValidationError as error:
         faults = error.errors()
-        # A misspelt field makes another one missing: the name that nobody knows says more.
+        # A misspelt field also makes another one missing. The unknown name is the more helpful fault.
         first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
         message, mend = first["msg"].removeprefix("Value error, "), "mend this field"
-        if not first["loc"]:  # it is about several fields, names them, and has its mend
+        if not first["loc"]:  # a fault of several fields, whose message names them and the fix
             raise RowError(message) from None
         field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
@@ -115,7 +115,7 @@ def parsed_row(row: Mapping[str, Any]) -> ProblemRow:
 
 
 def problem_from_row(row: Mapping[str, Any]) -> Problem:
-    """The problem of a row in either layout, with the tests and limits of its source. Raises RowError."""
+    """Return the problem of a row in either layout, with the tests and limits of its source. Raises RowError."""
     parsed = parsed_row(row)
     policy = policy_for(parsed.source)
     tests = select_tests(parsed.source, parsed.tests or [])
@@ -137,9 +137,10 @@ def problem_from_row(row: Mapping[str, Any]) -> Problem:
 
 
 def check_judgeable(problem: Problem) -> None:
-    """Raise RowError for a problem by which no program could be judged, or no model be asked.
+    """Raise RowError for a problem with which no program can be judged or whose prompt is not valid text.
 
-    A row of our own layout is checked as it is read; what other layouts hold is free text until here."""
+    Rows of our own layout were validated when they were read; other layouts were not.
+    """
     wrong = no_text("prompt", problem.prompt)
     if wrong is None and problem.answer is None:
         wrong = misfit(problem.kind, problem.scoring, problem.float_tolerance, problem.tests)
@@ -148,10 +149,10 @@ def check_judgeable(problem: Problem) -> None:
 
 
 def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The released schema as our layout."""
+    """Convert a row of the released schema to our layout."""
     source = row.get("data_source")
     mathematics = row.get("ability") == "math"
-    if mathematics and source == "":  # so DeepScaleR's rows are
+    if mathematics and source == "":  # as in DeepScaleR
         source = "math"
     if not isinstance(source, str) or not source:
         raise RowError("data_source: missing: name the source, as in taco, primeintellect, livecodebench, codeforces")
@@ -180,17 +181,17 @@ def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_value(text: str, field: str) -> Any:
-    """What a field holds as JSON text. Raises RowError."""
+    """Parse the JSON text of a field. Raises RowError."""
     try:
         return value_of(text)
     except TooManyValues as error:
         raise RowError(f"{field}: {error}") from None
-    except (ValueError, RecursionError) as error:  # ValueError: an integer of more than 50,000 digits is one, too
+    except (ValueError, RecursionError) as error:  # ValueError also for an integer of more than 50,000 digits
         raise RowError(f"{field}: not JSON ({error}): give it as a JSON string") from None
 
 
 def prompt_text(prompt: Any) -> str:
-    """The one user message of a chat, or the text itself. Raises RowError."""
+    """Return the only user message of a chat, or the text itself. Raises RowError."""
     if isinstance(prompt, str) and prompt:
         return prompt
     if (
@@ -205,7 +206,7 @@ def prompt_text(prompt: Any) -> str:
 
 
 def released_tests(truth: Any, field: str) -> tuple[list[dict[str, str]], str | None]:
-    """Test cases and function name from what `field` holds, in the layout of any source. Raises RowError."""
+    """Return test cases and function name from the value of `field`, in the layout of any source. Raises RowError."""
     if isinstance(truth, Mapping):  # TACO: {inputs, outputs, fn_name?}
         inputs, outputs = truth.get("inputs"), truth.get("outputs")
         if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
@@ -228,7 +229,7 @@ def released_tests(truth: Any, field: str) -> tuple[list[dict[str, str]], str | 
         return [{"input": _text(i), "output": _text(o)} for i, o in cases], fn_name
     inputs, outputs = [i for i, _ in cases], [o for _, o in cases]
     arguments = _decoded(inputs)
-    # Where arguments are given as values, a text is a return value as it stands.
+    # If arguments are given as values and not as JSON text, a text is itself the return value.
     returned = _unwrapped(_decoded(outputs) if any(isinstance(i, str) for i in inputs) else outputs)
     try:
         return [
@@ -259,7 +260,7 @@ def _name(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str:
-    """What a program reads or prints; some sources give a list of lines, or null for nothing."""
+    """Return a program's input or output as text. Some sources give a list of lines, or null for nothing."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -270,8 +271,8 @@ def _text(value: Any) -> str:
 
 
 def _decoded(values: list[Any]) -> list[Any]:
-    """Values of a function's tests: some sources give them as JSON text. All of a problem's are, or none is: a text
-    that is no JSON says that the others, which look like numbers, are texts too."""
+    """Decode the values of a function's tests, which some sources give as JSON text. A problem's values are all JSON
+    text or none: if one text is not JSON, then others that look like numbers are texts, too."""
     try:
         return [value_of(v) if isinstance(v, str) else v for v in values]
     except (ValueError, RecursionError):
@@ -279,10 +280,10 @@ def _decoded(values: list[Any]) -> list[Any]:
 
 
 def _unwrapped(values: list[Any]) -> list[Any]:
-    """Expected return values. Some sources wrap each in a list of one; the released check takes either form for each.
+    """Return the expected return values, which some sources wrap in a list of one; the released check accepts both.
 
-    Which it is, is seen from all of a problem's tests: if every value is a list of one, they are wrapped. If any is
-    not, the function returns lists, of one element now and then, and the value is compared as it stands.
+    If every value of a problem's tests is a list of one, the values are wrapped. Otherwise the function itself returns
+    lists, some of which have one element, and the values stay unchanged.
     """
     wrapped = all(isinstance(v, list) and len(v) == 1 for v in values)
     return [v[0] for v in values] if wrapped else values

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# LiveCodeBench's own sentences: a model's figures are comparable only if it is asked in these words.
+# LiveCodeBench's own sentences: results are comparable only with the same prompt.
 _ROLE = (
     "You are an expert Python programmer. You will be given a question (problem specification) and will generate a "
     "correct Python program that matches the specification and passes all tests."
@@ -33,7 +33,7 @@ _BEFORE = re.compile(
     r"\A\s*(?:You are an expert Python programmer\. You will be given a question[^\n]*\s*)?(?:### Question:?\s*)?"
     r"(?:Solve the following coding problem using the programming language \w+:\s*)?"
 )
-_BEHIND = re.compile(  # each run of white space is entered at its beginning alone
+_BEHIND = re.compile(  # matching starts only at the beginning of a run of white space, which avoids backtracking
     r"(?<!\s)\s*+(?:### Format: (?:You will use the following starter code|Read the inputs from stdin).*"
     r"|### Answer: \(use the provided format.*"
     r"|The input will be (?:given via )?stdin and you should print your solution to stdout\s*"
@@ -45,15 +45,15 @@ _BEHIND = re.compile(  # each run of white space is entered at its beginning alo
 
 
 def bare(prompt: str) -> str:
-    """The statement within a prompt of any of the known forms."""
-    text = prompt[_BEFORE.match(prompt).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+    """Return the statement within a prompt of any known form."""
+    text = prompt[_BEFORE.match(prompt).end() :]  # type: ignore[union-attr]  # it also matches the empty string
     found = _BEHIND.search(text)
     return (text[: found.start()] if found else text).strip()
 
 
 def livecodebench_prompt(question: str, starter_code: str) -> str:
-    """A question as the published training and evaluation asked it, in one user message: to the letter, so nothing
-    stands between the question and what follows it."""
+    """Return a question as one user message, exactly as in the published training and evaluation: nothing separates the
+    question from the text after it."""
     if starter_code.strip():
         wish, code = _WITH_STARTER, starter_code
     else:
@@ -62,7 +62,7 @@ def livecodebench_prompt(question: str, starter_code: str) -> str:
 
 
 def codeforces_prompt(statement: str, given: str, asked: str, note: str, examples: Sequence[tuple[str, str]]) -> str:
-    """A problem in parts as one message. Tags are left out: they give the way to solve it away."""
+    """Return the parts of a problem as one message. Tags are left out, because they reveal how to solve it."""
     parts = [statement.strip()]
     parts += [f"{title}\n{text.strip()}" for title, text in (("Input", given), ("Output", asked)) if text.strip()]
     for read, printed in examples:
@@ -72,5 +72,5 @@ def codeforces_prompt(statement: str, given: str, asked: str, note: str, example
 
 
 def mathematics_prompt(problem: str) -> str:
-    """A question whose final answer is looked for in a box, as DeepScaleR asked it."""
+    """Return a question as DeepScaleR asked it, with the final answer expected in a box."""
     return f"{problem.strip()} Let's think step by step and output the final answer within \\boxed{{}}."

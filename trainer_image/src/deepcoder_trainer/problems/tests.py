@@ -17,16 +17,16 @@ from deepcoder_contracts.judge import Scoring, TestCase
 
 @dataclass(frozen=True)
 class TestPolicy:
-    """How problems of one source are graded."""
+    """The rule by which problems of one source are graded."""
 
-    __test__ = False  # not a test class of pytest's
+    __test__ = False  # this is not a test class for pytest
 
     most_tests: int | None
-    """Number of tests kept, those with the longest inputs; None keeps all, as written."""
+    """Largest number of tests, of which those with the longest inputs are kept; None: all, in their order."""
     time_limit_s: float
-    """Seconds a test, unless the problem has a limit of its own."""
+    """Seconds per test, unless the problem has its own limit."""
     scoring: Scoring
-    """Comparison, unless the problem names its own."""
+    """Comparison of outputs, unless the problem names its own."""
 
 
 _LONGEST_15 = TestPolicy(most_tests=15, time_limit_s=12.0, scoring=Scoring.STRICT)
@@ -44,15 +44,15 @@ _POLICIES: dict[str, TestPolicy] = {
 
 
 def policy_for(source: str) -> TestPolicy:
-    """The rule for a source, by its name in the released data or its own; as written for any other."""
+    """Return the rule of a source, by its name in the released data or its own name. Others are graded as written."""
     return _POLICIES.get(source.strip().lower().replace("_", "-"), _AS_WRITTEN)
 
 
 def select_tests(source: str, tests: Sequence[TestCase]) -> tuple[TestCase, ...]:
-    """The tests that grade a problem of this source.
+    """Return the tests that grade a problem of this source.
 
-    Where a source keeps only some, they come longest input first (equal lengths in their own order), so that a
-    wrong program tends to fail at the first.
+    If there are more than the source's limit, those with the longest inputs are kept, longest first (equal lengths in
+    their order), so that a wrong program tends to fail early.
     """
     most = policy_for(source).most_tests
     if most is None or len(tests) <= most:
