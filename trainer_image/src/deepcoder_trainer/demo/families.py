@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Value = Any
-"""What a chain works on: a list of integers, a list of words, or an integer."""
+"""The value that a chain transforms: a list of integers, a list of words, or an integer."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Operation:
     """One step of a chain, or its output."""
 
     phrase: str
-    """How the problem asks for it; `{k}` stands for a digit."""
+    """Its phrase in the problem; `{k}` stands for a digit."""
     line: str
-    """The right line; `{k}` as in the phrase."""
+    """The correct line; `{k}` as in the phrase."""
     slips: tuple[str, ...]
-    """Wrong lines, likeliest first."""
+    """Wrong lines, most likely first."""
     apply: Callable[[Value, int], Value]
-    """What it means: (value, k) to value."""
+    """Its meaning: (value, k) to value."""
     hard: bool = False
 
 
@@ -46,7 +46,7 @@ class Family:
     operations: tuple[Operation, ...]
     outputs: tuple[Operation, ...]
     draw_input: Callable[[random.Random], tuple[str, Value]]
-    """Draws an input: as text, and as the value it is read into."""
+    """Draws an input: its text, and the value that the program reads from it."""
 
 
 def _op(
@@ -168,4 +168,4 @@ FAMILIES = (
     Family("words", "Read words", "a=input().split()", _WORD_OPERATIONS, _WORD_OUTPUTS, _draw_words),
     Family("number", "Read a number", "n=int(input())", _NUMBER_OPERATIONS, _NUMBER_OUTPUTS, _draw_number),
 )
-"""All families. Their order and sizes are part of what a seed means."""
+"""All families. A seed's result depends on their order and sizes."""

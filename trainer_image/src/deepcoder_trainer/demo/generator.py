@@ -14,13 +14,13 @@ from deepcoder_contracts.judge import TestCase
 from deepcoder_trainer.demo.families import FAMILIES, Family, Operation
 
 MOST_STEPS = 6
-"""Longest chain."""
+"""Largest number of operations in a chain."""
 
 TESTS_PER_PROBLEM = 4
-"""Enough to tell a slip from the right program nearly always; few, since two cores judge them all."""
+"""Tests per problem: enough to reveal a slip nearly always, and few enough for two cores to judge."""
 
 _DRAWS_BEFORE_ANOTHER_LENGTH = 64
-"""Short chains are few; after so many repeats a longer chain is drawn instead."""
+"""Number of repeated draws after which a longer chain is drawn, because there are few short chains."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Step:
 
     @property
     def phrase(self) -> str:
-        """The phrase, with the digit in it."""
+        """The phrase with its digit."""
         return self.operation.phrase.replace("{k}", str(self.k))
 
     def line(self, slip: int | None = None) -> str:
-        """The right line, or the slip of this number."""
+        """Return the correct line, or the slip of this number."""
         text = self.operation.line if slip is None else self.operation.slips[slip]
         return text.replace("{k}", str(self.k))
 
@@ -51,29 +51,29 @@ class Chain:
 
     @property
     def statement(self) -> str:
-        """The problem as it is asked."""
+        """The problem's statement."""
         return "; ".join([self.family.opening, *(s.phrase for s in self.steps), self.output.phrase]) + "."
 
     def program(self) -> str:
-        """A right program."""
+        """Return a correct program."""
         return "\n".join([self.family.read, *(s.line() for s in self.steps), self.output.line()])
 
     def answer(self, value: object) -> str:
-        """What a right program prints for a value, by the operations' meaning."""
+        """Return what a correct program prints for a value, computed from the operations' meaning."""
         for step in (*self.steps, self.output):
             value = step.operation.apply(value, step.k)
         return f"{value}\n"
 
 
 def draw_chain(rng: random.Random, length: int) -> Chain:
-    """A chain of `length` different operations."""
+    """Draw a chain of `length` different operations."""
     family = rng.choice(FAMILIES)
     steps = tuple(Step(operation, rng.randint(2, 9)) for operation in rng.sample(family.operations, length))
     return Chain(family, steps, Step(rng.choice(family.outputs), 0))
 
 
 def draw_tests(chain: Chain, rng: random.Random) -> list[TestCase]:
-    """Random inputs with the answers that the operations' meaning gives."""
+    """Draw random inputs, with outputs computed from the operations' meaning."""
     tests = []
     for _ in range(TESTS_PER_PROBLEM):
         text, value = chain.family.draw_input(rng)
@@ -82,7 +82,7 @@ def draw_tests(chain: Chain, rng: random.Random) -> list[TestCase]:
 
 
 def distinct_chains(rng: random.Random) -> Iterator[Chain]:
-    """Chains without end, lengths in equal shares as far as there are that many, no statement twice."""
+    """Yield chains without end and without repeated statements. Lengths are equally likely while chains last."""
     seen: set[str] = set()
     while True:
         length, draws = rng.randint(1, MOST_STEPS), 0

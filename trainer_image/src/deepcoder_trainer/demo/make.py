@@ -1,6 +1,6 @@
 """Makes the demo's problems, tokenizer and warm-started model in one folder.
 
-The folder is made under a temporary name and renamed, so a demo that was killed half-way never trains on half a model.
+The folder is made under a temporary name and renamed, so that no run trains on the half-made model of a killed process.
 If the folder already exists with the same seed, it is left as it is.
 """
 
@@ -32,11 +32,11 @@ _RECORD = "demo.json"
 
 
 class DemoExists(Exception):
-    """The output folder holds something else; the message says what to do."""
+    """The output folder exists with other content. The message says what to do."""
 
 
 def make_demo(output: Path, seed: int, say: Callable[[str], None], settings: WarmStart | None = None) -> None:
-    """Make the folder, or leave it as it is when it was made with the same inputs. Raises DemoExists."""
+    """Make the folder, or leave it unchanged if it was made with the same inputs. Raises DemoExists."""
     settings = settings or WarmStart()
     inputs = _inputs(seed, settings)
     if output.exists():
@@ -60,7 +60,7 @@ def make_demo(output: Path, seed: int, say: Callable[[str], None], settings: War
 
 
 def _inputs(seed: int, settings: WarmStart) -> dict[str, Any]:
-    """All that decides what is made, as JSON has it."""
+    """Return all inputs that determine the folder's content, as JSON values."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     inputs = {
         "seed": seed,

@@ -16,29 +16,29 @@ from deepcoder_trainer.demo.generator import Chain, Step
 
 @dataclass(frozen=True)
 class Sloppiness:
-    """Shares that shape the warm start."""
+    """Probabilities that shape the warm start."""
 
     right: float = 0.75
-    """A line of a short answer is right."""
+    """Probability that a line of a short answer is correct."""
     right_hard: float = 0.4
     """The same for hard operations."""
     right_verbose: float = 0.93
-    """A line of a verbose answer is right, hard or not."""
+    """Probability that a line of a verbose answer is correct, hard or not."""
     verbose: float = 0.35
-    """Answers with comments."""
+    """Probability that an answer has comments."""
     unfenced: float = 0.06
-    """Answers without fences."""
+    """Probability that an answer lacks fences."""
     first_slip: float = 0.8
-    """Of the slips, those that are the operation's likeliest."""
+    """Probability that a slip is the operation's most likely one."""
 
 
 def fenced(program: str) -> str:
-    """A program as an answer."""
+    """Return a program as an answer, within fences."""
     return f"```python\n{program}\n```"
 
 
 def sloppy_answer(chain: Chain, rng: random.Random, sloppiness: Sloppiness) -> str:
-    """An answer to the chain, right with the shares of `sloppiness`."""
+    """Draw an answer to the chain, with the probabilities of `sloppiness`."""
     verbose = rng.random() < sloppiness.verbose
     lines = [chain.family.read]
     for step in (*chain.steps, chain.output):

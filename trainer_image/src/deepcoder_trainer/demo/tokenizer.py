@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context_tokens: int) -> PreTrainedTokenizerBase:
-    """Learn pieces from `texts` until there are `vocab_size` tokens, or nothing left to join."""
+    """Learn pieces from `texts` until there are `vocab_size` tokens, or nothing is left to merge."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = [PAD, END, USER, ASSISTANT]
     pieces = _learn_pieces(texts, vocab_size - len(special), alphabet)
@@ -51,7 +51,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context_tokens: int) 
 
 
 def _learn_pieces(texts: Iterable[str], most_tokens: int, alphabet: list[str]) -> list[str]:
-    """Pieces of more than one byte, as text, in the order in which they were learned."""
+    """Return the pieces of more than one byte, as text, in the order in which they were learned."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

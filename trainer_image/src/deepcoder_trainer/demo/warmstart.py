@@ -21,7 +21,7 @@ from deepcoder_trainer.demo.programs import Sloppiness, sloppy_answer
 from deepcoder_trainer.problems.prompt import encode_prompt
 
 _IGNORED = -100
-"""Label that cross_entropy leaves out."""
+"""Label that cross_entropy ignores."""
 _BATCHES_AT_ONCE = 8
 
 
@@ -33,7 +33,7 @@ class WarmStart:
     batch_size: int = 24
     peak_learning_rate: float = 3e-3
     curriculum: tuple[tuple[float, int], ...] = ((0.15, 2), (0.3, 4), (1.0, MOST_STEPS))
-    """Until this share of the steps, chains have at most this many operations."""
+    """(share, n): until this share of the steps, chains have at most n operations."""
     sloppiness: Sloppiness = field(default_factory=Sloppiness)
 
 
@@ -46,7 +46,7 @@ class Example:
 
 
 def small_qwen2(vocab_size: int, end_id: int, pad_id: int, context_tokens: int, seed: int) -> Qwen2ForCausalLM:
-    """A randomly initialised Qwen2 of under a million parameters, in float32."""
+    """Return a randomly initialised Qwen2 with less than a million parameters, in float32."""
     config = Qwen2Config(
         vocab_size=vocab_size,
         hidden_size=128,
@@ -56,8 +56,8 @@ def small_qwen2(vocab_size: int, end_id: int, pad_id: int, context_tokens: int, 
         num_key_value_heads=2,
         max_position_embeddings=context_tokens,
         tie_word_embeddings=True,
-        # About 1 / sqrt(hidden_size). The customary 0.02 is for models forty times as wide; from it this one needs
-        # several times the steps before it attends to the problem at all.
+        # About 1 / sqrt(hidden_size). The usual 0.02 is for models forty times as wide. With it, this model needs
+        # several times as many steps before it attends to the problem at all.
         initializer_range=0.08,
         eos_token_id=end_id,
         pad_token_id=pad_id,
@@ -76,9 +76,9 @@ def warm_start(
     excluded: Set[str],
     report: Callable[[int, float], None],
 ) -> None:
-    """Fit `model` in place to sloppy answers; no statement in `excluded` is used.
+    """Fit `model` in place to sloppy answers, without the statements in `excluded`.
 
-    `report(step, loss)` is called after every step, with the loss in nats a token.
+    `report(step, loss)` is called after every step, with the loss in nats per token.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -106,7 +106,7 @@ def _fit(
             longest = next(most for share, most in settings.curriculum if step <= share * settings.steps)
             waiting = _batches(tokenizer, rng, settings, longest, excluded)
         ids, labels = _padded(waiting.pop(), tokenizer.pad_token_id)
-        # Padding is on the right and attention is causal: no answer token ever sees it.
+        # Padding is on the right and attention is causal, so no answer token attends to it.
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED)
         optimizer.zero_grad()
@@ -118,7 +118,7 @@ def _fit(
 
 
 def _learning_rate(step: int, settings: WarmStart) -> float:
-    """A cosine to a twentieth of the peak, after a linear start over the first twenty-fifth."""
+    """Return the learning rate: linear warm-up over the first 4 % of steps, then cosine decay to 5 % of the peak."""
     done = step / settings.steps
     return settings.peak_learning_rate * min(1, done / 0.04) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
 
@@ -126,7 +126,7 @@ def _learning_rate(step: int, settings: WarmStart) -> float:
 def _batches(
     tokenizer: PreTrainedTokenizerBase, rng: random.Random, settings: WarmStart, longest: int, excluded: Set[str]
 ) -> list[list[Example]]:
-    """A few batches of chains of at most `longest` operations; within a batch of similar length, for little padding."""
+    """Draw a few batches of chains of at most `longest` operations. A batch has similar lengths, for little padding."""
     examples: list[Example] = []
     while len(examples) < _BATCHES_AT_ONCE * settings.batch_size:
         chain = draw_chain(rng, rng.randint(1, longest))
@@ -145,7 +145,7 @@ def _example(tokenizer: PreTrainedTokenizerBase, chain: Chain, rng: random.Rando
 
 
 def _padded(batch: list[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """([N, T] ids, [N, T] labels): padded on the right, labels of prompt and padding ignored."""
+    """Return ids [N, T] and labels [N, T], padded on the right. Labels of prompt and padding are `_IGNORED`."""
     longest = max(len(e.ids) for e in batch)
     ids = torch.full((len(batch), longest), pad_id, dtype=torch.long)
     labels = torch.full((len(batch), longest), _IGNORED, dtype=torch.long)
