@@ -1,7 +1,7 @@
 """A namespace of the real API server with an S3 server, KubeRay's part played, and the operator as its own process.
 
-What every test of the operator's whole loop begins from. A wait that fails shows the run's status and the end of the
-operator's log; nothing here waits without a bound.
+What every test of the operator's whole loop begins from. A wait that fails shows the end of the operator's log, and the
+run's status where it waits for that; nothing here waits without a bound.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import s3_server
 import yaml
 from chart_account import Account
 from crd_serving import established
+from free_ports import free_port
 from kuberay_standin import LOOK_SECONDS, Standin, dump
 from operator_template import Forked, Running
 from run_manifests import run_manifest
@@ -36,6 +37,10 @@ from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
 WAIT_SECONDS = 60.0
+LEASE_SECONDS = 3600.0
+
+_logs: dict[Path, None] = {}
+"""Of the operators that tests which still run have started."""
 
 
 @dataclass
@@ -43,6 +48,8 @@ class Cluster:
     """A namespace with everything in it, and the operator's process under the rights that the chart grants.
 
     One that is started anew has its identity, hence takes its Lease back at once, as a container that starts again.
+    Nothing here starts one that ended because the machine stopped it for longer than its Lease allows. Its Lease
+    therefore allows more than a test takes, unless the test is about the Lease.
     """
 
     kube: Kube
@@ -57,6 +64,8 @@ class Cluster:
     identity: str = "operator-a"
     name: str = "demo"
     """Of the run."""
+    constants: dict[str, float] = field(default_factory=lambda: {"kube.lease.RENEW_SECONDS": LEASE_SECONDS})
+    """Constants of the operator's that its process has other values of, each by module and name."""
     process: Running | None = None
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
@@ -71,10 +80,12 @@ class Cluster:
         path.write_text(yaml.safe_dump(config | changes))
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "POD_NAME": self.identity}
         words = ("run", "--config", str(path), "--log-level", "debug")
+        written = self.directory / "operator.log"
+        _logs[written] = None
         if not program:
-            self.process = Forked(words, environment, self.directory / "operator.log")
+            self.process = Forked(words, environment, written, self.constants)
             return
-        with (self.directory / "operator.log").open("ab") as log:
+        with written.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, *program, *words, env=environment, stdout=log, stderr=log
             )
@@ -122,9 +133,7 @@ class Cluster:
                     run = await self.standin.changes.newer(RUNS, run, LOOK_SECONDS) or await self.run()
                 return run
         except TimeoutError:
-            written = self.directory / "operator.log"
-            log = written.read_text(errors="replace")[-6000:] if written.exists() else ""
-            raise AssertionError(f"never: {what}\n{dump(run.get('status', {}))}\n{log}") from None
+            raise AssertionError(f"never: {what}\n{dump(run.get('status', {}))}\n{_said()}") from None
 
     async def gone(self) -> bool:
         """Whether the run is deleted."""
@@ -166,7 +175,12 @@ async def wait_for(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
             while not await holds():
                 await asyncio.sleep(0.1)
     except TimeoutError:
-        raise AssertionError(f"never: {what}") from None
+        raise AssertionError(f"never: {what}\n{_said()}") from None
+
+
+def _said() -> str:
+    """The end of each operator's log."""
+    return "\n".join(f"{log}:\n{log.read_text(errors='replace')[-6000:]}" for log in _logs if log.exists())
 
 
 def kuberay_files() -> list[Path]:
@@ -239,6 +253,8 @@ async def cluster_in(
             task.cancel()
         results = await asyncio.gather(*made.tasks, return_exceptions=True)
         await made.kill_operator()
+        for log in [log for log in _logs if log.is_relative_to(directory)]:
+            del _logs[log]
         await let_runs_go(kube, namespace)
         errors = [r for r in results if isinstance(r, Exception)]
         assert not errors, errors
@@ -262,13 +278,13 @@ class Wire:
     """A TCP connection to the API server that can be cut, with all that runs over it, and mended."""
 
     target: int
-    port: int = 0
+    port: int = field(default_factory=free_port)
+    """Not one of those that the kernel hands out: another program could get it while the wire is cut."""
     server: asyncio.Server | None = None
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def connect(self) -> None:
         self.server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
-        self.port = self.server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         assert self.server is not None

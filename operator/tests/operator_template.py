@@ -8,12 +8,14 @@ pid are a process's own. The command itself is started by tests of `python -m de
 from __future__ import annotations
 
 import asyncio
+import importlib
 import multiprocessing
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 POLL_SECONDS = 0.02
@@ -40,8 +42,15 @@ class Running(Protocol):
 class Forked:
     """One that was forked."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        given = (list(arguments), dict(environment), str(log))
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        constants: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """`constants` are numbers that a test needs otherwise, by module and name below the operator's package."""
+        given = (list(arguments), dict(environment), str(log), dict(constants))
         self._process = _forks.Process(target=_run, args=given, daemon=True)  # or this one would wait for it at its end
         self._process.start()
         assert self._process.pid is not None
@@ -75,7 +84,7 @@ async def said_by(arguments: Sequence[str], environment: Mapping[str, str], log:
     return said
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:
+def _run(arguments: list[str], environment: dict[str, str], log: str, constants: dict[str, float]) -> None:
     """In the new process: be the command."""
     os.environ.clear()
     os.environ.update(environment)
@@ -84,6 +93,11 @@ def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:
     os.dup2(out, 2)
     os.close(out)
     sys.argv = ["deepcoder-operator", *arguments]
+    for place, value in constants.items():
+        module, _, name = place.rpartition(".")
+        of = importlib.import_module(f"deepcoder_operator.{module}")
+        assert hasattr(of, name), f"the operator has no {place}"
+        setattr(of, name, value)
 
     from deepcoder_operator.__main__ import main
 
