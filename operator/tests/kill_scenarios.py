@@ -42,6 +42,7 @@ class Scenario:
 
     def __init__(self, site: Cluster) -> None:
         self.site = site
+        self.saved: set[str] = set()
         self.done: set[str] = set()
         self.made: dict[str, set[str]] = {}
         self._looked = (-1, 0.0)
@@ -101,6 +102,17 @@ class Scenario:
         """An attempt's program runs."""
         raise NotImplementedError
 
+    async def _save(self, name: str, step: int, **options: Any) -> None:
+        """Commit, once. What fails for an API server that is away is tried again with the next step."""
+        if name not in self.saved:
+            await self.site.standin.save(name, step, **options)
+            self.saved.add(name)
+
+    async def _leave(self, name: str, code: int, reason: str) -> None:
+        """End the program; tried again as a commit is."""
+        await self.site.standin.leave(name, code, reason)
+        self.done.add(name)
+
 
 class CrashAndComplete(Scenario):
     """The first attempt crashes, the second completes the stage, the third evaluates."""
@@ -109,14 +121,13 @@ class CrashAndComplete(Scenario):
     attempts = ("demo-s0-a1", "demo-s0-a2", "demo-s1-a3")
 
     async def _running(self, name: str) -> None:
-        self.done.add(name)
         if name == self.attempts[0]:
-            await self.site.standin.leave(name, 1, "Crashed")
+            await self._leave(name, 1, "Crashed")
             return
         config = await self.site.standin.config(name)
         metrics = {"eval/held-back/pass_at_1": 0.5} if config.stage.type is StageType.EVALUATE else {}
-        await self.site.standin.save(name, 20, final=True, **metrics)
-        await self.site.standin.leave(name, 0, "Completed")
+        await self._save(name, 20, final=True, **metrics)
+        await self._leave(name, 0, "Completed")
 
     async def _over(self) -> bool:
         run = self.site.standin.changes.find(RUNS, "demo") or {"metadata": {}}
@@ -165,9 +176,8 @@ class SuspendAndDelete(Scenario):
             elif name == self.attempts[1]:
                 await self.site.kube.delete(RUNS, self.site.namespace, "demo")
         if state == "Draining" and name and name not in self.done:
-            self.done.add(name)
-            await self.site.standin.save(name, 6 if name == self.attempts[0] else 9)
-            await self.site.standin.leave(name, 75, "Drained")
+            await self._save(name, 6 if name == self.attempts[0] else 9)
+            await self._leave(name, 75, "Drained")
 
     async def _ask(self, suspend: bool) -> None:
         await self.site.kube.patch(RUNS, self.site.namespace, "demo", {"spec": {"suspend": suspend}})
