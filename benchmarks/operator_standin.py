@@ -31,22 +31,37 @@ from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import CONFIGMAPS, PODS, RAYCLUSTERS, RAYJOBS, SERVICE_ACCOUNTS
 
 _AT_ONCE = 4
+_AGAIN_SECONDS = 1.0
 _ADDRESSES = 50
 """Heads report from so many addresses of the loopback network, as they would from as many nodes."""
 
 
 async def play(kube: Kube) -> None:
-    """Start every RayJob that appears, until cancelled."""
+    """Start every RayJob that appears, until cancelled. A watch that breaks is begun anew, after a list."""
     jobs: asyncio.Queue[Object] = asyncio.Queue()
+    seen: set[str] = set()
+
+    def appears(job: Object) -> None:
+        if job["metadata"]["uid"] not in seen:
+            seen.add(job["metadata"]["uid"])
+            jobs.put_nowait(job)
+
     async with asyncio.TaskGroup() as group:
         for _ in range(_AT_ONCE):
             group.create_task(_start_all(kube, jobs))
-        _, version = await kube.list(RAYJOBS)
         while True:
-            async for kind, job in kube.watch(RAYJOBS, None, "", version):
-                version = job["metadata"]["resourceVersion"]
-                if kind == "ADDED":
-                    jobs.put_nowait(job)
+            try:
+                found, version = await kube.list(RAYJOBS)
+                for job in found:
+                    appears(job)
+                while True:
+                    async for kind, job in kube.watch(RAYJOBS, None, "", version):
+                        version = job["metadata"]["resourceVersion"]
+                        if kind == "ADDED":
+                            appears(job)
+            except errors.KubeError as e:
+                print(f"watch of {RAYJOBS.plural} is begun anew: {e}", file=sys.stderr, flush=True)
+                await asyncio.sleep(_AGAIN_SECONDS)
 
 
 async def _start_all(kube: Kube, jobs: asyncio.Queue[Object]) -> None:

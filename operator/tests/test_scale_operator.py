@@ -6,8 +6,10 @@ twice.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ import s3_server
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import operator_page
 import operator_scale
+import operator_standin
+
+from deepcoder_operator.kube import errors
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
@@ -36,6 +41,38 @@ async def test_restart_adopts_every_run_and_writes_nothing(tmp_path: Path, monke
     assert (found["written_at_rest"], found["written_on_adoption"], found["rayjobs_too_many"]) == (0, 0, 0)
     assert found["passes_labelled"] >= 3 * RUNS, "labels were seen"
     assert set(found["beats"]["answers"]) == {"200"}, found["beats"]
+
+
+async def test_standin_whose_watch_is_too_old_starts_what_came_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API server answers 410 if its cache is younger than the list. Without the stand-in no run would run."""
+    monkeypatch.setattr(operator_standin, "_AGAIN_SECONDS", 0.0)
+    started: asyncio.Queue[str] = asyncio.Queue()
+
+    class Kube:
+        lists = 0
+
+        async def list(self, _: Any) -> tuple[list[Any], str]:
+            self.lists += 1
+            return [{"metadata": {"uid": "u", "name": "meanwhile"}}][: self.lists - 1], "7"
+
+        async def watch(self, *_: Any) -> AsyncIterator[Any]:
+            if self.lists == 1:
+                raise errors.Gone("too old resource version: 7 (9)", 410)
+            await asyncio.Event().wait()
+            yield
+
+    async def start(_: Any, job: Any) -> None:
+        started.put_nowait(job["metadata"]["name"])
+
+    monkeypatch.setattr(operator_standin, "_start", start)
+    kube: Any = Kube()
+    playing = asyncio.create_task(operator_standin.play(kube))
+    waiting = asyncio.create_task(started.get())
+    await asyncio.wait({playing, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    assert not playing.done(), playing.exception()
+    assert waiting.result() == "meanwhile"
+    playing.cancel()
+    await asyncio.gather(playing, return_exceptions=True)
 
 
 def test_curve_of_twice_the_cost_for_twice_the_runs_is_linear() -> None:
