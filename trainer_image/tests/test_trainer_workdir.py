@@ -12,7 +12,7 @@ import pytest
 
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.local import LocalJudge
-from deepcoder_trainer.workdir import LOCK, Workdir
+from deepcoder_trainer.workdir import LOCK, Workdir, remove_left
 
 ATTEMPT = """
 import time
@@ -85,6 +85,24 @@ def test_what_judges_and_samplers_of_a_killed_run_leave_is_removed_by_the_next(
     assert folder.exists()
     Workdir().remove()
     assert not folder.exists()
+
+
+def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_anew(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch, taken = Path.touch, []
+
+    def and_another_starts(path: Path, mode: int) -> None:
+        touch(path, mode)
+        if not taken:
+            taken.append(path.parent)
+            remove_left(place)
+
+    monkeypatch.setattr(Path, "touch", and_another_starts)
+    made = Workdir()
+    assert list(place.iterdir()) == [made.path]
+    assert made.path not in taken
+    made.remove()
 
 
 def test_a_folder_that_no_attempt_made_stays(place: Path) -> None:

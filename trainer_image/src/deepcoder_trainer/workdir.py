@@ -64,8 +64,11 @@ def _make(prefix: str) -> tuple[Path, int]:
 
 
 def _hold(lock: Path) -> int | None:
-    """The file, locked until it is closed; None where another process has it."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+    """The file, locked until it is closed; None where another process has it, or has removed it."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
