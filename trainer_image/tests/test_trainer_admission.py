@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from controller_world import GROUP, PROBLEMS, PROMPTS, ScriptedSampler, World, scripted_reward, stage_config
+from virtual_time import in_virtual_time
 
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.pipeline import controller
 from deepcoder_trainer.rollout.in_flight import InFlight
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout, Sampling
 from deepcoder_trainer.types import Outcome, Problem
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from virtual_clock import run_virtually
 
 
 async def turns(count: int = 20) -> None:
@@ -87,20 +83,19 @@ async def test_judges_that_are_behind_keep_the_next_batch_from_being_sampled() -
         assert (await task).step == 4
 
 
-def test_idle_time_is_what_nothing_is_under_way_in() -> None:
-    async def main() -> list[float]:
-        under_way = InFlight()
-        told = [under_way.idle_ratio()]
-        await asyncio.sleep(3)
-        with under_way.one():
-            await asyncio.sleep(1)
-        told.append(under_way.idle_ratio())
-        await asyncio.sleep(2)
-        return [*told, under_way.idle_ratio()]
-
-    assert run_virtually(main()) == pytest.approx([0, 0.75, 1])
+@in_virtual_time
+async def test_idle_time_is_what_nothing_is_under_way_in() -> None:
+    under_way = InFlight()
+    told = [under_way.idle_ratio()]
+    await asyncio.sleep(3)
+    with under_way.one():
+        await asyncio.sleep(1)
+    told.append(under_way.idle_ratio())
+    await asyncio.sleep(2)
+    assert [*told, under_way.idle_ratio()] == pytest.approx([0, 0.75, 1])
 
 
+@in_virtual_time
 async def test_weights_that_reach_nobody_in_time_end_the_run_and_cost_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "PUSH_SHARE", 0.2 / 1800)
     world = World(stage_config(4, every=100))

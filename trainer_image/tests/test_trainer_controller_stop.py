@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from controller_world import EVALUATE, PROMPTS, World, finished_as_one, scripted_reward, stage_config, trained, until
+from virtual_time import in_virtual_time
 
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.types import Outcome, Problem
@@ -33,6 +34,7 @@ async def test_a_drained_run_saves_what_was_finished_and_goes_on_with_it(eta: in
     assert trained(first, second) == list(range(6 * PROMPTS)), "nothing lost, nothing trained twice"
 
 
+@in_virtual_time
 async def test_a_drain_that_runs_out_of_time_leaves_without_waiting_for_rollouts() -> None:
     world = World(stage_config(6, eta=1))
     world.sampler.holds = lambda _group: True
@@ -44,6 +46,7 @@ async def test_a_drain_that_runs_out_of_time_leaves_without_waiting_for_rollouts
     assert world.checkpoints.saved == [], "nothing was trained, nothing is saved"
 
 
+@in_virtual_time
 async def test_what_was_trained_is_saved_though_the_next_batch_is_sampled_for_longer_than_there_is_time() -> None:
     config = stage_config(6, every=100)
     world = World(config)
@@ -122,6 +125,7 @@ async def test_no_step_waits_for_the_verdicts_that_a_checkpoint_holds() -> None:
 
 
 @pytest.mark.parametrize("seconds", [60, 0.4])
+@in_virtual_time
 async def test_a_promised_commit_is_made_good_with_what_there_is_when_newer_weights_leave(seconds: float) -> None:
     verdicts = asyncio.Event()
 
@@ -143,6 +147,7 @@ async def test_a_promised_commit_is_made_good_with_what_there_is_when_newer_weig
 
 
 @pytest.mark.parametrize("seconds", [60, 0.4])
+@in_virtual_time
 async def test_a_stop_while_a_checkpoint_waits_for_verdicts_commits_what_was_copied_aside(seconds: float) -> None:
     config = stage_config(6, every=1)
     verdicts = asyncio.Event()

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 
 import pytest
 from aiohttp import web
 from scripted_judges import asking, client_of, serving, verdict
+from virtual_time import in_virtual_time
 
-from deepcoder_contracts.judge import TestCase
+from deepcoder_contracts.judge import JudgeResponse, TestCase
+from deepcoder_trainer.judge.client import Answer, JudgeClient, answer_with
 from deepcoder_trainer.judge.endpoints import (
     FEWEST_PER_SLOT,
     LONGEST_WAIT,
     PER_SLOT,
     UNKNOWN_IN_FLIGHT,
+    Endpoint,
     Endpoints,
     NoJudge,
 )
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from virtual_clock import run_virtually
+from deepcoder_trainer.judge.submission import Submission
 
 
 async def test_a_judge_is_given_what_its_slots_can_do_and_the_rest_waits() -> None:
@@ -96,33 +95,37 @@ async def test_a_short_submission_behind_long_ones_waits_here_until_one_is_judge
         await client.close()
 
 
-async def test_waiting_for_our_own_other_submissions_does_not_count_against_patience() -> None:
-    async def takes_its_time(request: web.Request) -> web.Response:
-        await asyncio.sleep(0.4)
-        return web.json_response(verdict(True, (await request.json())["id"]))
+class TakesItsTime:
+    """A transport to judges that answer after 40 seconds."""
 
-    async with serving(takes_its_time) as (_servers, urls):
-        client = client_of(Endpoints(urls), patience=1.5)
-        tasks = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc"))) for n in range(5 * UNKNOWN_IN_FLIGHT)]
-        judgements = await asyncio.gather(*tasks)
-        await client.close()
+    async def slots(self, judge: Endpoint) -> None: ...
+
+    async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
+        await asyncio.sleep(40)
+        return answer_with(JudgeResponse.model_validate(verdict(True, submission.request.id)), submission.request)
+
+
+@in_virtual_time
+async def test_waiting_for_our_own_other_submissions_does_not_count_against_patience() -> None:
+    client = JudgeClient(Endpoints(["http://a"]), TakesItsTime(), patience=150)  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc"))) for n in range(5 * UNKNOWN_IN_FLIGHT)]
+    judgements = await asyncio.gather(*tasks)
+    assert asyncio.get_running_loop().time() > client.patience
     assert all(j.response is not None for j in judgements), "the last waited longer than its patience"
 
 
-def test_who_waits_is_told_when_no_judge_answers_anything_for_too_long() -> None:
-    async def main() -> None:
-        endpoints = Endpoints(["http://a"])
-        held = [await endpoints.acquire() for _ in range(UNKNOWN_IN_FLIGHT)]
-        waiting = [asyncio.create_task(endpoints.acquire(patience=300)) for _ in range(2)]
-        await asyncio.sleep(200)
-        endpoints.release(held.pop(), answered=True)
-        assert (await waiting[0]).url == "http://a"
-        await asyncio.sleep(200)
-        assert not waiting[1].done(), "a judge answered meanwhile"
-        with pytest.raises(NoJudge):
-            await waiting[1]
-
-    run_virtually(main())
+@in_virtual_time
+async def test_who_waits_is_told_when_no_judge_answers_anything_for_too_long() -> None:
+    endpoints = Endpoints(["http://a"])
+    held = [await endpoints.acquire() for _ in range(UNKNOWN_IN_FLIGHT)]
+    waiting = [asyncio.create_task(endpoints.acquire(patience=300)) for _ in range(2)]
+    await asyncio.sleep(200)
+    endpoints.release(held.pop(), answered=True)
+    assert (await waiting[0]).url == "http://a"
+    await asyncio.sleep(200)
+    assert not waiting[1].done(), "a judge answered meanwhile"
+    with pytest.raises(NoJudge):
+        await waiting[1]
 
 
 async def test_a_submission_that_was_asked_before_goes_before_those_that_were_not() -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
+from virtual_time import in_virtual_time
 
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.errors import SamplerLost
@@ -92,6 +93,7 @@ async def started(factory: Factory, size: int) -> SamplerGroup:
     return group
 
 
+@in_virtual_time
 async def test_a_sampler_that_answers_nothing_is_replaced_and_its_requests_move(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -109,6 +111,7 @@ async def test_a_sampler_that_answers_nothing_is_replaced_and_its_requests_move(
     await group.close()
 
 
+@in_virtual_time
 async def test_a_sampler_is_silent_no_longer_than_the_stage_may_stall() -> None:
     factory = Factory()
     factory.next = [Scripted(0, gate=asyncio.Event())]
@@ -140,6 +143,7 @@ async def _update_when(factory: Factory, group: SamplerGroup) -> None:
         await asyncio.sleep(0.01)
 
 
+@in_virtual_time
 async def test_a_request_may_wait_in_a_sampler_as_long_as_others_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_module, "SILENT_SECONDS", 0.25)
     monkeypatch.setattr(group_module, "TOKEN_SECONDS", 0.0)
