@@ -1,1 +1,1 @@
-"""What is durable: storage, checkpoint writer and reader, export, verification."""
+"""Durable state: storage, checkpoint writer and reader, export, verification."""

@@ -141,7 +141,7 @@ def _read(row: Mapping[str, Any], file: Path, root: Path, name: str, number: int
 
 
 def _metadata(value: Any) -> Mapping[str, Any]:
-    """Some sets have it as JSON text; nothing is looked for in it that has to be there."""
+    """Return metadata, which some sets give as JSON text. Invalid metadata counts as empty, as none is required."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -186,7 +186,7 @@ def _with_contest(facts: Facts, row: Mapping[str, Any], named: str | None) -> Fa
         return facts
     try:
         contest_of(f"{contest}{index}")
-    except ValueError:  # of a contest whose problems are numbers, or of another judge's: no standings are of it
+    except ValueError:  # a contest that numbers its problems, or one of another site; there are no standings for it
         return facts
     return replace(facts, contest_problem=f"{contest}{index}")
 
@@ -196,7 +196,7 @@ def _within(day: datetime.date | None, settings: EvaluationDataset, place: str) 
         return True
     if day is None:
         raise DatasetError(f"{place}: date: missing, and {settings.name} has a window: leave out since and until")
-    # YYYY-MM-DD sorts as it is.
+    # YYYY-MM-DD can be compared as text.
     return (settings.since or "") <= day.isoformat() and (settings.until is None or day.isoformat() < settings.until)
 
 

@@ -102,7 +102,7 @@ def main(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = stage_config(options)
     responses = _named_files(options.responses or [])
-    # Before anything heavy is imported or a secret is read, as `run` does.
+    # The judge starts before anything heavy is imported or a secret is read, as in `run`.
     judge = LocalJudge(config.judge.workers) if config.judge.backend is JudgeBackend.LOCAL else None
     try:
         from rich.console import Console

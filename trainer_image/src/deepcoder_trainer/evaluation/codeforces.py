@@ -89,7 +89,7 @@ def rate(contests: Mapping[str, Contest | str], solved: Mapping[str, Sequence[bo
 
 
 def contest_rating(contest: Contest, solved: Mapping[str, Sequence[bool | None]]) -> int:
-    """The largest whole rating at which the expected place is not better than the model's."""
+    """Return the largest whole rating at which the expected place is not better than the model's."""
     place = place_in(contest, *points_of(contest, solved))
     others = np.asarray(contest.ratings, dtype=np.float64)
     low, high = 0, int(others.max()) + MOST_ABOVE

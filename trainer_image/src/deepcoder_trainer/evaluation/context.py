@@ -18,7 +18,7 @@ from deepcoder_trainer.types import Sampler
 
 
 async def no_judge() -> None:
-    """The judge version if no judge grades, because the reward is custom: None."""
+    """Return None, the judge's version if the reward is custom and no judge grades."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Journal:
         self._writing = None
 
     def _put(self) -> None:
-        with self._putting:  # a part that is under way keeps its number
+        with self._putting:  # a part that is being put keeps its number
             with self._adding:
                 lines, self._lines = self._lines, []
             if not lines:

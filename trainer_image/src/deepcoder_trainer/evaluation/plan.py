@@ -94,10 +94,10 @@ class EvaluationPlan:
 
 
 def samples_path(target: str, dataset: str) -> str:
-    """Where a target's samples of a dataset are, below the evaluation's folder."""
+    """Return the path of a target's samples of a dataset, below the evaluation's folder."""
     return f"samples/{target}/{dataset}.parquet"
 
 
 def parts_path(target: str | None = None, dataset: str | None = None) -> str:
-    """Where journal parts are, below the evaluation's folder: all of them, or those of a target and dataset."""
+    """Return the folder of journal parts below the evaluation's folder: of all, or of a target and dataset."""
     return "/".join(p for p in ("parts", target, dataset) if p)

@@ -18,7 +18,7 @@ Bars = list[tuple[str, list[Estimate | None]]]
 
 
 def draw(results: EvaluationResults, path: Path) -> None:
-    """Write the picture; format by the path's suffix. Raises ModuleNotFoundError without matplotlib."""
+    """Write the picture. The path's suffix sets the format. Raises ModuleNotFoundError without matplotlib."""
     import matplotlib as mpl
 
     mpl.use("Agg")

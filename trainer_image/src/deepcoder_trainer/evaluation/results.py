@@ -162,8 +162,11 @@ class Comparison(Contract):
 
 
 class EvaluationResults(Record):
-    """results.json. Its first version had no intervals of pass@k, and is read without pass@k; since the third one a
-    rating over few contests has none."""
+    """The content of results.json.
+
+    Version 1 had no intervals of pass@k, and is read without pass@k. Since version 3, a rating over few contests has no
+    interval.
+    """
 
     CURRENT_VERSION: ClassVar[int] = 3
 
@@ -177,7 +180,7 @@ class EvaluationResults(Record):
     """Target to problem set to figures."""
 
     comparisons: list[Comparison] = []
-    """Each target compared with each one named after it."""
+    """Comparisons of each target with each target named after it."""
 
     left_out: dict[str, int] = {}
     """Problem set to the number of problems whose prompt was too long."""

@@ -46,7 +46,7 @@ def problem_means(solved: Solved) -> Values:
 
 
 def pass_at_k(successes: int, samples: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples passes: 1 - C(n-c, k) / C(n, k).
+    """Return the unbiased estimate of the probability that one of k samples passes: 1 - C(n-c, k) / C(n, k).
 
     Chen et al. 2021, "Evaluating Large Language Models Trained on Code", equation 1.
     """
@@ -94,7 +94,7 @@ def wilson(share: float, trials: int) -> Interval:
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     width = 1 + z * z / trials
-    # The share itself is within, which rounding may deny at 0 and 1.
+    # The interval contains the share itself; at 0 and 1, rounding could exclude it.
     return Interval(share, min(share, max(0.0, (centre - half) / width)), max(share, min(1.0, (centre + half) / width)))
 
 

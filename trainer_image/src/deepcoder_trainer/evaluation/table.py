@@ -27,7 +27,7 @@ _EACH_ALONE = "Each p is of its own comparison: among {} the smallest may be sma
 
 
 def summary(result: DatasetResult) -> str:
-    """One line for a log."""
+    """Return one line for a log."""
     if result.pass_at_1 is None:
         return "nothing could be judged"
     p = result.pass_at_1
@@ -39,12 +39,12 @@ def summary(result: DatasetResult) -> str:
 
 
 def rows(results: EvaluationResults) -> list[tuple[str, ...]]:
-    """A row for each target and problem set."""
+    """Return a row for each target and problem set."""
     return [_row(name, target, r) for target, by_set in results.in_order.items() for name, r in by_set.items()]
 
 
 def parts(results: EvaluationResults) -> list[tuple[str, ...]]:
-    """Rows by difficulty and month."""
+    """Return rows by difficulty and month."""
     return [
         (name, target, part, str(p.problems), _mean(p.pass_at_1), _ends(p.pass_at_1))
         for target, by_set in results.in_order.items()
@@ -54,7 +54,7 @@ def parts(results: EvaluationResults) -> list[tuple[str, ...]]:
 
 
 def pairs(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
-    """Rows of paired differences."""
+    """Return rows of paired differences."""
     return [
         (
             c.dataset,
@@ -119,7 +119,7 @@ def markdown(results: EvaluationResults) -> str:
 
 
 def table_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """A markdown table."""
+    """Return the lines of a Markdown table."""
     return ["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body)]
 
 

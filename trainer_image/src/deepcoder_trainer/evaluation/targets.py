@@ -79,7 +79,7 @@ def _exported(name: str, config: StageConfig, store: ObjectStore, sources: Sourc
             "that is done, or Base",
             field="stage.evaluate.targets",
         )
-    # Read from its own root: the digest is that of the manifest which fetching then checks the files against.
+    # Read from its own root, so that the digest is that of the manifest against which the download checks the files.
     manifest, digest = read_manifest(open_storage(f"{store.uri}/{folder}", sources.endpoint, sources.region), "")
     if manifest.kind is not ManifestKind.EXPORT or manifest.run.uid != config.run.uid:
         raise ConfigMismatch(f"{store.uri}/{folder} is not an export of this run: choose another storage.uri")

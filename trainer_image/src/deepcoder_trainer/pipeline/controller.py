@@ -210,7 +210,7 @@ class Controller:
     async def _leave(self) -> Ending:
         """The one way out of the loop."""
         self._work.close()
-        self._end_step()  # nobody samples any more, with weights that went out or not
+        self._end_step()  # no sampling follows, so slots may be freed whether or not the weights were pushed
         await self._end_probe()
         await self._turns.learn()  # whatever a stop has left half-way
         if self._saving.owed and not self.stop.requested:

@@ -131,9 +131,9 @@ class Probe:
         return (step // self._interval + 1) * self._interval
 
     async def _ask(self, ask: Ask, version: int, indices: Sequence[int]) -> list[Sample]:
-        """One sampler's responses, those with `indices` of the round. They are asked for together."""
+        """Return one sampler's responses, those with `indices` of the round, requested at the same time."""
         answers = await asyncio.gather(*(ask(self._request(version, i)) for i in indices))
-        # A reward keeps all of them in: what is cut off and has none may be left out of a batch.
+        # With a positive reward, truncated responses are not left out of the loss, so they are scored, too.
         outcome = Outcome(1.0, "probe", 0.0)
         return [
             Sample(0, i, self._problem(i).prompt_ids, answer, outcome, self._tokens)
@@ -162,7 +162,7 @@ def summary(gaps: Sequence[float], recipe: Recipe) -> dict[str, float]:
     outside = (ratios < 1 - recipe.clip_low) | (ratios > 1 + recipe.clip_high)
     return {
         "sync_logprob_gap_max": float(sizes[-1]),
-        # The value itself and none between two: of an infinite one there is none.
+        # A value of the sample, not interpolated, because one of the neighbours may be infinite.
         "sync_logprob_gap_p95": float(sizes[math.ceil(0.95 * len(sizes)) - 1]),
         "sync_outside_clip_ratio": float(np.mean(outside)),
     }

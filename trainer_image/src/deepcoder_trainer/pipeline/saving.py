@@ -81,7 +81,8 @@ class Saving:
             self._copied = self._progress.step
 
     async def save(self) -> None:
-        """Copy the weights aside and commit them, or promise to. Returns when training may go on. After `kept`."""
+        """Copy the weights aside and commit them, or promise to. Returns when training may continue. Call it after
+        `kept`."""
         await self.copy()
         promise = self._what_goes_with_them()
         if self._work.policy.order is Order.WINDOW or promise.left.settled:
@@ -101,7 +102,7 @@ class Saving:
         if self.owed:
             await self.copy()
             promise = self._what_goes_with_them()
-            if not final:  # the next stage draws problems of its own
+            if not final:  # the next stage draws its own problems, so unfinished work of this one is not needed
                 await self._settle(promise.left)
             await self._commit(promise, final=final)
         await self._until_committed(final=final)

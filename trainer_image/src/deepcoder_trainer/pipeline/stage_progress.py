@@ -76,7 +76,7 @@ class StageProgress:
 
     @property
     def history(self) -> dict[str, tuple[float, ...]]:
-        """For a checkpoint."""
+        """The history of metrics, for a checkpoint."""
         return {name: tuple(values) for name, values in self._history.items()}
 
     @property

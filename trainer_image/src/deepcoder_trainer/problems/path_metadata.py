@@ -1,4 +1,4 @@
-"""What a file's path says about the problems in it: their split and their source.
+"""Derives the split and the source of problems from the path of their file.
 
 On the Hugging Face hub, a dataset has a folder for each of its configurations, with files for each split, as in
 `taco/train-00000-of-00004.parquet`, or with a folder for each split, as in the Parquet files that the hub makes of any

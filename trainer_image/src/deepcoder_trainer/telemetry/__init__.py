@@ -1,1 +1,1 @@
-"""What a run reports while it runs: metrics, samples, progress, a live view."""
+"""Reports of a run: metrics, samples, progress, a live view."""

@@ -197,7 +197,7 @@ class _GapHistogram:
             self._above[edge] += tokens * metrics[f"{GAP_ABOVE}{edge:g}"]
 
     def collect(self) -> Iterator[Metric]:
-        """What prometheus_client asks of a collector."""
+        """Yield the histogram; prometheus_client calls this at each scrape."""
         buckets = [(f"{edge:g}", self._tokens - above) for edge, above in self._above.items()]
         text = "Difference of log-probabilities of trained tokens between learner and sampler"
         yield HistogramMetricFamily(
@@ -212,7 +212,7 @@ class _Watched:
         self.totals: Callable[[], Mapping[str, float]] = dict
 
     def collect(self) -> Iterator[Metric]:
-        """What prometheus_client asks of a collector."""
+        """Yield the totals; prometheus_client calls this at each scrape."""
         families: dict[str, CounterMetricFamily] = {}
         for full, value in self.totals().items():
             match = _WITH_LABEL.match(full)
