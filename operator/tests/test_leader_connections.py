@@ -177,9 +177,10 @@ async def test_operator_of_twenty_namespaces_fills_its_caches_and_leads(kube: Ku
         for informer in informers:
             await informer.synced.wait()
         await asyncio.sleep(1)  # the watches are open by now
-        await operator.election.turn()
+        while not operator.election.leads:  # what a busy machine's API server does not answer in time is asked again
+            with suppress(errors.Unavailable):
+                await operator.election.turn()
         assert await kube.find(PODS, namespace, "nobody") is None
-    assert operator.election.leads
     kube.fence = lambda: None
     await ended(tasks)
     operator.storage.close()

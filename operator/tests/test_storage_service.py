@@ -14,9 +14,13 @@ from plan_world import make_run
 
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.storage import bulkhead as bulkheads
+from deepcoder_operator.storage import s3
 from deepcoder_operator.storage import service as services
 from deepcoder_operator.storage.s3 import Bucket, Credentials, StorageProblem
 from deepcoder_operator.storage.service import StorageService
+
+NEVER = 3600.0
+"""Seconds until the operator gives an answer up, where none comes."""
 
 
 async def eventually(holds: Any) -> None:
@@ -43,8 +47,10 @@ def run_at(endpoint: str, bucket: str) -> Any:
 
 @pytest.mark.s3
 async def test_seventy_buckets_of_a_server_that_never_answers_do_not_delay_another(
-    service: StorageService, blackhole: str, tmp_path: Path
+    service: StorageService, blackhole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(s3, "_READ_SECONDS", NEVER)
+    monkeypatch.setattr(services, "DEADLINE_SECONDS", NEVER)
     program = s3_server.program()
     if program is None:
         pytest.skip("the S3 server has not been built: run `python -m devcluster build`")
