@@ -1,6 +1,8 @@
 """Programs that take all they can get, or end as nobody foresaw: a verdict on them, in time, never `error`."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -33,6 +35,12 @@ except (OSError, ValueError, MemoryError): print("refused")
     answer = judge(code, ("", "refused"), memory_limit_mb=64, time_limit_s=5)
     first = answer.verdicts[0].verdict
     assert first in (Verdict.PASSED, Verdict.MEMORY_LIMIT, Verdict.OUTPUT_LIMIT), answer
+
+
+def test_program_finds_the_builtins_of_a_plain_interpreter(judge):
+    code = "import builtins\nprint(*sorted(dir(builtins)))"
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert judge(code, ("", plain.stdout)).passed is True
 
 
 def test_kernel_memory_outside_the_limit_is_small(judge):

@@ -100,6 +100,8 @@ def _load(config: dict[str, Any], root: str) -> ModuleType:
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
     vars(builtins)["help"] = _sitebuiltins._Helper()
+    for name in ("copyright", "credits", "license"):  # `site` gives them texts, which no program needs
+        setattr(builtins, name, _sitebuiltins._Printer(name, ""))
     sys.path[:] = [path for path in sys.path if path != root]
     return runner
 
