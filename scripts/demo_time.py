@@ -1,11 +1,11 @@
-"""Where the demo's time goes, as a chart of its steps over time, from what it printed.
+"""Draws where the demo's time goes, as a chart of its steps over time, from its output.
 
     make demo 2>&1 | tee build/demo.log
     .venv/bin/python scripts/demo_time.py build/demo.log --picture docs/results/demo-time-DATE.png
     .venv/bin/python scripts/demo_time.py EARLIER.log build/demo.log --picture …       one below the other
 
-A log without the table of the demo's parts, which ends it, is refused: where each part began is told by those before
-it. Steps of devcluster that overlap have lanes of their own; of the run, phases are told from the lines of its status.
+A log must end with the demo's table of parts, because each part begins where the previous one ends. Overlapping steps
+of devcluster get separate lanes. The run's phases come from its status lines.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _PART = re.compile(r"^ (\S.*?) +(\d+) *$")
 _BESIDE = "(beside others)"
 _TABLE = "Time of each part"
 _NAMED_SECONDS = 8
-"""What is shorter has no room for its name."""
+"""Shorter steps have no room for their name."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something that was done, in seconds since the demo began."""
+    """A step, with its beginning and end in seconds since the demo began."""
 
     name: str
     began: float
@@ -37,11 +37,11 @@ class Step:
 
 
 def read(log: Path) -> list[Step]:
-    """Steps in the order of their begin."""
+    """Steps in the order in which they began."""
     lines = log.read_text(errors="replace").splitlines()
     tables = [i for i, line in enumerate(lines) if line.strip() == _TABLE]
     if not tables:
-        raise SystemExit(f"{log} holds no table `{_TABLE}`: the demo did not come to its end")
+        raise SystemExit(f"{log} has no table `{_TABLE}`: the demo did not finish")
     parts = [(m[1], int(m[2])) for line in lines[tables[-1] :] if (m := _PART.match(line)) and m[1] != "total"]
     found = [Step(name.removesuffix(_BESIDE).strip(), 0, seconds) for name, seconds in parts if _BESIDE in name]
     clock = 0.0
@@ -54,7 +54,7 @@ def read(log: Path) -> list[Step]:
 
 
 def _inside(lines: list[str], part: str, clock: float) -> Iterator[Step]:
-    """The steps that devcluster told, or the phases of the run."""
+    """The steps that devcluster printed, or the phases of the run."""
     rules = {m[1]: i for i, line in enumerate(lines) if (m := _RULE.match(line))}
     start = rules.get(part, len(lines))
     section = lines[start + 1 : min((i for i in rules.values() if i > start), default=len(lines))]
@@ -72,7 +72,7 @@ def _inside(lines: list[str], part: str, clock: float) -> Iterator[Step]:
 
 
 def lanes(steps: list[Step]) -> list[int]:
-    """The lowest lane that is free for each."""
+    """For each step, the lowest free lane."""
     free: list[float] = []
     found = []
     for step in steps:
@@ -83,7 +83,7 @@ def lanes(steps: list[Step]) -> list[int]:
 
 
 def draw(logs: list[Path], picture: Path) -> None:
-    """One chart a log, on one scale."""
+    """Draw one chart per log, on the same scale."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -109,9 +109,9 @@ def draw(logs: list[Path], picture: Path) -> None:
 
 
 def main() -> None:
-    """Print the steps, or draw them."""
+    """Print or draw the steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log", type=Path, nargs="+", help="what the demo printed")
+    parser.add_argument("log", type=Path, nargs="+", help="output of the demo")
     parser.add_argument("--picture", type=Path, help="write a PNG")
     options = parser.parse_args()
     if options.picture:

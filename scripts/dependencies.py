@@ -1,11 +1,11 @@
-"""What each package imports is what it declares, and every dependency has its line in docs/dependencies.md, with the
-version that is pinned.
+"""Checks that each package declares exactly what it imports, and that docs/dependencies.md has a line for every
+dependency, with the pinned version.
 
-    scripts/dependencies.py --check       for `make lint`: says what is missing or too much, and exits with 1
-    scripts/dependencies.py --licences    a table of what the images hold, by licence, from what is installed
+    scripts/dependencies.py --check       for `make lint`: reports what is missing or superfluous, and exits with 1
+    scripts/dependencies.py --licences    a table of what the images contain, by licence, from the installed packages
 
-A library that an import finds only because another one brings it goes when the other one does; one that nothing imports
-is a burden without a use. Which distribution a module is of is read from what is installed (`make setup`).
+An undeclared library that another one brings disappears with the other one; a declared library that nothing imports is
+useless. The installed packages (`make setup`) show which distribution a module belongs to.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ SHIPPED = ("operator", "sandbox", "trainer-cpu", "trainer-cuda")
 """Sets of versions that go into images."""
 
 RUN = {"deepcoder-demo": {"deepcoder-cli", "deepcoder-devcluster", "deepcoder-trainer"}}
-"""Declared for the programs that they bring, not to be imported."""
+"""Declared for their programs, not for imports."""
 
 CHOSEN = {"deepcoder-trainer": {"vllm"}}
-"""Imported and declared nowhere: vLLM is one of two distributions, by the device that an image is for."""
+"""Imported but not declared: an image's device decides which of two distributions provides vLLM."""
 
 TYPES = {"mypy-boto3-s3"}
-"""Imported for mypy alone; among the tools of constraints/dev.txt."""
+"""Imported only for mypy; constraints/dev.txt has them."""
 
 MODULES = {"gguf": "gguf", "llama_cpp": "llama-cpp-python"}
-"""Of what `make setup` does not install: module to distribution."""
+"""Distributions of modules that `make setup` does not install."""
 
 _REVIEWED = re.compile(r"\b(GPL|LGPL|AGPL|EUPL|CDDL|EPL|Proprietary|NVIDIA|Intel)", re.IGNORECASE)
 _UNTOLD = "not told"
 
 
 def main() -> int:
-    """Run what is asked for."""
+    """Check, or print licences; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare imports, declarations and the page")
-    parser.add_argument("--licences", action="store_true", help="licences of all that is in the images")
+    parser.add_argument("--licences", action="store_true", help="print the licences of everything in the images")
     asked = parser.parse_args()
     if asked.licences:
         _print_licences()
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _imports() -> Iterator[str]:
-    """What a part imports against what its pyproject.toml declares."""
+    """Differences between the imports of each part and its pyproject.toml."""
     distributions = {m: {normal(d) for d in ds} for m, ds in metadata.packages_distributions().items()}
     distributions |= {m: {d} for m, d in MODULES.items()}
     for part in PARTS:
@@ -77,7 +77,7 @@ def _imports() -> Iterator[str]:
 
 
 def imported(folder: Path) -> dict[str, str]:
-    """Top-level modules that are not Python's own, each with a file that imports it."""
+    """Top-level modules outside the standard library, each with a file that imports it."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -91,14 +91,14 @@ def imported(folder: Path) -> dict[str, str]:
 
 
 def declarations(project: Mapping[str, Any]) -> Iterator[str]:
-    """Names of what a project needs, its extras included."""
+    """Names of a project's dependencies, including those of its extras."""
     extras = [text for each in project.get("optional-dependencies", {}).values() for text in each]
     for text in (*project.get("dependencies", ()), *extras):
         yield normal(re.split(r"[\s\[<>=!~;]", text, maxsplit=1)[0])
 
 
 def _rows() -> Iterator[str]:
-    """Whether the page has one line for each, with the version that is pinned."""
+    """Dependencies without a line on the page, and lines with another version than the pinned one."""
     wanted = {d for part in PARTS for d in declarations(_project(part)) if not d.startswith("deepcoder-")}
     pins: dict[str, set[str]] = defaultdict(set)
     for name, versions in pinned(tuple(path.stem for path in (ROOT / "constraints").glob("*.txt"))).items():
@@ -128,7 +128,7 @@ def _print_licences() -> None:
 
 
 def pinned(sets: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Distribution to version by set of versions."""
+    """For each distribution, its version in each set."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for each in sets:
         for name, version in re.findall(
@@ -139,7 +139,7 @@ def pinned(sets: tuple[str, ...]) -> dict[str, dict[str, str]]:
 
 
 def licence(name: str) -> str:
-    """As the distribution's own metadata say it, in the first way that they do."""
+    """The licence in the distribution's own metadata, from the first field that has it."""
     try:
         about = metadata.metadata(name)
     except metadata.PackageNotFoundError:

@@ -1,10 +1,10 @@
-"""What the images are made of: their SBOMs, taken out of them, and a page with their sizes and what is large in them.
+"""Reports what the images consist of: extracts their SBOMs, and writes a page with their sizes and largest parts.
 
     scripts/image_report.py --sbom build/sbom       for `make sbom`
     scripts/image_report.py --sizes PAGE            for `make image-sizes`
 
-The images are those of devcluster, from the Dockerfiles that everybody builds, and are built if need be; the sizes of
-others, say of the CUDA image, are not known here. Fails with devcluster's words where an image cannot be built.
+The images are devcluster's, from the same Dockerfiles that users build, and are built if necessary. The sizes of other
+images, such as the CUDA image, are not known here. Fails with devcluster's message if an image cannot be built.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MB = 1_000_000
 
 
 def main() -> int:
-    """Do what is asked for."""
+    """Extract SBOMs, write the page, or both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sbom", type=Path, metavar="DIRECTORY", help="put each image's SBOM there")
     parser.add_argument("--sizes", type=Path, metavar="PAGE", help="measure the images and write this page")
     asked = parser.parse_args()
     if asked.sbom is None and asked.sizes is None:
-        parser.error("nothing asked for: give --sbom or --sizes")
+        parser.error("give --sbom, --sizes or both")
     layout, references = images.exported(Artifacts(cache_root(), doctor.go_version()), DOCKERFILES)
     if asked.sbom is not None:
         asked.sbom.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def read(layout: Path, reference: str, path: str) -> bytes:
-    """A file of an image, as its uppermost layer has it."""
+    """The content of a file in an image, from the topmost layer that has it."""
     for layer in reversed(ocilayout.layers(layout, reference)):
         with tarfile.open(layer) as archive:
             for member in archive:
@@ -61,7 +61,7 @@ def read(layout: Path, reference: str, path: str) -> bytes:
 
 
 def parts(files: Mapping[str, int]) -> Counter[str]:
-    """Bytes by what somebody could do without: each distribution's folder, and of the rest each second-level folder."""
+    """Bytes by part that could be left out: each distribution's folder, and each second-level folder of the rest."""
     found: Counter[str] = Counter()
     for name, size in files.items():
         if name.startswith(_PACKAGES):
@@ -72,7 +72,7 @@ def parts(files: Mapping[str, int]) -> Counter[str]:
 
 
 def _files(layers: list[Path]) -> dict[str, int]:
-    """Files and their sizes, as the uppermost layer that has each says."""
+    """Files and their sizes, each from the topmost layer that has it."""
     found: dict[str, int] = {}
     for layer in layers:
         with tarfile.open(layer) as archive:
@@ -81,7 +81,7 @@ def _files(layers: list[Path]) -> dict[str, int]:
 
 
 def _compressed(layer: Path) -> int:
-    """Bytes of a layer as a registry keeps it: gzip at its usual level."""
+    """Bytes of a layer as a registry stores it: gzip at its usual level."""
     packer, size = zlib.compressobj(6, wbits=31), 0
     with layer.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -1,10 +1,11 @@
-"""Goes through an image for what must not be in one: credentials, keys, addresses of package indexes.
+"""Searches images for what they must not contain: credentials, keys, addresses of package indexes.
 
     scripts/image_secrets.py LAYOUT REFERENCE...      # an OCI layout (a folder with index.json), and its images
 
-Every layer's files by name and, up to a megabyte each, by content; the history of each layer, and the environment and
-labels of the config. What a later layer removes is still in the one before, so each is looked at by itself. Prints what
-it finds and exits with 1. Test data that libraries bring along (keys for their own tests) is known by its folders.
+It searches the files of every layer by name and, up to a megabyte each, by content; the history of each layer; and the
+environment and labels of the config. Each layer is searched separately, because a file that a later layer removes is
+still in an earlier one. Prints what it finds, and then exits with 1. Keys among the test data of libraries are
+recognised by their folders.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ _SETTINGS = {
 }
 _TESTS = re.compile(r"(^|/)(tests?|testing|testdata|test_data|examples?|docs?)/|(^|/)testing_utils\.")
 _EXAMPLES = re.compile(rb"EXAMPLE")
-"""Keys that documentation prints for everybody."""
+"""Sample keys from documentation."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print what is found."""
+    """Print the findings; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("layout", type=Path)
     parser.add_argument("references", nargs="+")
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def findings(layout: Path, reference: str) -> Iterator[str]:
-    """What must not be in an image."""
+    """What an image contains and must not."""
     named = json.loads((layout / "index.json").read_text())["manifests"]
     annotation = "org.opencontainers.image.ref.name"
     (entry,) = [m for m in named if (m.get("annotations") or {}).get(annotation) == reference]

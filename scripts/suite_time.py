@@ -1,16 +1,17 @@
-"""Where the tests' time goes: wall and CPU seconds of each test file, and when which worker was at it.
+"""Shows where the tests' time goes: wall and CPU seconds of each test file, and when which worker ran it.
 
     PYTEST_ADDOPTS="-p suite_time --junit-xml=build/tests.xml" PYTHONPATH=scripts make test
     .venv/bin/python scripts/suite_time.py build/tests.xml                the table; several files are parts of a run
     .venv/bin/python scripts/suite_time.py build/tests.xml --before EARLIER.xml --page docs/results/test-time-DATE.md
 
-What stands in a page above the line `<!-- measured -->` is kept when it is written again.
+When a page is written again, its text above the line `<!-- measured -->` is kept.
 
-As a plugin it notes of each test what JUnit's XML does not say: the CPU seconds of pytest's process and of all below
-it (a first test has what its fixtures start, and each what a server does meanwhile that a fixture keeps), the seconds
-of its set-up and teardown, when it began, on which worker, and what that had taken to collect the tests. Each worker
-has an account of its own with the kernel (cgroups of version 1, as root), so that what was killed, or left the tree, is
-counted; elsewhere it is not, and CPU seconds are a lower bound. A file that waits has much wall and little CPU.
+As a pytest plugin, it adds to each test what JUnit's XML lacks: the CPU seconds of pytest's process and its
+descendants, the seconds of set-up and teardown, when the test began, its worker, and the CPU time that the worker took
+to collect the tests. The first test that uses a fixture includes its start; each test includes what servers of fixtures
+do meanwhile. With cgroups v1, as root, the kernel counts each worker separately, including killed processes and those
+that left the process tree. Otherwise these are not counted, and CPU seconds are a lower bound. A file that waits has
+much wall time and little CPU time.
 
 XML that was written without the plugin is refused.
 """
@@ -38,7 +39,7 @@ _collecting = 0.0
 
 
 def open_account() -> Path | None:
-    """Have the kernel count for this process and all that it starts from now on; None where it does not."""
+    """Have the kernel count the CPU time of this process and all its descendants from now on; None if it cannot."""
     account = _ACCOUNTS / f"suite-time-{os.getpid()}"
     try:
         account.mkdir()
@@ -51,21 +52,21 @@ def open_account() -> Path | None:
 
 
 def close_account(account: Path) -> None:
-    """Leave it; it stays where somebody else is still in it."""
+    """Leave and remove the account; it stays if another process is still in it."""
     with suppress(OSError):
         (_ACCOUNTS / "cgroup.procs").write_text(str(os.getpid()))
         account.rmdir()
 
 
 def cpu_seconds() -> float:
-    """CPU seconds up to now, of this process and what it has started."""
+    """CPU seconds so far, of this process and its descendants."""
     if _account is None:
         return tree_cpu_seconds()
     return int((_account / "cpuacct.usage").read_text()) / 1e9
 
 
 def tree_cpu_seconds(pid: int | None = None) -> float:
-    """CPU seconds of a process, of its children that have ended and of those that run; 0 of one that is gone."""
+    """CPU seconds of a process, its ended children and its running descendants; 0 if the process is gone."""
     root = Path("/proc") / (str(pid) if pid else "self")
     try:
         fields = (root / "stat").read_text().rpartition(")")[2].split()
@@ -83,7 +84,7 @@ def tree_cpu_seconds(pid: int | None = None) -> float:
 
 
 def pytest_collection_finish() -> None:
-    """Importing the test files is no test's."""
+    """Start counting here, so that no test includes the import of test files."""
     global _account, _counted, _collecting
     _collecting = tree_cpu_seconds()
     _account = open_account()
@@ -91,7 +92,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Once fixtures have ended what they started."""
+    """Close the account after fixtures have ended their processes."""
     global _account
     if _account is not None:
         close_account(_account)
@@ -100,14 +101,14 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """JUnit's writer takes the properties of the last phase's report."""
+    """Add the properties; JUnit's writer takes those of the last phase's report."""
     global _counted
     item.user_properties.append((f"{call.when}_seconds", f"{call.duration:.3f}"))
     if call.when == "setup":
         item.user_properties.append(("began", f"{call.start:.3f}"))
     elif call.when == "teardown":
         now = cpu_seconds()
-        # Without an account a child that was not waited for takes its seconds with it.
+        # Without an account, the seconds of a child that was not waited for are lost.
         item.user_properties.append(("cpu_seconds", f"{max(now - _counted, 0):.2f}"))
         item.user_properties.append(("worker", os.environ.get("PYTEST_XDIST_WORKER", "main")))
         item.user_properties.append(("collecting_seconds", f"{_collecting:.2f}"))
@@ -117,7 +118,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @dataclass
 class File:
-    """What one test file cost."""
+    """The cost of one test file."""
 
     tests: int = 0
     cpu: float = 0.0
@@ -127,16 +128,16 @@ class File:
     spans: list[tuple[str, float, float]] = field(default_factory=list)
     """Worker, beginning and end of each test."""
     collecting: dict[str, float] = field(default_factory=dict)
-    """CPU seconds that each worker had taken before its first test."""
+    """CPU seconds of each worker before its first test."""
 
     @property
     def wall(self) -> float:
-        """Seconds in which a worker was at it."""
+        """Seconds in which a worker ran it."""
         return self.setup + self.call + self.teardown
 
 
 def read(*parts: Path) -> dict[str, File]:
-    """Files by name, from JUnit's XML that this plugin added to."""
+    """Files by name, from JUnit's XML with this plugin's properties."""
     files: dict[str, File] = defaultdict(File)
     for path, case in ((part, case) for part in parts for case in ET.parse(part).iter("testcase")):  # noqa: S314
         found = {p.get("name"): p.get("value", "") for p in case.iter("property")}
@@ -154,7 +155,7 @@ def read(*parts: Path) -> dict[str, File]:
 
 
 def table(files: dict[str, File], before: dict[str, File] | None = None, most: int = 30) -> str:
-    """The files that cost most, in Markdown; beside an earlier run with what each cost there, if it was measured."""
+    """The most expensive files as a Markdown table, with their cost in an earlier run, if one is given."""
     earlier = before or {}
     names = _dearest(files, earlier)
     head = ["file", "tests", "CPU s", "wall s", "set-up s", "teardown s"]
@@ -186,7 +187,7 @@ def _sum(files: dict[str, File], names: list[str]) -> File:
 
 
 def draw(files: dict[str, File], before: dict[str, File], target: Path, most: int) -> None:
-    """Bars of the files that cost most (CPU, and waiting on top), and which worker was at which part when."""
+    """Draw bars for the most expensive files (CPU, and waiting on top), and which worker ran which part when."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -217,7 +218,7 @@ def draw(files: dict[str, File], before: dict[str, File], target: Path, most: in
 
 
 def page(files: dict[str, File], before: dict[str, File], target: Path, most: int) -> None:
-    """The dated page, and its picture beside it."""
+    """Write the dated page, and its picture next to it."""
     picture = target.with_suffix(".png")
     draw(files, before, picture, most)
     spans = [span for file in files.values() for span in file.spans]
@@ -240,7 +241,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="+", help="XML of a run, or of its parts")
     parser.add_argument("--before", type=Path, nargs="+", default=[], help="XML of an earlier run, or of its parts")
     parser.add_argument("--most", type=int, default=30, help="files to name (default 30)")
-    parser.add_argument("--page", type=Path, help="write a page, and a picture beside it")
+    parser.add_argument("--page", type=Path, help="write a page, and a picture next to it")
     options = parser.parse_args()
     files, before = read(*options.run), read(*options.before)
     if options.page:
