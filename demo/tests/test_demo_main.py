@@ -78,7 +78,7 @@ def test_an_interrupted_demo_says_what_stays(
     assert demo.main([]) == 130
     told = said(capsys)
     assert "What is built is kept" in told
-    assert "A run that has started goes on in the cluster" in told
+    assert "A run that has started continues in the cluster" in told
 
 
 def test_checks_that_are_interrupted_end_in_a_line(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from deepcoder_demo.data import UploadFailed, mend, upload
+from deepcoder_demo.data import UploadFailed, advice, upload
 from deepcoder_demo.ready import past_proxies
 from deepcoder_demo.settings import S3Access
 
@@ -44,12 +44,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[S3Access]:
 )
 def test_a_bucket_that_refuses_is_named_with_what_to_check(server: S3Access, said: str, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("{}\n")
-    with pytest.raises(UploadFailed, match=rf"bucket team-ml at {server.endpoint} does not take.*{said}"):
+    with pytest.raises(UploadFailed, match=rf"into bucket team-ml at {server.endpoint}: .*{said}"):
         upload(tmp_path, server)
 
 
 def test_a_server_that_does_not_answer_is_a_matter_of_its_url() -> None:
-    assert "DEEPCODER_S3_HOST_ENDPOINT" in mend(EndpointConnectionError(endpoint_url="http://nowhere"))
+    assert "DEEPCODER_S3_HOST_ENDPOINT" in advice(EndpointConnectionError(endpoint_url="http://nowhere"))
 
 
 @pytest.mark.parametrize("server", [403], indirect=True)

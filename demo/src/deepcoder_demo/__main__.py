@@ -1,8 +1,8 @@
 """`make demo`: a cluster, the platform, one run from Pending to Complete, and its results.
 
-Every step may be repeated. Finished steps are not done again, except the run itself, which always starts anew. Exit
-codes: 0 the run completed, 1 it did not, 64 something is missing (the message says how to fix it), 130 and 143
-interrupted.
+Every step may be repeated. Finished steps are not done again, except the run itself, which always starts from the
+beginning. Exit codes: 0 the run completed, 1 it did not, 64 something is missing (the message says how to fix it),
+130 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from deepcoder_demo.stopwatch import Stopwatch
 RUN_SECONDS = 2400
 DELETE_SECONDS = 180
 INTERRUPTED = (
-    "interrupted. What is built is kept: make demo takes it up again. A run that has started goes on in the cluster "
-    "until make demo starts another one; make down removes a cluster that the demo made"
+    "interrupted. What is built is kept: make demo continues from there. A run that has started continues in the "
+    "cluster until make demo starts another one; make down removes a cluster that the demo made"
 )
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="deepcoder-demo", description="The whole loop on a real cluster.")
     parser.add_argument("--prepare-only", action="store_true", help="stop when the platform is ready for runs")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupted)  # so that what it started ends too, as after Ctrl-C
+    signal.signal(signal.SIGTERM, _interrupted)  # so that its child processes end too, as after Ctrl-C
     console = Console()
     try:
         return _demo(console, prepare_only=options.prepare_only)

@@ -23,7 +23,7 @@ DOCTOR_SECONDS = 60
 
 
 def prepare(stopwatch: Stopwatch) -> tuple[Cluster, Path]:
-    """A ready cluster and the folder of the demo's model and problems, which is made side by side."""
+    """A ready cluster, and the folder of the demo's model and problems, which is made at the same time."""
     at = devcluster.places()
     named = existing_cluster.named(os.environ, at.kubeconfig)
     users = existing_cluster.check(named, os.environ) if named is not None else None

@@ -17,7 +17,7 @@ from pathlib import Path
 
 GRACE_SECONDS = 30.0
 LOOK_SECONDS = 15.0
-"""How often it is asked whether a program is still worth waiting for."""
+"""Interval of checking whether a program is still worth waiting for."""
 
 _running: set[subprocess.Popen[str]] = set()
 
@@ -31,7 +31,7 @@ class CommandFailed(Exception):
 
 
 class GivenUp(CommandFailed):
-    """A command that would have gone on waiting in vain; the message says for what."""
+    """A command that would have waited for something that cannot happen; the message says what."""
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
 ) -> str:
     """Run a command and return its standard output ('' when shown); raises CommandFailed with the last lines.
 
-    `in_vain` says why it is waited for no longer, once it is not: GivenUp.
+    `in_vain` returns None, or the reason to stop waiting, which raises GivenUp.
     """
     words = [str(word) for word in command]
     try:
@@ -88,20 +88,20 @@ def _waited_for(
         except subprocess.TimeoutExpired:
             if left <= LOOK_SECONDS:
                 raise
-        stdin = None  # it has had it
+        stdin = None  # already sent
         if why := in_vain():
             raise GivenUp(why)
 
 
 def end_all() -> None:
-    """Ask every program that any thread is running to end, so that nothing is waited for in vain."""
+    """Ask every program that any thread is running to end, so that no thread waits for one that is not needed."""
     for process in list(_running):
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """SIGTERM, a while to end what it started, then SIGKILL."""
+    """SIGTERM, some time to end its children, then SIGKILL."""
     process.terminate()
     try:
         process.wait(GRACE_SECONDS)

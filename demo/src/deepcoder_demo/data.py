@@ -25,15 +25,15 @@ PREFIX = "demo"
 """Where examples/demo.yaml expects model and problems in the bucket."""
 
 MAKE_SECONDS = 900
-"""Deadline of make-demo: two minutes on two idle cores, more beside the builds."""
+"""Deadline of make-demo, which takes two minutes on two idle cores and more during the builds."""
 
 
 class UploadFailed(Exception):
-    """The bucket did not take the demo's files; the message says what to look at."""
+    """The demo's files could not be uploaded; the message says what to check."""
 
 
 def made_by() -> str:
-    """Digest of the code that decides what make-demo writes."""
+    """Digest of the code that determines what make-demo writes."""
     source = REPOSITORY / "trainer_image/src/deepcoder_trainer/demo"
     digest = hashlib.sha256((REPOSITORY / "constraints/trainer-cpu.txt").read_bytes())
     for path in sorted(source.rglob("*.py")):
@@ -70,17 +70,18 @@ def upload(folder: Path, access: S3Access) -> int:
         return sum(_put(s3, access.bucket, f"{PREFIX}/{path.relative_to(folder).as_posix()}", path) for path in files)
     except (ClientError, BotoCoreError) as error:
         raise UploadFailed(
-            f"bucket {access.bucket} at {access.host_endpoint} does not take the demo's files: {error}. {mend(error)}"
+            f"the demo's files cannot be put into bucket {access.bucket} at {access.host_endpoint}: {error}. "
+            f"{advice(error)}"
         ) from error
 
 
-def mend(error: ClientError | BotoCoreError) -> str:
-    """What to look at after an error of the S3 client; where devcluster runs the server, `make down` renews it."""
+def advice(error: ClientError | BotoCoreError) -> str:
+    """What to check after an error of the S3 client; `make down` renews a server of devcluster's."""
     status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else None
     if status in (401, 403):
-        return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and what they may do there"
+        return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and the rights of these keys"
     if status in (301, 404):
-        return "Check DEEPCODER_S3_BUCKET: the demo makes no bucket"
+        return "Check DEEPCODER_S3_BUCKET: the demo does not create a bucket"
     return (
         "Check that this machine reaches it: DEEPCODER_S3_HOST_ENDPOINT is its URL from here. "
         "If it is devcluster's: make down, then make demo"

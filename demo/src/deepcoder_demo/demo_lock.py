@@ -1,6 +1,6 @@
-"""One demo at a time on a cluster: a second one would delete the run that the first one follows.
+"""Allows one demo at a time on a cluster: a second one would delete the run that the first one follows.
 
-The kernel drops the lock with its holder, however that ends. Fails with `AlreadyRunning`, which names the holder.
+The kernel releases the lock with its holder, however that ends. Fails with `AlreadyRunning`, which names the holder.
 """
 
 from __future__ import annotations

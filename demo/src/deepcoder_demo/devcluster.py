@@ -20,7 +20,7 @@ LOOK_SECONDS = 60
 
 @dataclass(frozen=True)
 class Places:
-    """Where devcluster keeps things, whether they are there yet or not."""
+    """Paths that devcluster uses, whether or not they exist yet."""
 
     cache: Path
     kubeconfig: Path
@@ -31,25 +31,23 @@ class Places:
 
 
 def places() -> Places:
-    """Ask `devcluster status --json`, which answers for a cluster that is down too."""
+    """Ask `devcluster status --json`, which also answers if the cluster is down."""
     found = json.loads(run(_command("status", "--json"), seconds=LOOK_SECONDS))
     return Places(**{name: Path(found[name]) for name in Places.__dataclass_fields__})
 
 
 def do(*arguments: str, seconds: float) -> None:
-    """Run a command of devcluster and show what it says."""
+    """Run a command of devcluster and show its output."""
     try:
         run(_command(*arguments), seconds=seconds, show=True)
     except CommandFailed as error:
         if error.status != WILL_NOT_DO:
             raise
-        raise SettingsError(
-            "devcluster has said above what must be mended. Or set KUBECONFIG to a cluster of yours"
-        ) from error
+        raise SettingsError("fix what devcluster reports above, or set KUBECONFIG to a cluster of your own") from error
 
 
 def cluster(at: Places) -> Cluster:
-    """The cluster that devcluster has brought up, with its images and its S3 server."""
+    """The cluster that devcluster has started, with its images and its S3 server."""
     images = json.loads(at.images.read_text())
     s3 = json.loads(at.s3.read_text())
     return Cluster(

@@ -30,7 +30,7 @@ def named(environment: Mapping[str, str], ours: Path) -> str | None:
 
 
 def check(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
-    """The cluster, when it answers and all that the demo needs of it is said; raises SettingsError otherwise."""
+    """The cluster, if it answers and all variables that the demo needs are set; raises SettingsError otherwise."""
     if missing := [program for program in PROGRAMS if shutil.which(program, path=environment.get("PATH")) is None]:
         raise SettingsError(
             f"KUBECONFIG names a cluster ({kubeconfig}), which needs {' and '.join(missing)} on PATH. {UNSET}."
@@ -46,7 +46,7 @@ def check(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
 
 
 def cluster(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
-    """What the variables say of the cluster."""
+    """The cluster as described by the variables."""
     if missing := [name for name in VARIABLES if not environment.get(name)]:
         raise SettingsError(
             f"KUBECONFIG names a reachable cluster ({kubeconfig}), so none is built. The demo then also needs "

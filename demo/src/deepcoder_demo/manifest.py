@@ -37,7 +37,7 @@ def rendered(manifest: dict[str, Any], s3: S3Access) -> dict[str, Any]:
 
 
 def written(s3: S3Access, folder: Path = OUTPUT) -> Path:
-    """File to apply: the example itself, or the run written out below `folder` when the bucket is another."""
+    """The file to apply: the example itself, or for another bucket the run, written into `folder`."""
     example = load()
     made = rendered(example, s3)
     if made == example:

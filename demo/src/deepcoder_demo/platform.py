@@ -1,4 +1,4 @@
-"""Installs our chart in the cluster and makes a namespace for the run, as an administrator does once.
+"""Installs our chart in the cluster and creates a namespace for the run, as an administrator does once.
 
 The namespace enforces the *restricted* Pod Security Standard, so the demo proves what the chart claims.
 """
@@ -77,9 +77,9 @@ def helm(cluster: Cluster, *arguments: str, seconds: float) -> str:
 
 
 def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> dict[str, Any]:
-    """Show a run with `kubectl deepcoder` until it has ended; returns it as it is then, Complete or Failed.
+    """Show a run with `kubectl deepcoder` until it has ended; returns it, Complete or Failed.
 
-    One that waits for what nobody mends is GivenUp.
+    Raises GivenUp if the run waits for something that nobody will fix during a demo.
     """
     watch: list[str | Path] = [
         tool("kubectl-deepcoder"),
@@ -93,7 +93,7 @@ def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> d
     patience = WaitLimit(time.monotonic)
 
     def in_vain() -> str | None:
-        with contextlib.suppress(CommandFailed):  # an API server that does not answer is the command's to give up
+        with contextlib.suppress(CommandFailed):  # the command itself gives up on an API server that does not answer
             return patience.spent(get(cluster, "deepcoderrun", name, namespace_))
         return None
 
@@ -108,21 +108,21 @@ def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> d
         found = get(cluster, "deepcoderrun", name, namespace_)
         if found.get("status", {}).get("phase") != "Failed":
             show(cluster, name, namespace_)
-            raise  # it did not end, or is not seen: the command has said which
+            raise  # the run has not ended, or cannot be read; the command has printed which
         show(cluster, name, namespace_)
         return found
     return get(cluster, "deepcoderrun", name, namespace_)
 
 
 def show(cluster: Cluster, name: str, namespace_: str) -> None:
-    """What is known of a run that did not go well, while its cluster is still there: its status and all pods."""
+    """Print what is known about a run that went wrong, while its cluster still exists: its status and all pods."""
     environment = {"KUBECONFIG": cluster.kubeconfig}
     commands: tuple[list[str | Path], ...] = (
         [tool("kubectl-deepcoder"), "status", name, "-n", namespace_],
         [cluster.kubectl, "get", "pods", "-A", "-o", "wide"],
     )
     for command in commands:
-        with contextlib.suppress(CommandFailed):  # what went wrong before is what is told
+        with contextlib.suppress(CommandFailed):  # the earlier error is the one to report
             run(command, seconds=60, show=True, env=environment)
 
 
@@ -133,7 +133,7 @@ def get(cluster: Cluster, kind: str, name: str, namespace_: str) -> dict[str, An
 
 
 def delete_and_wait(cluster: Cluster, kind: str, name: str, namespace_: str, *, seconds: float) -> None:
-    """Delete an object and wait until it is gone; one that is not there is no error."""
+    """Delete an object and wait until it is gone; a missing object is not an error."""
     try:
         kubectl(
             cluster, "delete", kind, name, "-n", namespace_, "--ignore-not-found", f"--timeout={seconds:.0f}s",

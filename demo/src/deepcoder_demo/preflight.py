@@ -1,8 +1,8 @@
-"""Everything that would keep the demo from its end, said before anything is installed or built.
+"""Reports everything that would make the demo fail, before anything is installed or built.
 
-`python3 -m deepcoder_demo.preflight` needs nothing but the standard library. Where KUBECONFIG names a cluster of the
-user's, that one must answer and the variables be set; else this machine must be able to run one. Exit codes: 0, or 64
-with every fix; 1 if a check itself failed; 130 if it was interrupted.
+`python3 -m deepcoder_demo.preflight` needs only the standard library. If KUBECONFIG names a cluster of the user's, that
+cluster must answer, and the variables must be set. Otherwise this machine must be able to run a cluster. Exit codes: 0,
+or 64 with every fix; 1 if a check itself failed; 130 if it was interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DOCTOR_SECONDS = 60
 
 
 def main() -> int:
-    """Check, and say what must be mended."""
+    """Check, and report what must be fixed."""
     try:
         check(os.environ)
     except (SettingsError, CommandFailed) as error:
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def check(environment: Mapping[str, str]) -> None:
-    """Raise SettingsError when something must be mended first."""
+    """Raise SettingsError if something must be fixed first."""
     named = existing_cluster.named(environment, devcluster.places().kubeconfig)
     if named is None:
         devcluster.do("doctor", seconds=DOCTOR_SECONDS)

@@ -1,6 +1,6 @@
 """Makes the platform ready for runs: cluster, chart, namespace, and model and problems in the bucket.
 
-The demo and the end-to-end tests start with this. Whatever is ready already is not made again.
+The demo and the end-to-end tests start with this. Whatever is ready is not made again.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def make_ready(stopwatch: Stopwatch) -> Cluster:
 
 
 def past_proxies(environment: MutableMapping[str, str]) -> None:
-    """Have this machine's own servers asked directly, by us and by what we start.
+    """Make this process and its children connect to servers on this machine without a proxy.
 
-    kubectl and helm ask no proxy for 127.0.0.1; Python's clients do, unless the environment says otherwise.
+    kubectl and helm use no proxy for 127.0.0.1; Python's clients do, unless the environment says otherwise.
     """
     known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     value = known if known.strip() == "*" else ",".join(filter(None, (known, "127.0.0.1", "localhost")))

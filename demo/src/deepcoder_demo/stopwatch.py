@@ -23,7 +23,7 @@ class Part:
     name: str
     seconds: float
     beside: bool
-    """Whether it ran beside others."""
+    """Whether it ran at the same time as others."""
 
 
 class Stopwatch:
@@ -37,7 +37,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str, *, beside: bool = False) -> Iterator[None]:
-        """Time a part; it is recorded when it fails too."""
+        """Time a part; it is recorded even if it fails."""
         start = time.monotonic()
         if not beside:
             self.console.rule(f"[bold]{name}", align="left")
@@ -48,7 +48,7 @@ class Stopwatch:
                 self.parts.append(Part(name, time.monotonic() - start, beside))
 
     def table(self) -> Table:
-        """All parts in order of their end, and the total."""
+        """All parts in the order in which they ended, and the total."""
         table = Table(title="Time of each part", title_justify="left", box=None)
         table.add_column("part")
         table.add_column("seconds", justify="right")

@@ -20,7 +20,7 @@ REPORT_SECONDS = 180
 def show(cluster: Cluster, run_object: dict[str, Any], console: Console) -> Path:
     """Print the summary and draw the picture; returns the folder with both."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    console.rule("[bold]What came of it", align="left")
+    console.rule("[bold]Results", align="left")
     run(
         [
             tool("deepcoder-trainer"), "report", "--deep", "--output", OUTPUT,
@@ -35,8 +35,8 @@ def show(cluster: Cluster, run_object: dict[str, Any], console: Console) -> Path
 
 
 def farewell(cluster: Cluster, namespace: str, name: str, console: Console) -> None:
-    """What to look at next."""
-    console.rule("[bold]The cluster stays", align="left")
+    """Print what to look at next."""
+    console.rule("[bold]The cluster stays up", align="left")
     added = [tool("kubectl-deepcoder").parent, *([Path(cluster.kubectl).parent] if cluster.ours else [])]
     lines = (
         f"export KUBECONFIG={cluster.kubeconfig} PATH=$PATH:{':'.join(map(str, added))}",

@@ -11,22 +11,22 @@ from collections.abc import Callable
 from typing import Any
 
 WAIT_SECONDS = {"Accepted": 180.0, "SandboxReady": 600.0}
-"""How long in a row each may be false, what says most first. A run that is accepted has judges in tens of seconds, and
-in some minutes where their image has to be pulled."""
+"""How long each may stay false, the most informative first. An accepted run has judges after tens of seconds, or after
+some minutes if their image must be pulled."""
 
 _NOT_MADE = "PoolNotMade"
-"""Reason of a run whose pool is not wanted yet."""
+"""Reason of `SandboxReady` while the run does not need its pool yet."""
 
 
 class WaitLimit:
-    """Remembers since when a run waits."""
+    """Remembers since when a run has been waiting."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._since: dict[str, float] = {}
 
     def spent(self, run: dict[str, Any]) -> str | None:
-        """What the run has waited for too long, None as long as it has not."""
+        """What the run has waited for too long; None until then."""
         now, waits = self._clock(), _waits(run)
         self._since = {kind: self._since.get(kind, now) for kind in waits}
         for kind, message in waits.items():
@@ -36,7 +36,7 @@ class WaitLimit:
 
 
 def _waits(run: dict[str, Any]) -> dict[str, str]:
-    """What keeps the run from going on, by condition."""
+    """What prevents the run from continuing, by condition."""
     conditions = {c["type"]: c for c in run.get("status", {}).get("conditions", [])}
     found = (conditions.get(kind, {}) for kind in WAIT_SECONDS)
     return {

@@ -66,14 +66,14 @@ class Artifacts:
         return found
 
     def missing(self) -> list[str]:
-        """Names of what is yet to be made."""
+        """Names of what is not built yet."""
         places = {program.module: self.directory(program.module) for program in gobuild.PROGRAMS}
         places |= {"Debian programs": self.sysroot, "base file system": self.base_archive}
         places |= {"kubectl and helm": tools.directory(self.cache)}
         return [name for name, place in places.items() if not place.exists()]
 
     def require(self) -> None:
-        """Raise NotBuilt, with the mend, when anything is missing."""
+        """Raise NotBuilt, which says how to build it, if anything is missing."""
         if missing := self.missing():
             raise NotBuilt(f"not built yet: {', '.join(missing)}. Run: devcluster build")
 
@@ -95,13 +95,13 @@ class Artifacts:
         lock = exclusive(self.cache / "locks" / "build", "build")
         with lock, concurrent.futures.ThreadPoolExecutor(2) as lanes:
             staging.sweep(self.cache)
-            programs = iter(gobuild.PROGRAMS)  # one for both lanes: who is free takes the next
+            programs = iter(gobuild.PROGRAMS)  # shared: whichever lane is free takes the next
             work = [lanes.submit(self._build_go, programs), lanes.submit(self._build_rest, images, programs)]
             try:
                 for done in concurrent.futures.as_completed(work):
                     done.result()
             except BaseException:
-                deque(programs, maxlen=0)  # nobody begins another
+                deque(programs, maxlen=0)  # neither lane begins another
                 command.kill_all()
                 raise
 

@@ -55,7 +55,7 @@ class Buildah:
     def build(
         self, dockerfile: Path, context: Path, reference: str, arguments: Mapping[str, str], mounts: Mapping[Path, str]
     ) -> None:
-        """Build `dockerfile`; `mounts` (directory here: path there) are seen by its steps and are not in the image."""
+        """Build `dockerfile`. Its steps see `mounts` (directory here: path there), which do not go into the image."""
         options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
         options += [f"--volume={here}:{there}:ro" for here, there in mounts.items()]
         options.append(f"--volume={_CERTIFICATES}:{_CERTIFICATES}:ro")
@@ -82,9 +82,9 @@ class Buildah:
         )
 
     def export(self, reference: str, layout: Path) -> None:
-        """Add the image to an OCI layout; layers that it has are not written again, none is compressed.
+        """Add the image to an OCI layout, without the layers that it already has. Layers are not compressed.
 
-        By skopeo, since buildah compresses for this kind of target: minutes, and again for every small change.
+        This uses skopeo, because buildah compresses for this kind of target, which takes minutes at every small change.
         """
         run(
             [
@@ -130,7 +130,7 @@ class Buildah:
 
 
 def _in_private_mounts(sysroot: Path, program: str) -> list[str]:
-    """Start `program` in a mount namespace of its own: it finds its libraries there, and no mount outlives it."""
+    """Start `program` in its own mount namespace, where it finds its libraries; no mount outlives it."""
     target, lower = library_overlay(sysroot)
     script = f'mount -t overlay -o ro,lowerdir={lower} overlay {target} && exec {sysroot}/usr/bin/{program} "$@"'
     return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, program]

@@ -55,7 +55,7 @@ def unified(found: list[Hierarchy]) -> bool:
 
 
 def controllers(found: list[Hierarchy]) -> set[str]:
-    """Every controller that can be used: of v1 what is mounted, of v2 what the root offers."""
+    """All usable controllers: for v1 those that are mounted, for v2 those that the root offers."""
     known = {controller for hierarchy in found for controller in hierarchy.controllers}
     for hierarchy in found:
         if hierarchy.version == 2:
@@ -64,7 +64,7 @@ def controllers(found: list[Hierarchy]) -> set[str]:
 
 
 def create(name: str) -> None:
-    """Make cgroup `name` in every hierarchy."""
+    """Create cgroup `name` in every hierarchy."""
     found = hierarchies()
     for hierarchy in found:
         group = hierarchy.mount / name
@@ -76,7 +76,7 @@ def create(name: str) -> None:
 
 
 def controllers_to_enable() -> set[str]:
-    """Controllers that `create` hands down from the machine's root cgroup and that are not yet; v1 has none such."""
+    """Controllers that `create` still has to enable in the machine's root cgroup; none with v1."""
     found = hierarchies()
     if not unified(found):
         return set()
@@ -87,19 +87,19 @@ def controllers_to_enable() -> set[str]:
 
 
 def disable_controllers(controllers: Collection[str]) -> None:
-    """Take controllers back that were handed down from the root; one that a child hands on by now stays."""
+    """Disable controllers in the root again; one that a child has passed on meanwhile stays enabled."""
     for controller in controllers:
         _switch(hierarchies()[0].mount, f"-{controller}")
 
 
 def of_clusters() -> set[str]:
-    """Names of the cgroups of all clusters of this machine, of whatever cache."""
+    """Names of the cgroups of all clusters on this machine, for all caches."""
     groups = (group for hierarchy in hierarchies() for group in hierarchy.mount.glob(f"{CGROUP_PREFIX}*"))
     return {group.name for group in groups if group.is_dir()}
 
 
 def join(name: str) -> None:
-    """Move the calling process into the cgroup of the node's own processes, beside those of its pods."""
+    """Move the calling process into the cgroup of the node's own processes, next to those of its pods."""
     for mount in _joined(hierarchies()):
         group = mount / name / "node"
         group.mkdir(exist_ok=True)
@@ -151,15 +151,15 @@ def exists(name: str) -> bool:
 
 
 def _switch(place: Path, word: str) -> None:
-    """Hand a controller down to the children of a cgroup, or take it back."""
-    with contextlib.suppress(OSError):  # this kernel lacks it, and the kubelet names what it misses; or it is in use
+    """Enable a controller for the children of a cgroup, or disable it."""
+    with contextlib.suppress(OSError):  # the kernel lacks it, and the kubelet says what it needs; or it is in use
         (place / "cgroup.subtree_control").write_text(word)
 
 
 def _joined(found: list[Hierarchy]) -> list[Path]:
-    """Where the node's own processes are kept: v2 where it is alone, else every v1 controller but cpuset.
+    """Hierarchies for the node's own processes: v2 if there is nothing else, otherwise each v1 controller but cpuset.
 
-    A v1 cpuset takes no process before it has been given processors, which they need not be confined to.
+    A v1 cpuset accepts no process until it has processors, and these processes need not be confined to any.
     """
     if unified(found):
         return [found[0].mount]

@@ -30,10 +30,10 @@ EXIT_USAGE = 64
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and turn known failures into a message and an exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupted)  # so that whatever is half done is cleared away, as after Ctrl-C
+    signal.signal(signal.SIGTERM, _interrupted)  # so that unfinished work is cleaned up, as after Ctrl-C
     try:
         return int(options.action(options))
-    except BrokenPipeError:  # whoever read our output has had enough, as `| head` does
+    except BrokenPipeError:  # the reader of our output has ended, like `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -46,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"devcluster: {reason}", file=sys.stderr)
         return 1
     except OSError as reason:
-        print(f"devcluster: {reason}{_mend(reason)}", file=sys.stderr)
+        print(f"devcluster: {reason}{_advice(reason)}", file=sys.stderr)
         return 1
 
 
-def _mend(reason: OSError) -> str:
-    """What to do about an error of the operating system that anybody may meet; empty for the others."""
+def _advice(reason: OSError) -> str:
+    """What to do about a common error of the operating system; empty for others."""
     if reason.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f". Free some of the disk that holds {cache_root()}, or set DEEPCODER_CACHE to a directory on another one"
@@ -79,30 +79,30 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(action=function)
         return added
 
-    checking = action("doctor", _doctor, "say what keeps this machine from running the cluster")
+    checking = action("doctor", _doctor, "report what prevents this machine from running the cluster")
     checking.add_argument("--api-port", type=int, help="loopback port that the API server will have")
     checking.add_argument("--s3-port", type=int, help="loopback port that the S3 server will have")
     building = action("build", _build, "build the programs and file systems that are missing")
-    building.add_argument("--images", action="store_true", help="and beside them the images, for `images` to load")
+    building.add_argument("--images", action="store_true", help="also build the images that `images` loads")
     optional = [program.module for program in gobuild.OPTIONAL]
-    with_ = "and a program that no cluster needs but some tests do, minutes each"
+    with_ = "also build a program that only some tests need; takes minutes"
     building.add_argument("--with", dest="optional", action="append", default=[], choices=optional, help=with_)
-    finding = action("program", _program, "print where a program is that tests use, unpacked from Debian's if need be")
+    finding = action("program", _program, "print the path of a program that tests use; unpack Debian's if necessary")
     finding.add_argument("program", choices=testprograms.PROGRAMS)
-    starting = action("up", _up, "start the cluster, or verify the one that runs")
+    starting = action("up", _up, "start the cluster, or verify the running one")
     starting.add_argument("--api-port", type=int, help="loopback port of the API server")
     loading = action("images", _images, "build the images and load them into the cluster")
-    loading.add_argument("image", nargs="*", help=f"which of {', '.join(DOCKERFILES)}; all when none is named")
+    loading.add_argument("image", nargs="*", help=f"any of {', '.join(DOCKERFILES)} (all of them)")
     loading.add_argument("--json", action="store_true", help="print references, tags and digests for charts")
-    loading.add_argument("--source", type=Path, default=REPOSITORY, help="build them from another checkout's sources")
+    loading.add_argument("--source", type=Path, default=REPOSITORY, help="build from the sources of another checkout")
     installing = action("install", _install, "install cluster DNS, KubeRay and the S3 server")
     installing.add_argument("--s3-port", type=int, help="loopback port of the S3 server")
     forwarding = action("forward", _forward_service, "give a Service a port on 127.0.0.1 and print it")
     forwarding.add_argument("target", help="NAMESPACE/SERVICE:PORT")
-    forwarding.add_argument("--port", type=int, default=0, help="loopback port; a free one when left out")
+    forwarding.add_argument("--port", type=int, default=0, help="loopback port (a free one)")
     action("down", _down, "remove every trace of the cluster but its image store")
-    showing = action("status", _status, "show the cluster's parts; 0 when it is healthy, 1 when not")
-    showing.add_argument("--json", action="store_true", help="print its health and where things lie, for programs")
+    showing = action("status", _status, "show the cluster's parts; exit code 0 if it is healthy, 1 if not")
+    showing.add_argument("--json", action="store_true", help="print health and paths as JSON; exit code 0")
     return parser
 
 
@@ -200,7 +200,7 @@ def _status(options: argparse.Namespace) -> int:
         places |= {"cache": cluster.cache, "images": images.record(cluster), "s3": install.record(cluster)}
         shown = {name: str(path) for name, path in places.items()}
         print(json.dumps({"name": cluster.name, "exists": found.exists, "faults": found.faults, **shown}, indent=1))
-        return 0  # a program reads the faults; for it another status means that nothing was printed
+        return 0  # programs read the faults; another exit code means that nothing was printed
     if not found.exists:
         print(f"cluster {cluster.name}: down")
         return 1
@@ -216,13 +216,13 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _api_port(cluster: Cluster, chosen: int | None) -> tuple[int, ...]:
-    """The port that the API server is yet to get, if it is to be a certain one."""
+    """The port that the API server will need, if a fixed one was chosen and it does not listen yet."""
     port = lifecycle.default_api_port(cluster) if chosen is None else chosen
     return () if not port or forwards.find(cluster, lifecycle.API_FORWARD) else (port,)
 
 
 def _s3_port(cluster: Cluster, chosen: int | None) -> tuple[int, ...]:
-    """The same for the S3 server."""
+    """Like `_api_port`, for the S3 server."""
     running = forwards.find(cluster, install.S3_FORWARD)
     port = install.default_s3_port(cluster) if chosen is None else chosen
     return () if not port or (running is not None and running.port == port) else (port,)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _SHOWN_LINES = 30
-# The kernel kills the first process of a process namespace when its parent dies, and everything else there with it.
+# When the parent dies, the kernel kills the first process of the process namespace, and with it everything in there.
 _CONTAINED = ("setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "--")
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -34,9 +34,9 @@ def run(
 ) -> str:
     """Run and return stdout; `env` is added to the environment, `log` receives all output as it comes.
 
-    The program leads a process group of its own, and the whole group is killed at the deadline (seconds) or when this
-    process is interrupted. `contained` is for what runs long and starts others, and needs root: the kernel ends all of
-    it with this process, however that ends, so that a build that was killed leaves no compiler behind.
+    The program gets its own process group, which is killed at the deadline (seconds) or when this process is
+    interrupted. `contained` is for long programs that start others, and needs root: the kernel ends all of them
+    with this process, however that ends, so a killed build leaves no compiler behind.
     """
     words = [str(argument) for argument in arguments]
     if log is not None:

@@ -22,7 +22,7 @@ _ETCD = "http://127.0.0.1:2379"
 
 @dataclass(frozen=True)
 class Component:
-    """One process of the node. Those that need the API server start when it says that it is ready."""
+    """One process of the node. Those that need the API server start once it reports that it is ready."""
 
     name: str
     command: list[str]
@@ -31,7 +31,7 @@ class Component:
 
 
 def components(cluster: Cluster, programs: dict[str, Path], search_path: str) -> list[Component]:
-    """The node's processes in the order of their start; `programs` gives the path of each by name."""
+    """The node's processes in start order; `programs` gives the path of each by name."""
     pki = cluster.pki
 
     def kubeconfigs(name: str) -> list[str]:
@@ -158,13 +158,13 @@ def specification(cluster: Cluster, processes: list[Component], library_overlay:
         "status_file": str(cluster.node_status),
         "api_ca": str(cluster.pki / "ca.crt"),
         "api_ready": f"https://127.0.0.1:{API_PORT_INSIDE}/readyz",
-        # In order. What the host mounts at /var and /run is not the node's; its image store is kept apart.
+        # In this order. The node has its own /var and /run; its image store is separate.
         "binds": [[str(cluster.image_store), f"{cluster.var}/lib/containerd"], [str(cluster.var), "/var"]],
         "tmpfs": ["/run"],
         "library_overlay": list(library_overlay),
         "network": [
-            # Traffic of the node itself to Services needs some route to set out on; there is no `dummy` link on every
-            # kernel, so one end of a veth pair serves.
+            # The node's own traffic to Services needs some route. Not every kernel has `dummy` links, so one end of a
+            # veth pair serves.
             ["ip", "link", "set", "lo", "up"],
             ["ip", "link", "add", "node0", "type", "veth", "peer", "name", "node0peer"],
             ["ip", "link", "set", "node0peer", "up"],
@@ -181,7 +181,7 @@ def specification(cluster: Cluster, processes: list[Component], library_overlay:
 
 
 def network_policy_rights() -> list[dict[str, Any]]:
-    """What the identity of kube-router may read, to be applied before it can do its work."""
+    """RBAC objects with the rights of kube-router's identity; kube-router cannot work before they are applied."""
     name = "devcluster:kube-router"
     rules = [
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},

@@ -21,7 +21,7 @@ DOCKERFILES = {
     "sandbox": "sandbox_image/Dockerfile",
     "trainer": "trainer_image/Dockerfile",
 }
-"""The project's images by name, and where each is described."""
+"""The project's images by name, with their Dockerfiles."""
 IMAGE_PREFIX = "localhost/deepcoder/"
 
 KUBERNETES_VERSION = "v1.36.3"
@@ -47,7 +47,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work; the message names it and how to mend it."""
+    """A setting that cannot work; the message names it and the fix."""
 
 
 def cache_root() -> Path:
@@ -58,7 +58,7 @@ def cache_root() -> Path:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where one cluster keeps its state; `down` removes all of it, the image store excepted."""
+    """Where one cluster keeps its state; `down` removes all of it except the image store."""
 
     name: str = DEFAULT_NAME
     cache: Path = Path()
@@ -74,14 +74,14 @@ class Cluster:
 
     @property
     def state(self) -> Path:
-        """Everything of one life of the cluster."""
+        """All state from one `up` to the next `down`."""
         return self.cache / "devcluster" / self.name
 
     @property
     def cgroup(self) -> str:
         """Name of the cgroup, directly under the root of each hierarchy, that holds every process of the cluster.
 
-        Cgroups are the machine's: clusters of one name in two caches must not take each other for remains.
+        Cgroups belong to the machine: a cluster must not mistake one of the same name in another cache for its remains.
         """
         elsewhere = "" if self.cache == _DEFAULT_CACHE else f"-{content_hash.digest(str(self.cache))[:8]}"
         return f"{CGROUP_PREFIX}{self.name}{elsewhere}"
@@ -93,7 +93,7 @@ class Cluster:
 
     @property
     def image_store(self) -> Path:
-        """containerd's content and snapshots: survives `down`, because loading gigabytes again is what takes time."""
+        """containerd's content and snapshots: survives `down`, because loading gigabytes again takes long."""
         return self.cache / "containerd" / self.name
 
     @property
@@ -113,7 +113,7 @@ class Cluster:
 
     @property
     def var(self) -> Path:
-        """What the node's processes see as /var."""
+        """The directory that the node's processes see as /var."""
         return self.state / "var"
 
     @property
@@ -123,17 +123,17 @@ class Cluster:
 
     @property
     def node_record(self) -> Path:
-        """Which process is the first of the node."""
+        """Record of the node's first process."""
         return self.state / "node.json"
 
     @property
     def node_status(self) -> Path:
-        """What that process says of the components."""
+        """The status of the components, written by that process."""
         return self.state / "status.json"
 
     @property
     def node_spec(self) -> Path:
-        """What that process is told to do."""
+        """The specification that this process carries out."""
         return self.state / "spec.json"
 
     @property

@@ -45,16 +45,16 @@ class ImageStore:
         return set(self._run(["content", "ls", "-q"]).split())
 
     def digest(self, reference: str) -> str:
-        """Digest of the manifest that `reference` names; raises NodeError when there is no such image."""
+        """Digest of the manifest that `reference` names; raises NodeError if there is no such image."""
         try:
             return self._targets()[reference]
         except KeyError:
             raise node.NodeError(f"image {reference} is not in the cluster") from None
 
     def adopt(self, blobs: Mapping[str, Path]) -> None:
-        """Take those of `blobs` (digest: file) that are large and lacking as they lie there, where that can be done.
+        """Link large missing `blobs` (digest: file) into the store where they are, if possible.
 
-        What was not taken, or was collected before its image named it, is sent by the import that must follow.
+        The import that must follow sends those that could not be linked, or were collected before an image named them.
         """
         present = self.blobs()
         for digest, blob in blobs.items():
@@ -101,13 +101,13 @@ class ImageStore:
             raise failure[0]
 
     def remove(self, references: Collection[str]) -> None:
-        """Forget images and collect what no other image uses."""
+        """Remove images and the content that no other image uses."""
         names = removable(self._targets(), references)
         if names:
             self._run(["images", "rm", "--sync", *names], deadline=_REMOVE_SECONDS)
 
     def _targets(self) -> dict[str, str]:
-        """Digest of the manifest that each name stands for."""
+        """Manifest digest of each image name."""
         lines = self._run(["images", "ls"]).splitlines()[1:]
         return {line.split()[0]: line.split()[2] for line in lines}
 
@@ -125,10 +125,10 @@ class ImageStore:
 
 
 def removable(targets: Mapping[str, str], references: Collection[str]) -> list[str]:
-    """Names to remove, so that the content of `references` is let go, out of all `targets` (name: manifest's digest).
+    """Names to remove so that the content of `references` is freed, out of all `targets` (name: manifest's digest).
 
-    The kubelet's view of an image is one more name, the digest of its configuration, which would hold on to gigabytes:
-    it goes with the last name that people use for the same manifest. Such names left alone by others go too.
+    The kubelet adds one more name to each image, the digest of its configuration, which would keep gigabytes. It is
+    removed with the last ordinary name of the same manifest, and also if no ordinary name is left.
     """
     used = {digest for name, digest in targets.items() if name not in references and not name.startswith("sha256:")}
     return sorted(

@@ -24,7 +24,7 @@ def digest(*parts: str | bytes) -> str:
 
 
 def source_files(root: Path, relative: str) -> list[Path]:
-    """Files under `root/relative`, or that file itself, sorted, without what tools generate beside sources."""
+    """Files under `root/relative`, or that file itself, sorted, without files that tools generate among sources."""
     start = root / relative
     if start.is_file():
         return [start]

@@ -13,7 +13,7 @@ _DESCRIPTION = re.compile(r"^(?P<indent> *)description: \S")
 
 
 def without_descriptions(text: str) -> str:
-    """`text` (YAML) without the descriptions of its schemas; a property that is called description stays."""
+    """`text` (YAML) without the descriptions in its schemas; a property named description stays."""
     kept: list[str] = []
     skipped_indent: int | None = None
     for line in text.splitlines():

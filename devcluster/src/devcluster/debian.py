@@ -18,7 +18,7 @@ from devcluster.progress import step
 _DOWNLOAD_SECONDS = 600.0
 SUITE = "bookworm"
 
-# Named with the libraries that a small Debian lacks; what every Debian has (libc, libseccomp with apt, …) is not.
+# Includes the libraries that a minimal Debian lacks, but not what every Debian has (libc, libseccomp with apt, …).
 SYSROOT_PACKAGES = (
     "runc",
     "containernetworking-plugins",
@@ -45,9 +45,9 @@ SYSROOT_PACKAGES = (
     "ipset",
     "libipset13",
 )
-# What the three images of the project need beside their Python packages. libnuma1: vLLM's CPU build loads it.
+# What the project's three images need besides their Python packages. libnuma1: vLLM's CPU build loads it.
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libnuma1", "libgomp1", "tzdata")
-# Left out of the base, but for licences: who passes an image on passes these on too.
+# Omitted from the base. Licences stay, because whoever distributes an image must include them.
 _BASE_PATHS = (
     *(f"path-exclude=/usr/share/{unused}/*" for unused in ("doc", "man", "locale")),
     "path-include=/usr/share/doc/*/copyright",
@@ -55,7 +55,7 @@ _BASE_PATHS = (
 
 
 def sysroot_directory(cache: Path) -> Path:
-    """Where the host programs lie, or will lie."""
+    """Path of the host programs, whether or not they exist yet."""
     return cache / f"sysroot-{content_hash.digest(SUITE, *SYSROOT_PACKAGES)}"
 
 
@@ -65,7 +65,7 @@ def base_archive(cache: Path) -> Path:
 
 
 def search_path(sysroot: Path) -> str:
-    """PATH on which the programs of the sysroot come first."""
+    """A PATH with the sysroot's programs first."""
     return ":".join(
         [*(str(sysroot / place) for place in ("usr/sbin", "usr/bin", "sbin")), "/usr/sbin:/usr/bin:/sbin:/bin"]
     )
@@ -74,7 +74,7 @@ def search_path(sysroot: Path) -> str:
 def library_overlay(sysroot: Path) -> tuple[str, str]:
     """(mount point, lower directories of an overlay) that adds the sysroot's libraries to the machine's.
 
-    For a private mount namespace. LD_LIBRARY_PATH would not do: buildah starts itself anew without it.
+    For a private mount namespace. LD_LIBRARY_PATH would not work: buildah restarts itself without it.
     """
     triplet = f"{os.uname().machine}-linux-gnu"
     target = f"/usr/lib/{triplet}"
@@ -82,7 +82,7 @@ def library_overlay(sysroot: Path) -> tuple[str, str]:
 
 
 def make_sysroot(cache: Path) -> Path:
-    """Download and unpack the host programs unless that has been done."""
+    """Download and unpack the host programs, unless they exist."""
     final = sysroot_directory(cache)
     if final.is_dir():
         return final
@@ -104,7 +104,7 @@ def make_sysroot(cache: Path) -> Path:
 
 
 def make_base(cache: Path, sysroot: Path) -> Path:
-    """Make the root file system of the base image unless that has been done."""
+    """Make the base image's root file system, unless it exists."""
     final = base_archive(cache)
     if final.is_file():
         return final
@@ -132,7 +132,7 @@ def make_base(cache: Path, sysroot: Path) -> Path:
 
 
 def private_apt(cache: Path) -> list[str]:
-    """Options that keep apt's lists, downloads and locks in the cache and its sources the machine's."""
+    """Options that keep apt's lists, downloads and locks in the cache, and use the machine's sources."""
     place = cache / "apt"
     for inner in ("lists/partial", "archives/partial"):
         (place / inner).mkdir(parents=True, exist_ok=True)
@@ -147,13 +147,13 @@ def private_apt(cache: Path) -> list[str]:
 
 
 def _sources() -> list[Path]:
-    """The machine's own Debian sources, where they are kept in files that mmdebstrap reads; else its default."""
+    """The machine's own Debian sources, if they are in files that mmdebstrap reads; otherwise its default."""
     listed = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("debian*"))]
     return [path for path in listed if path.is_file() and SUITE in path.read_text()]
 
 
 def _choose_nft_variants(programs: Path) -> None:
-    """Debian's alternatives system is not run: name iptables' nftables variants ourselves."""
+    """Choose the nftables variants of iptables, because Debian's alternatives system does not run here."""
     for family in ("iptables", "ip6tables"):
         for action in ("", "-save", "-restore"):
             (programs / f"{family}{action}").symlink_to("xtables-nft-multi")

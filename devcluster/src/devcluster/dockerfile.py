@@ -14,11 +14,11 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class DockerfileError(ValueError):
-    """A COPY whose files cannot be told in advance."""
+    """A COPY whose files are not known in advance."""
 
 
 def copied_paths(text: str, arguments: Mapping[str, str] | None = None) -> list[str]:
-    """Paths in the context that COPY names, in order, each once; `arguments` are build arguments."""
+    """Paths in the context that COPY names, in order and without repetition; `arguments` are build arguments."""
     values: dict[str, str] = {}
     found: list[str] = []
     for line in _CONTINUED.sub(" ", text).splitlines():

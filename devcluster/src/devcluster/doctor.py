@@ -20,8 +20,8 @@ from devcluster.command import CommandFailed, run
 from devcluster.config import DOCKERFILES, GO_MINOR, IMAGE_PREFIX
 
 _GIB = 1 << 30
-# The trainer image lies in the cache three times: built, exported, unpacked. The registry's build of torch and its CUDA
-# libraries make it 7 GB, a CPU wheel 2.8 GB. Beside the cache: what Go and uv keep.
+# The cache holds the trainer image three times: built, exported, unpacked. With the registry's build of torch and its
+# CUDA libraries it has 7 GB, with a CPU wheel 2.8 GB. The caches of Go and uv come on top.
 _DISK_FOR_CACHE = 26 * _GIB
 _DISK_FOR_CACHE_WITH_CPU_WHEEL = 14 * _GIB
 _DISK_FOR_GO_AND_UV = 16 * _GIB
@@ -45,12 +45,12 @@ _FILESYSTEMS_NEEDED = ("overlay", "proc", "tmpfs")
 _CONTROLLERS_NEEDED = ("cpu", "cpuset", "memory", "pids")
 """The kubelet does not start without the first three, with cgroup v1 and v2 alike."""
 _PATH_LETTERS = re.compile(r"[A-Za-z0-9._/+@-]*")
-"""Lists of paths, mount options and shells give all others a meaning."""
+"""All other characters have a meaning in lists of paths, mount options or shells."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A directory that is written to, and the variable that names another one."""
+    """A directory that a build writes to, and the variable that chooses another."""
 
     path: Path
     variable: str
@@ -79,7 +79,7 @@ class Facts:
 
 
 def problems(facts: Facts) -> list[str]:
-    """What must be mended first, one sentence each; empty when the machine will do."""
+    """What must be fixed first, one sentence each; empty if the machine is suitable."""
     found: list[str] = []
     if not facts.root:
         found.append("not root: namespaces, mounts and cgroups of the node need it. Run with sudo, or as root")
@@ -106,17 +106,17 @@ def problems(facts: Facts) -> list[str]:
         )
     if {"var", "run", "proc", "sys"} & set(facts.cache.parts[1:2]):
         found.append(
-            f"the cache {facts.cache} lies under a directory that the node replaces by its own."
-            " Set DEEPCODER_CACHE to a place outside /var and /run"
+            f"the cache {facts.cache} is in a directory that the node replaces with its own."
+            " Set DEEPCODER_CACHE to a directory outside /var, /run, /proc and /sys"
         )
     if not _PATH_LETTERS.fullmatch(str(facts.cache)):
         found.append(
-            f"the cache {facts.cache} has a space or another character in its path that mounts and lists of paths do"
-            " not take. Set DEEPCODER_CACHE to a directory of letters, digits and ._+@-"
+            f"the path of the cache {facts.cache} has a space or another character that mounts and lists of paths do"
+            " not accept. Set DEEPCODER_CACHE to a directory of letters, digits and ._+@-"
         )
     found += [
-        f"{place.path} cannot be written: its file system is read-only, or it is somebody else's."
-        f" Set {place.variable} to a directory that can"
+        f"{place.path} is not writable: its file system is read-only, or it belongs to another user."
+        f" Set {place.variable} to a directory that is writable"
         for place in facts.read_only
     ]
     if facts.missing_programs:
@@ -128,7 +128,7 @@ def problems(facts: Facts) -> list[str]:
     if facts.missing_controllers:
         found.append(
             f"the cgroup controllers {', '.join(facts.missing_controllers)} are not mounted under /sys/fs/cgroup,"
-            " neither v1 nor v2. Mount them, or boot with cgroup_enable=memory where the kernel has left that out"
+            " neither v1 nor v2. Mount them, or boot with cgroup_enable=memory if the kernel has disabled that one"
         )
     elif not facts.cgroups_writable:
         found.append(
@@ -152,13 +152,13 @@ def _go_problems(version: str) -> list[str]:
     reason = (
         "an API server built with Go 1.27 serves malformed OpenAPI, and kubectl refuses what it should apply"
         if minor is not None and minor[1] == "1.27"
-        else "the cluster's programs are built and tried with that version alone"
+        else "the cluster's programs are built and tested only with that version"
     )
     return [f"Go is {version}, {GO_MINOR} is needed: {reason}. Install Go {GO_MINOR} and put it first on PATH"]
 
 
 def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
-    """Look at this machine; `ports` are those that the cluster would listen on and does not yet."""
+    """Look at this machine; `ports` are those on which the cluster will listen and does not listen yet."""
     kernel = re.match(r"(\d+)\.(\d+)", platform.release())
     known = Path("/proc/filesystems").read_text().split()
     installed_go = go_version()
@@ -184,7 +184,7 @@ def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
 
 
 def _disk_needed(cache: Path, installed_go: str) -> int:
-    """What is yet to be written, less what earlier runs have left here and in the caches of Go and uv."""
+    """Bytes still to be written, less what earlier runs have left here and in the caches of Go and uv."""
     if _all_exported(cache):
         return _DISK_TO_RUN
     cpu = any("+cpu" in wheel.name for wheel in wheels.found(cache))
@@ -198,13 +198,13 @@ def _disk_needed(cache: Path, installed_go: str) -> int:
 
 
 def _written(cache: Path, installed_go: str) -> list[Place]:
-    """Where a build writes: the cache, and if a program is yet to be built, the caches of the tools."""
+    """Where a build writes: the cache, and if a program is not built yet, the tools' caches."""
     tools = _tool_caches() if Artifacts(cache, installed_go).missing() else []
     return [Place(cache, "DEEPCODER_CACHE"), *tools]
 
 
 def _tool_caches() -> list[Place]:
-    """Where Go and uv keep what they have fetched and built."""
+    """The caches of Go and uv."""
     uv = os.environ.get("UV_CACHE_DIR") or f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/uv"
     found = [Place(Path(uv), "UV_CACHE_DIR")]
     with contextlib.suppress(FileNotFoundError, CommandFailed):
@@ -215,7 +215,7 @@ def _tool_caches() -> list[Place]:
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
+    """The path itself, or the nearest existing folder above it."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
@@ -224,7 +224,7 @@ def _can_be_written(path: Path) -> bool:
 
 
 def _lacking(places: list[Path], whole: int) -> int:
-    """Bytes of `whole` that are not in `places` yet; each file counts once, and those that go meanwhile for nothing."""
+    """Bytes of `whole` that are not in `places` yet. Each file counts once; files that vanish meanwhile do not."""
     present = 0
     linked: set[tuple[int, int]] = set()
     for place in places:
@@ -242,7 +242,7 @@ def _lacking(places: list[Path], whole: int) -> int:
 
 
 def _all_exported(cache: Path) -> bool:
-    """Whether every image of the project is whole in the OCI layout, the last of the large things to be made."""
+    """Whether the OCI layout has every image of the project. It is the last large thing that a build makes."""
     try:
         exported = {reference.rpartition(":")[0] for reference in ocilayout.references(cache / "oci")}
     except ocilayout.NotInLayout:
@@ -251,7 +251,7 @@ def _all_exported(cache: Path) -> bool:
 
 
 def go_version() -> str:
-    """Version of the Go on PATH, such as go1.26.8, or an empty text."""
+    """Version of the Go on PATH, such as go1.26.8; empty if there is none."""
     try:
         return run(["go", "env", "GOVERSION"], deadline=30, env={"GOTOOLCHAIN": "local"}, cwd=Path("/")).strip()
     except (FileNotFoundError, CommandFailed):

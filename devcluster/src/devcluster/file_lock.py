@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 class LockTimeout(RuntimeError):
-    """Somebody else held the lock for the whole wait."""
+    """Another process held the lock for the whole wait."""
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ async def _serve(listener: socket.socket, node: int, host: str, port: int) -> No
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end, then pass the end on, since the other direction may go on; a break ends both."""
+    """Copy until the end, then pass the end on, because the other direction may continue. An error ends both."""
     try:
         while data := await reader.read(_CHUNK):
             writer.write(data)

@@ -34,7 +34,7 @@ class Forward:
 
 
 def existing(cluster: Cluster) -> list[Forward]:
-    """The forwards that run."""
+    """The running forwards."""
     found = []
     for record in sorted(cluster.forwards.glob("*.json")):
         process = procfs.load(record)
@@ -45,7 +45,7 @@ def existing(cluster: Cluster) -> list[Forward]:
 
 
 def find(cluster: Cluster, name: str) -> Forward | None:
-    """The forward of that name, if it runs."""
+    """The forward of that name, if it is running."""
     return next((forward for forward in existing(cluster) if forward.name == name), None)
 
 
@@ -85,7 +85,7 @@ def start(cluster: Cluster, node_pid: int, name: str, host: str, target_port: in
             process.kill()
             raise RuntimeError(f"forward {name} to {host}:{target_port} did not start: {_last_line(log_file)}")
         time.sleep(0.02)
-    process.returncode = 0  # it outlives this process on purpose
+    process.returncode = 0  # it is meant to outlive this process
     started = find(cluster, name)
     if started is None:
         raise RuntimeError(f"forward {name} to {host}:{target_port} ended at once: {_last_line(log_file)}")
@@ -93,18 +93,18 @@ def start(cluster: Cluster, node_pid: int, name: str, host: str, target_port: in
 
 
 def to_service(cluster: Cluster, kube: Kube, target: str, port: int = 0) -> Forward:
-    """Forward to `target`, NAMESPACE/SERVICE:PORT, at the address that the Service has now."""
+    """Forward to `target`, NAMESPACE/SERVICE:PORT, at the Service's current address."""
     match = _TARGET.fullmatch(target)
     if match is None:
         raise ConfigError(f"{target!r} is not NAMESPACE/SERVICE:PORT, such as s3/s3:7070")
     process = node.require_alive(cluster)
     address = kube.get("service", match["service"], match["namespace"])["spec"].get("clusterIP", "None")
     if address == "None":
-        raise ConfigError(f"Service {target} has no cluster address (it is headless): forward to one that has")
+        raise ConfigError(f"Service {target} has no cluster address (it is headless). Choose one that has")
     name = f"{match['namespace']}-{match['service']}-{match['port']}"
     return start(cluster, process.pid, name, address, int(match["port"]), port)
 
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "its log is empty"

@@ -20,7 +20,7 @@ from devcluster.progress import step
 GO_MODULES = REPOSITORY / "devcluster" / "go"
 _BUILD_SECONDS = 3600.0
 _ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"}
-# A quarter of what compiling takes is the compiler's own garbage collection: it is to wait longer, within bounds.
+# The compiler's garbage collection takes a quarter of the build time. Let it wait longer, within bounds.
 _LESS_COLLECTION = {"GOGC": "400", "GOMEMLIMIT": "3GiB"}
 _KUBERAY_MODULE = "github.com/ray-project/kuberay/ray-operator"
 
@@ -34,9 +34,9 @@ class GoProgram:
     tags: str = ""
     ldflags: str = ""
     also_called: tuple[str, ...] = ()
-    """Further names of the (single) program: it looks at the name it is started under."""
+    """Further names of the (single) program, which behaves according to the name it is started under."""
     manifests_of: str = ""
-    """Module in whose source `manifests` lie: what must be applied to a cluster before the program can work."""
+    """Module whose source has `manifests`, which must be applied to a cluster before the program can work."""
     manifests: tuple[str, ...] = ()
 
 
@@ -84,29 +84,29 @@ OPTIONAL = (
     ),
     GoProgram("registry", packages=("github.com/distribution/distribution/v3/cmd/registry",)),
 )
-"""Built only when named, since they take minutes, KEDA half an hour on a busy machine, and single tests need them."""
+"""Built only when named: only a few tests need them, and they take minutes (KEDA half an hour on a busy machine)."""
 
 
 def key(program: GoProgram, go_version: str, modules: Path = GO_MODULES) -> str:
-    """Content hash of everything that decides what a build of `program` gives."""
+    """Content hash of everything that determines the result of building `program`."""
     flags = (program.packages, program.tags, program.ldflags, program.also_called, program.manifests)
     return content_hash.tree_digest(modules, [program.module], go_version, repr(flags))
 
 
 def directory(program: GoProgram, cache: Path, go_version: str) -> Path:
-    """Where the programs built from `program` lie, or will lie."""
+    """Directory of the programs built from `program`, whether or not it exists yet."""
     return cache / "bin" / f"{program.module}-{key(program, go_version)}"
 
 
 def built(cache: Path, go_version: str) -> list[Path]:
-    """Every program that has been built, those too that are built only when named."""
+    """All programs that have been built, including optional ones."""
     places = [directory(program, cache, go_version) for program in (*PROGRAMS, *OPTIONAL)]
     files = [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
     return [path for path in files if path.is_file() and not path.is_symlink()]
 
 
 def build(program: GoProgram, cache: Path, go_version: str) -> Path:
-    """Build `program` unless that has been done; return its directory."""
+    """Build `program` unless it exists; return its directory."""
     final = directory(program, cache, go_version)
     if final.is_dir():
         return final
@@ -137,7 +137,7 @@ def build(program: GoProgram, cache: Path, go_version: str) -> Path:
 
 
 def _copy_manifests(program: GoProgram, target: Path) -> None:
-    """Copy the program's manifests out of the module cache, where `go list` finds its source."""
+    """Copy the program's manifests from the module cache, where `go list` finds its source."""
     found = run(
         ["go", "list", "-m", "-f", "{{.Dir}}", program.manifests_of],
         deadline=60,

@@ -23,7 +23,7 @@ _LOCK_SECONDS = 60.0
 
 
 def enter(cgroup: str) -> None:
-    """Make the cgroup of a cluster; what this will change of the machine is on disk before."""
+    """Create the cgroup of a cluster, after recording on disk what this changes on the machine."""
     with _alone(f"making cgroup {cgroup}"):
         note = _read() or {"boot_id": procfs.boot_id(), "settings": sysctls.present(sysctls.ROOT), "controllers": []}
         note["controllers"] = sorted({*note["controllers"], *cgroups.controllers_to_enable()})
@@ -32,9 +32,9 @@ def enter(cgroup: str) -> None:
 
 
 def leave(cgroup: str) -> None:
-    """Remove the emptied cgroup of a cluster; after the last one the machine is as it was before the first."""
+    """Remove the empty cgroup of a cluster. After the last one, the machine is as it was before the first."""
     if not cgroups.exists(cgroup) and (cgroups.of_clusters() or not NOTE.exists()):
-        return  # nothing is left to do, and it takes no rights to see that
+        return  # nothing is left to do, and checking that needs no rights
     with _alone(f"removing cgroup {cgroup}"):
         cgroups.remove(cgroup)
         if cgroups.of_clusters():
@@ -51,7 +51,7 @@ def _alone(what: str) -> AbstractContextManager[None]:
 
 
 def _read() -> dict[str, Any] | None:
-    """The note of this boot, if there is one: an older one tells of settings that have gone."""
+    """The note of this boot, if there is one: settings in an older note no longer exist."""
     try:
         note: dict[str, Any] = json.loads(NOTE.read_text())
     except FileNotFoundError:

@@ -34,7 +34,7 @@ _KEPT_VERSIONS = 4
 
 @dataclass(frozen=True)
 class ProjectImage:
-    """One of the project's images: where it is described, what decides it, how it is called."""
+    """One of the project's images: its Dockerfile, its inputs and its reference."""
 
     name: str
     repository: Path
@@ -44,7 +44,7 @@ class ProjectImage:
 
 
 def describe(name: str, base: str, local: Path | None, repository: Path = REPOSITORY) -> ProjectImage:
-    """The image `name` as the sources in `repository` decide it."""
+    """The image `name` as built from the sources in `repository`."""
     if name not in DOCKERFILES:
         raise ConfigError(f"image {name!r} is unknown. Choose from: {', '.join(DOCKERFILES)}")
     path = repository / DOCKERFILES[name]
@@ -55,7 +55,7 @@ def describe(name: str, base: str, local: Path | None, repository: Path = REPOSI
 
 
 def prepare(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> None:
-    """Build and export images of the project for a cluster that is yet to come up."""
+    """Build and export images of the project, before the cluster runs."""
     with exclusive(artifacts.cache / "locks" / "images", "images"):
         builder = _Builder(artifacts)
         for name in names:
@@ -63,7 +63,7 @@ def prepare(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> None:
 
 
 def exported(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> tuple[Path, dict[str, str]]:
-    """The OCI layout, and the reference in it of each named image, built from the present sources if need be."""
+    """The OCI layout and each named image's reference in it; builds from the current sources what is missing."""
     prepare(artifacts, names)
     builder = _Builder(artifacts)
     return builder.layout, {name: describe(name, builder.base, builder.wheels).reference for name in names}
@@ -72,9 +72,10 @@ def exported(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> tuple[
 def load(
     cluster: Cluster, artifacts: Artifacts, names: Iterable[str], repository: Path = REPOSITORY
 ) -> dict[str, dict[str, str]]:
-    """Bring all system images and the named images of the project into the cluster; return what charts need of them.
+    """Load all system images and the named images of the project into the cluster; return what charts need.
 
-    From the sources in `repository`; of another than this one nothing is recorded, since it is not what charts install.
+    Images are built from the sources in `repository`. Those of another checkout are not recorded, because the charts do
+    not install them.
     """
     artifacts.require()
     store = ImageStore(running_or_fail(cluster), artifacts.programs()["ctr"], cluster.image_store)
@@ -100,7 +101,7 @@ def load(
 
 
 def record(cluster: Cluster) -> Path:
-    """File with what `load` returned for every image loaded in this life of the cluster."""
+    """File with what `load` returned for each image since the last `up`."""
     return cluster.state / "images.json"
 
 
@@ -129,7 +130,7 @@ class _Builder:
             transfer(self.layout, image.reference, store)
 
     def forget_old(self, image: ProjectImage, store: ImageStore) -> None:
-        """Drop all but the newest few versions of an image, everywhere, so that the caches stay bounded."""
+        """Remove all but the newest few versions of an image everywhere, so that caches stay bounded."""
         ledger = self._artifacts.cache / "images" / f"{image.name}.json"
         known: list[str] = json.loads(ledger.read_text()) if ledger.exists() else []
         kept = newest(known, image.reference, _KEPT_VERSIONS)
@@ -163,7 +164,7 @@ class _Builder:
 
 
 def transfer(layout: Path, reference: str, store: ImageStore) -> None:
-    """Bring an image from an OCI layout into the store."""
+    """Load an image from an OCI layout into the store."""
 
     def send() -> None:
         store.import_stream(lambda stream: ocilayout.write_missing(layout, reference, store.blobs(), stream))
@@ -171,12 +172,12 @@ def transfer(layout: Path, reference: str, store: ImageStore) -> None:
     store.adopt(ocilayout.blobs(layout, reference))
     try:
         send()
-    except NodeError:  # something adopted may have been collected meanwhile: it is lacking again, and is sent
+    except NodeError:  # an adopted blob may have been collected meanwhile; now it is missing again, and is sent
         send()
 
 
 def stage(inputs: Iterable[str], context: Path, repository: Path = REPOSITORY) -> None:
-    """Copy the inputs, and nothing that lies beside them, into an empty build context."""
+    """Copy the inputs, and nothing else, into an empty build context."""
     for relative in inputs:
         for source in content_hash.source_files(repository, relative):
             target = context / source.relative_to(repository)
@@ -188,7 +189,7 @@ def stage(inputs: Iterable[str], context: Path, repository: Path = REPOSITORY) -
 
 
 def newest(known: list[str], current: str, limit: int) -> list[str]:
-    """The last `limit` of the versions `known`, oldest first, when `current` has just been used."""
+    """The last `limit` versions, oldest first, given those `known` before `current` was used."""
     return [*(reference for reference in known if reference != current), current][-limit:]
 
 

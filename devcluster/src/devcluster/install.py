@@ -1,4 +1,4 @@
-"""Installs cluster DNS, KubeRay and the S3 server with the small charts beside this package. Idempotent.
+"""Installs cluster DNS, KubeRay and the S3 server from the small charts in `devcluster/charts`. Idempotent.
 
 Waits for each Deployment by name, with a deadline, and for the S3 server to answer. The credentials of the S3 server
 are generated once per cluster, and kept in a Secret in the cluster and in a file that only root can read on the
@@ -46,7 +46,7 @@ RESTRICTED = {
 
 @dataclass(frozen=True)
 class S3Access:
-    """How the S3 server is reached: from pods, from the machine, and as whom."""
+    """Access to the S3 server: its URLs for pods and for this machine, and the credentials."""
 
     endpoint_in_cluster: str
     endpoint_on_host: str
@@ -57,7 +57,7 @@ class S3Access:
 
 
 def default_s3_port(cluster: Cluster) -> int:
-    """The port that is served already; else the main cluster has one that others may rely on, any other a free one."""
+    """The port in use, if there is one. Otherwise a fixed one for the main cluster, and any free one (0) for others."""
     if (running := forwards.find(cluster, S3_FORWARD)) is not None:
         return running.port
     return DEFAULT_S3_PORT if cluster.name == DEFAULT_NAME else 0
@@ -109,19 +109,19 @@ def install(cluster: Cluster, artifacts: Artifacts, images: dict[str, str], s3_p
 
 
 def record(cluster: Cluster) -> Path:
-    """File with an S3Access as JSON, for root alone to read."""
+    """File with an S3Access as JSON, which only root can read."""
     return cluster.state / "s3.json"
 
 
 def _kuberay_definitions(kube: Kube, artifacts: Artifacts) -> None:
-    """Apply KubeRay's definitions and ClusterRole, unless the cluster has these very ones: it costs seconds."""
+    """Apply KubeRay's CRDs and ClusterRole, which takes seconds, unless the cluster has exactly these."""
     files = sorted((artifacts.directory("kuberay") / "manifests").glob("*.yaml"))
     text = "---\n".join(without_descriptions(path.read_text()) for path in files)
     label = f"devcluster/manifests={content_hash.digest(text)}"
     definitions = _CRD_NAME.findall(text)
     if len(kube.kubectl("get", "crd", "--selector", label, "--output", "name").split()) == len(definitions):
         return
-    # On the server's side: the definitions are larger than what a client may note in an annotation.
+    # Server-side, because the definitions are larger than the annotation of a client-side apply may be.
     kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text.encode(), deadline=180)
     kube.kubectl("label", "crd", "--overwrite", *definitions, label)
 
@@ -137,7 +137,7 @@ def _namespace(kube: Kube, name: str) -> None:
 
 
 def _credentials(kube: Kube) -> tuple[str, str]:
-    """The administrator's key pair: the Secret's where there is one, else a new one."""
+    """The administrator's key pair, from the Secret if it exists, otherwise new."""
     try:
         data = kube.get("secret", "s3-admin", "s3")["data"]
     except CommandFailed as reason:
@@ -158,7 +158,7 @@ def _credentials(kube: Kube) -> tuple[str, str]:
 
 
 def _make_bucket(access: S3Access) -> None:
-    import boto3  # by a set-up alone: the other commands do without one
+    import boto3  # only here, because the other commands must work without packages
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 

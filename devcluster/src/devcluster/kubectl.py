@@ -34,7 +34,7 @@ class Kube:
         return run([self._artifacts.helm, *arguments], deadline=deadline, env=self._environment)
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
-        """One object; raises CommandFailed when there is none."""
+        """One object; raises CommandFailed if it does not exist."""
         found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
         return found
 
@@ -50,5 +50,5 @@ def wait_for(what: str, ready: Callable[[], bool], seconds: float, pause: float 
         except CommandFailed as reason:
             last = f": {reason}"
         if time.monotonic() > deadline:
-            raise CommandFailed(f"waited {seconds:.0f} s in vain for {what}{last}")
+            raise CommandFailed(f"gave up after waiting {seconds:.0f} s for {what}{last}")
         time.sleep(pause)

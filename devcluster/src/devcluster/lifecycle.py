@@ -38,19 +38,19 @@ _CONTAINERD_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Health:
-    """What is wrong with a cluster; `exists` says whether there is anything of one at all."""
+    """What is wrong with a cluster; `exists` says whether any part of it exists."""
 
     exists: bool
     faults: tuple[str, ...]
 
 
 def default_api_port(cluster: Cluster) -> int:
-    """The main cluster has a port that others may rely on; any other takes a free one."""
+    """The main cluster has a fixed port; any other takes a free one (0)."""
     return DEFAULT_API_PORT if cluster.name == DEFAULT_NAME else 0
 
 
 def health(cluster: Cluster, artifacts: Artifacts) -> Health:
-    """Look at everything that makes a cluster usable."""
+    """Check everything that makes a cluster usable."""
     exists = cluster.state.exists() or cgroups.exists(cluster.cgroup)
     if node.running(cluster) is None:
         return Health(exists, ("the node is not running",))
@@ -72,30 +72,30 @@ def health(cluster: Cluster, artifacts: Artifacts) -> Health:
 
 
 def up(cluster: Cluster, artifacts: Artifacts, api_port: int | None = None) -> None:
-    """Start the cluster, or verify the one that runs, or replace one that is half dead."""
+    """Start the cluster, verify a running one, or replace a damaged one."""
     with exclusive(cluster.lock, f"up of cluster {cluster.name}", 300):
         found = health(cluster, artifacts)
         if not found.faults:
             say(f"cluster {cluster.name} is up and healthy")
             return
         if found.exists:
-            say(f"cluster {cluster.name} is not whole ({'; '.join(found.faults)}): starting it anew")
+            say(f"cluster {cluster.name} is damaged ({'; '.join(found.faults)}): starting it again")
             _down(cluster)
         try:
             _up(cluster, artifacts, default_api_port(cluster) if api_port is None else api_port)
         except BaseException:
-            say(f"up failed; the logs are in {cluster.logs} until: devcluster --name {cluster.name} down")
+            say(f"up failed; the logs are in {cluster.logs}, until you run: devcluster --name {cluster.name} down")
             raise
 
 
 def down(cluster: Cluster) -> None:
-    """Remove every trace of the cluster but its image store."""
+    """Remove every trace of the cluster except its image store."""
     with exclusive(cluster.lock, f"down of cluster {cluster.name}", 300):
         _down(cluster)
 
 
 def _up(cluster: Cluster, artifacts: Artifacts, api_port: int) -> None:
-    from devcluster import pki  # the one module that needs more than the standard library
+    from devcluster import pki  # the only module that needs more than the standard library
 
     images = systemimages.describe(artifacts)
     pause = images["pause"]
@@ -137,7 +137,7 @@ def _down(cluster: Cluster) -> None:
     with step(f"take cluster {cluster.name} down"):
         process = node.running(cluster)
         if process is not None:
-            process.kill()  # the kernel ends every process of its namespaces, and with them mounts and links
+            process.kill()  # the kernel then ends all processes of its namespaces and removes their mounts and links
         cgroups.kill(cluster.cgroup)
         host_settings.leave(cluster.cgroup)
         if cluster.state.exists():
@@ -164,7 +164,7 @@ def _node_ready(kube: Kube, cluster: Cluster) -> bool:
 
 
 def running_or_fail(cluster: Cluster) -> ProcessId:
-    """Process 1 of the node, or an error that says how to get one."""
+    """Process 1 of the node; raises NodeError, which says how to start it."""
     process = node.running(cluster)
     if process is None:
         raise node.NodeError(f"cluster {cluster.name} is not up. Run: devcluster --name {cluster.name} up")

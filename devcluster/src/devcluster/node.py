@@ -22,12 +22,12 @@ _START_SECONDS = 20.0
 
 
 class NodeError(RuntimeError):
-    """The node does not run, or a part of it does not."""
+    """The node, or a part of it, is not running."""
 
 
 @dataclass(frozen=True)
 class ComponentState:
-    """A component as the machine sees it; `pid` is 0 when it does not run."""
+    """A component as seen from the machine; `pid` is 0 if it is not running."""
 
     name: str
     pid: int
@@ -38,7 +38,7 @@ class ComponentState:
 
 
 def running(cluster: Cluster) -> procfs.ProcessId | None:
-    """Process 1 of the node, if it lives."""
+    """Process 1 of the node, if it is alive."""
     process = procfs.load(cluster.node_record)
     return process if process is not None and process.alive() else None
 
@@ -72,12 +72,12 @@ def start(cluster: Cluster) -> procfs.ProcessId:
 
 
 def _without_proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """The node has no way out: a proxy would be asked in vain for its own addresses, those of pods and of Services."""
+    """The environment without proxies: the node has no way out, and no proxy reaches its pods and Services."""
     return {name: value for name, value in environment.items() if not name.lower().endswith("_proxy")}
 
 
 def components(cluster: Cluster) -> list[ComponentState]:
-    """State of each component, by what process 1 wrote and what runs."""
+    """State of each component, from what process 1 wrote and which processes exist."""
     process = running(cluster)
     status = _status(cluster)
     if process is None or status is None:
@@ -103,7 +103,7 @@ def api_was_ready(cluster: Cluster) -> bool:
 
 
 def require_alive(cluster: Cluster) -> procfs.ProcessId:
-    """Process 1 of the node; raises NodeError with the last words of what failed."""
+    """Process 1 of the node; raises NodeError with the last output of what failed."""
     process = running(cluster)
     if process is None:
         status = _status(cluster)
@@ -117,7 +117,7 @@ def require_alive(cluster: Cluster) -> procfs.ProcessId:
 
 
 def inside(process: procfs.ProcessId, command: Sequence[str | Path]) -> list[str]:
-    """`command` as it is run inside the node's namespaces."""
+    """A command line that runs `command` inside the node's namespaces."""
     return [
         "nsenter",
         f"--target={process.pid}",
@@ -134,7 +134,7 @@ def inside(process: procfs.ProcessId, command: Sequence[str | Path]) -> list[str
 def run_inside(
     process: procfs.ProcessId, command: Sequence[str | Path], deadline: float, stdin: IO[bytes] | None = None
 ) -> str:
-    """Run `command` inside the node and return its output; raises NodeError with what it said."""
+    """Run `command` inside the node and return its output; raises NodeError with the output if it fails."""
     try:
         done = subprocess.run(
             inside(process, command),
@@ -163,7 +163,7 @@ def wait_for_api(cluster: Cluster, seconds: float) -> None:
 
 
 def tail(path: Path, lines: int) -> str:
-    """The last lines of a log, or why there are none."""
+    """The last lines of a log, or the reason why there are none."""
     try:
         content = path.read_text(errors="replace").strip().splitlines()
     except FileNotFoundError:

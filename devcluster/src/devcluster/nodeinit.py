@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
         identity = procfs.ProcessId.of(child)
         assert identity is not None
         procfs.save(record, identity)
-        os.write(go_write, b"!")  # not before the record is on disk: a crash here must not leave a node nobody knows of
+        os.write(go_write, b"!")  # only now that the record is on disk: a crash must not leave an unrecorded node
         return 0
     os.close(go_write)
     if os.read(go_read, 1) != b"!":
@@ -102,8 +102,8 @@ class _Node:
 
     def _make_view(self) -> None:
         spec = self._spec
-        _mount("none", "/", "", _MS_REC | _MS_SLAVE)  # nothing mounted here shows outside
-        _mount("none", "/", "", _MS_REC | _MS_SHARED)  # the kubelet passes mounts on to its pods
+        _mount("none", "/", "", _MS_REC | _MS_SLAVE)  # mounts made here are not visible outside
+        _mount("none", "/", "", _MS_REC | _MS_SHARED)  # pods see mounts of the kubelet
         _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
         target, lower = spec["library_overlay"]
         _mount("overlay", target, "overlay", _MS_RDONLY, f"lowerdir={lower}")
@@ -138,7 +138,7 @@ class _Node:
                 start_new_session=True,
                 preexec_fn=_unblock_signals,
             )
-        process.returncode = 0  # reaped below with everybody else's orphans, not by Popen
+        process.returncode = 0  # reaped below together with orphans, not by Popen
         return process.pid
 
     def _reap(self) -> None:

@@ -62,7 +62,7 @@ def write(image: StaticImage, target: Path) -> None:
 
 
 def add(archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
-    """Append one file without owner and time."""
+    """Append one file without owner or time."""
     header = tarfile.TarInfo(name)
     header.size, header.mode = len(content), mode
     archive.addfile(header, io.BytesIO(content))

@@ -18,7 +18,7 @@ _NAME = "org.opencontainers.image.ref.name"
 
 
 class NotInLayout(RuntimeError):
-    """An image that the layout should hold is not there."""
+    """The layout lacks an image that it should hold."""
 
 
 def write_missing(layout: Path, reference: str, present: Collection[str], stream: IO[bytes]) -> None:
@@ -40,14 +40,14 @@ def blobs(layout: Path, reference: str) -> dict[str, Path]:
 
 
 def references(layout: Path) -> list[str]:
-    """Names of the images that are whole in the layout; none when there is no layout yet."""
+    """Names of the images that the layout holds completely; none if there is no layout yet."""
     index = layout / "index.json"
     if not index.exists():
         return []
     try:
         manifests = json.loads(index.read_text())["manifests"]
     except ValueError:
-        raise NotInLayout(f"{index} was cut off half-way. Remove {layout}: the images are exported again") from None
+        raise NotInLayout(f"{index} is incomplete. Remove {layout}; the images are then exported again") from None
     return [entry["annotations"][_NAME] for entry in manifests]
 
 
@@ -58,7 +58,7 @@ def layers(layout: Path, reference: str) -> list[Path]:
 
 
 def drop(layout: Path, references: Collection[str]) -> None:
-    """Forget images and remove the blobs that no other image of the layout uses."""
+    """Remove images, and the blobs that no other image of the layout uses."""
     index_file = layout / "index.json"
     index = json.loads(index_file.read_text())
     index["manifests"] = [entry for entry in index["manifests"] if entry["annotations"][_NAME] not in references]
@@ -75,7 +75,7 @@ def _manifest(layout: Path, reference: str) -> dict[str, Any]:
     for entry in json.loads((layout / "index.json").read_text())["manifests"]:
         if entry.get("annotations", {}).get(_NAME) == reference:
             return {name: entry[name] for name in ("mediaType", "digest", "size")}
-    raise NotInLayout(f"{reference} is not in {layout}. Remove that directory: the images are exported again")
+    raise NotInLayout(f"{reference} is not in {layout}. Remove that directory; the images are then exported again")
 
 
 def _blobs(layout: Path, manifest: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ class ProcessId:
         return None if fields is None else cls(pid, int(fields[19]), boot_id())
 
     def alive(self) -> bool:
-        """Whether this very process still runs (a zombie does not)."""
+        """Whether exactly this process still runs (a zombie does not)."""
         fields = stat_fields(self.pid)
         return (
             fields is not None
@@ -40,7 +40,7 @@ class ProcessId:
         )
 
     def kill(self, wait_seconds: float = 20.0) -> None:
-        """SIGKILL this very process and wait until it is gone; raises TimeoutError if it stays."""
+        """SIGKILL exactly this process and wait until it is gone; raises TimeoutError if it stays."""
         deadline = time.monotonic() + wait_seconds
         while self.alive():
             try:
@@ -67,7 +67,7 @@ def stat_fields(pid: int) -> list[str] | None:
 
 
 def children(pid: int) -> list[int]:
-    """Pids, as seen here, of the children of `pid`."""
+    """Pids of the children of `pid`, as seen from here."""
     try:
         return [int(word) for word in (PROC / str(pid) / "task" / str(pid) / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
@@ -75,7 +75,7 @@ def children(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> list[str]:
-    """Arguments of the process, or an empty list when it is gone."""
+    """Arguments of the process; empty if it is gone."""
     try:
         data = (PROC / str(pid) / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -84,7 +84,7 @@ def command_line(pid: int) -> list[str]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of the process in bytes; 0 when it is gone."""
+    """Resident memory of the process in bytes; 0 if it is gone."""
     try:
         pages = int((PROC / str(pid) / "statm").read_text().split()[1])
     except (FileNotFoundError, ProcessLookupError):
@@ -104,7 +104,7 @@ def save(path: Path, process: ProcessId, **more: str | int) -> None:
 
 
 def load(path: Path) -> ProcessId | None:
-    """The recorded process, or None when the record is missing or is not one."""
+    """The recorded process, or None if the record is missing or invalid."""
     try:
         record = json.loads(path.read_text())
         return ProcessId(int(record["pid"]), int(record["start_ticks"]), str(record["boot_id"]))

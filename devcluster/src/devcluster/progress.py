@@ -24,13 +24,13 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def step(what: str) -> Iterator[None]:
-    """Announce `what`, repeat while it lasts, and say how long it took or that it failed."""
+    """Announce `what`, repeat that while it lasts, and report how long it took or that it failed."""
     began = time.monotonic()
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(_HEARTBEAT_SECONDS):
-            say(f"{what}: still at it after {time.monotonic() - began:.0f} s")
+            say(f"{what}: still running after {time.monotonic() - began:.0f} s")
 
     say(f"{what} …")
     beating = threading.Thread(target=beat, daemon=True)

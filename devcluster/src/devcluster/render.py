@@ -21,7 +21,7 @@ CNI_CONFIG = "10-bridge.conflist"
 
 
 def containerd(cluster: Cluster, sysroot: Path, pause_image: str) -> str:
-    """containerd's config.toml. `restrict_oom_score_adj`: lowering the score needs CAP_SYS_RESOURCE, which may lack."""
+    """containerd's config.toml. `restrict_oom_score_adj`: lowering a score takes CAP_SYS_RESOURCE, perhaps missing."""
     return f"""\
 version = 3
 root = '/var/lib/containerd'
@@ -53,7 +53,7 @@ disabled_plugins = [
 
 
 def cni() -> str:
-    """The pod network: one bridge, addresses from the node's range, no masquerading, since there is no way out."""
+    """The pod network: one bridge and addresses from the node's range, without masquerading, as there is no way out."""
     plugin = {
         "type": "bridge",
         "bridge": "cni0",
@@ -71,7 +71,7 @@ def cni() -> str:
 
 
 def kubelet(cluster: Cluster) -> str:
-    """KubeletConfiguration. Nothing is reserved: on two cores, small requests must fit beside the system pods."""
+    """KubeletConfiguration. Nothing is reserved: on two cores, small requests must fit next to the system pods."""
     pki = cluster.pki
     return json.dumps(
         {

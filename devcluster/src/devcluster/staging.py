@@ -18,7 +18,7 @@ _PREFIX = "unfinished-"
 
 @contextlib.contextmanager
 def making(cache: Path, name: str) -> Iterator[Path]:
-    """A path that does not exist yet, for a file or a directory to be renamed when whole; removed if it is not."""
+    """A path that does not exist yet, for a file or directory to rename once complete; removed if it is not renamed."""
     folder = cache / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"{_PREFIX}{name}.{os.getpid()}"
@@ -30,7 +30,7 @@ def making(cache: Path, name: str) -> Iterator[Path]:
 
 
 def sweep(cache: Path) -> None:
-    """Remove what killed builds left. Only while no other build runs."""
+    """Remove what killed builds left. Call it only while no other build runs."""
     for left in (cache / _FOLDER).glob(f"{_PREFIX}*"):
         _remove(left)
 

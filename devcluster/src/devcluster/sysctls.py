@@ -20,12 +20,12 @@ CHANGED_BY_KUBELET = (
 
 
 def present(root: Path) -> dict[str, str]:
-    """The present values by name."""
+    """The current values by name."""
     return {name: (root / name).read_text().strip() for name in CHANGED_BY_KUBELET if (root / name).exists()}
 
 
 def restore(values: Mapping[str, str], root: Path) -> None:
-    """Put values back, those that differ."""
+    """Restore the values that differ."""
     for name, value in values.items():
         if (root / name).read_text().strip() != value:
             (root / name).write_text(value)

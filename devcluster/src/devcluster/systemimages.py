@@ -31,7 +31,7 @@ def describe(artifacts: Artifacts) -> dict[str, ociarchive.StaticImage]:
 
 
 def archive(image: ociarchive.StaticImage, cache: Path) -> Path:
-    """The image as an archive in the cache, made unless that has been done."""
+    """The image as an archive in the cache; made if it does not exist."""
     target = cache / "images" / f"{image.reference.replace('/', '_').replace(':', '-')}.tar"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)

