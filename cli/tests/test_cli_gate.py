@@ -156,16 +156,17 @@ def pod() -> Iterator[Pod]:
     made.close()
 
 
-Serve = Callable[[Callable[[], Stream]], Proxy]
+Serve = Callable[..., Proxy]
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     proxies: list[Proxy] = []
 
-    def start(dial: Callable[[], Stream]) -> Proxy:
+    def start(dial: Callable[[], Stream], first: Callable[[Proxy], None] = lambda proxy: None) -> Proxy:
         proxy = Proxy(0, KEY, lambda: TOKEN, dial)
         proxies.append(proxy)
+        first(proxy)
         threading.Thread(target=proxy.serve).start()
         return proxy
 
@@ -201,10 +202,17 @@ def test_a_pod_that_is_gone_is_told_in_the_browser(pod: Pod, serve: Serve) -> No
     assert "page-9 cannot be reached" in text
 
 
-def live(proxy: Proxy, pod: socket.socket) -> socket.socket:
-    """A browser whose answer from the pod has begun."""
-    browser = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
-    browser.sendall(head("/api/live", f"Cookie: deepcoder-{proxy.port}={KEY}", host=f"127.0.0.1:{proxy.port}"))
+def live(serve: Serve, dialled: socket.socket, pod: socket.socket) -> socket.socket:
+    """A browser whose answer from the pod has begun. It has asked before it is let in: a head may take its time."""
+    browsers: list[socket.socket] = []
+
+    def ask(proxy: Proxy) -> None:
+        browsers.append(socket.create_connection(("127.0.0.1", proxy.port), timeout=20))
+        cookie = f"Cookie: deepcoder-{proxy.port}={KEY}"
+        browsers[0].sendall(head("/api/live", cookie, host=f"127.0.0.1:{proxy.port}"))
+
+    serve(lambda: dialled, ask)
+    (browser,) = browsers
     pod.settimeout(20)
     assert pod.recv(65536).startswith(b"GET /api/live")
     pod.sendall(b"HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n")
@@ -214,7 +222,7 @@ def live(proxy: Proxy, pod: socket.socket) -> socket.socket:
 
 def test_an_answer_that_goes_on_ends_with_its_browser(serve: Serve) -> None:
     ours, theirs = socket.socketpair()
-    browser = live(serve(lambda: ours), theirs)
+    browser = live(serve, ours, theirs)
     browser.close()
     assert theirs.recv(1) == b""
     theirs.close()
@@ -222,7 +230,7 @@ def test_an_answer_that_goes_on_ends_with_its_browser(serve: Serve) -> None:
 
 def test_a_browser_is_told_at_once_that_its_answer_is_over(serve: Serve) -> None:
     ours, theirs = socket.socketpair()
-    browser = live(serve(lambda: ours), theirs)
+    browser = live(serve, ours, theirs)
     theirs.close()
     browser.settimeout(HEAD_SECONDS / 2)
     assert browser.recv(1) == b""
@@ -232,7 +240,7 @@ def test_a_browser_is_told_at_once_that_its_answer_is_over(serve: Serve) -> None
 def test_an_answer_may_go_on_for_longer_than_a_head_may_take(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxies, "HEAD_SECONDS", 0.3)
     ours, theirs = socket.socketpair()
-    browser = live(serve(lambda: ours), theirs)
+    browser = live(serve, ours, theirs)
     theirs.settimeout(0.6)
     with pytest.raises(TimeoutError):
         theirs.recv(1)

@@ -131,11 +131,14 @@ def test_a_server_that_stays_too_busy_is_said_to_be_so_and_not_to_be_away(
     assert len(server.asked) == 4
 
 
-def test_a_busy_server_is_not_waited_for_beyond_the_call_s_own_timeout(server: Server) -> None:
+def test_a_busy_server_is_not_waited_for_beyond_the_call_s_own_timeout(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each try had the whole of it: `--timeout 2` took as long as four tries and three pauses."""
-    server.answers = [(*refusal(429, "too many requests"), {"Retry-After": "3"})]
+    monkeypatch.setattr(connection, "_BUSY_SECONDS", 60.0)
+    server.answers = [(*refusal(429, "too many requests"), {"Retry-After": "60"})]
     with pytest.raises(Unreachable, match="answers 429 too many requests"):
-        server.client(timeout=2.0).get("demo")
+        server.client(timeout=50.0).get("demo")
     assert len(server.asked) == 1
 
 

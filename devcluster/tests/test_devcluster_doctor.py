@@ -2,10 +2,12 @@
 
 import json
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from devcluster import cgroups, doctor
 from devcluster.doctor import Facts, problems
@@ -104,10 +106,8 @@ def test_a_machine_needs_less_disk_once_every_image_is_exported_and_not_before(t
 
 @pytest.mark.usefixtures("empty_caches")
 def test_a_port_in_use_is_found(tmp_path: Path) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()  # the kernel might hand one of its own to somebody else once it is free again
+    with socket.create_server(("127.0.0.1", port)):
         assert doctor.inspect(tmp_path, (port,)).taken_ports == (port,)
     assert doctor.inspect(tmp_path, (port,)).taken_ports == ()
 
@@ -148,6 +148,7 @@ V1 = """\
 """
 
 
+@pytest.mark.usefixtures("empty_caches")
 def test_a_controller_that_the_kernel_left_out_is_found_with_both_versions_of_cgroups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
