@@ -99,7 +99,7 @@ def test_changed_manifest_at_the_top_is_found_by_the_digest_that_is_known_from_e
         None, {"kind": ManifestKind.EXPORT, "step": 5, "ordinal": 3, "parent": chain.second, "world_size": 9} | LONG
     )
     assert forged.uri == chain.export.uri
-    with pytest.raises(Damaged, match="as was asked for"):
+    with pytest.raises(Damaged, match="as requested"):
         chain.walk(chain.export.digest)
 
 

@@ -56,18 +56,19 @@ class Contract(BaseModel):
     )
 
     def to_json(self) -> bytes:
-        """Canonical bytes: camelCase keys in sorted order, no white space, unset options left out."""
+        """Return the canonical bytes: camelCase keys in sorted order, no white space, unset options left out."""
         data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """Read a document; raises `pydantic.ValidationError` naming each offending field."""
+        """Parse a document. Raises `pydantic.ValidationError`, which names each offending field."""
         return cls.model_validate_json(data)
 
 
 def later(default: Any, **constraints: Any) -> Any:
-    """A field that was added to an instruction within a schemaVersion. It is written only if it is not the default."""
+    """Declare a field that was added to an instruction within a schemaVersion. It is written only if it differs from
+    its default."""
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
@@ -100,7 +101,7 @@ class Record(VersionedContract):
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """Read a document; raises `pydantic.ValidationError` naming each offending field."""
+        """Parse a document. Raises `pydantic.ValidationError`, which names each offending field."""
         return cls.model_validate_json(data, extra="ignore")
 
 

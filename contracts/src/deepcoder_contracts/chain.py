@@ -141,12 +141,13 @@ def walk(
 ) -> Iterator[CheckedLink]:
     """Yield the manifest in folder `uri`, its parent, and so on to the root. Stop at the first that cannot be read.
 
-    If the walk stops before the root, the last link says so. A chain that loops or never ends is not whole. `digest` is
-    the expected digest of the first manifest, whose files must all exist. An ancestor's payload may have been pruned,
-    but only completely. `open_folder` may raise `Damaged` for a folder that it cannot reach.
+    If the walk stops before the root, the last link says so, also if the chain loops or exceeds `LONGEST_CHAIN`.
+    `digest` is the expected digest of the first manifest. All files of the first manifest must exist. An ancestor's
+    payload may have been pruned, but only completely. `open_folder` may raise `Damaged` for a folder that it cannot
+    reach.
     """
     child: Manifest | None = None
-    said_by = "as was asked for"
+    said_by = "as requested"
     walked: set[Digest] = set()
     for depth in range(LONGEST_CHAIN):
         uri = uri.rstrip("/")
@@ -176,11 +177,11 @@ def walk(
         yield CheckedLink(uri, found, manifest, pruned, tuple(problems))
         if manifest.parent is None:
             return
-        # A command may export to any folder, and with other code than that of the attempt that the export names.
+        # A command may export to any folder, and with code other than that of the attempt that the export names.
         elsewhere = manifest.kind is ManifestKind.EXPORT and misplaced(uri, manifest) is not None
         child, said_by = None if elsewhere else manifest, "as its child says"
         uri, digest = manifest.parent.uri, manifest.parent.digest
-    problem = f"the chain has more than {LONGEST_CHAIN} links: none from here on was looked at"
+    problem = f"the chain has more than {LONGEST_CHAIN} links: it was not checked from here on"
     yield CheckedLink(uri, None, None, False, (problem,))
 
 
@@ -261,13 +262,13 @@ class _Claims:
         self._left: list[str] = []
 
     def problems(self, uri: str, manifest: Manifest, child: Manifest | None) -> Iterator[str]:
-        """See `Rule`."""
+        """Yield the manifest's problems, as a `Rule` does."""
         folder = uri.removeprefix(f"s3://{self._bucket.name}/")
         if problem := misplaced(folder, manifest):
             yield f"it {problem}"
         elif child is None or child.run.uid != manifest.run.uid:
             if manifest.run.uid in self._left:
-                yield f"it is of run {manifest.run.uid}, which the chain has left before"
+                yield f"it is of run {manifest.run.uid}, to which the chain returns after another run"
             self._left.append(manifest.run.uid)
             yield from self._owner(folder.removesuffix(place_of(manifest)).rstrip("/"), manifest)
 
@@ -277,7 +278,7 @@ class _Claims:
         try:
             record = RunRecord.from_json(self._bucket.get(f"{root}/{RUN}")[0])
         except Missing:
-            yield f"{where} is missing: nothing says whose folder this is"
+            yield f"{where} is missing: the owner of this folder is unknown"
             return
         except ValidationError as e:
             yield f"{where} cannot be read: {e.errors(include_url=False, include_input=False)[0]['msg']}"

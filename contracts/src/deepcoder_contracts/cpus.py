@@ -13,14 +13,15 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_limit(cgroup: Path = _CGROUP) -> int:
-    """CPUs this process may use, at least 1: the smaller of its affinity and its cgroup's quota, rounded up."""
+    """Return the number of CPUs that this process may use: the smaller of its affinity and its cgroup's quota, rounded
+    up, and at least 1."""
     available = len(os.sched_getaffinity(0))
     quota = _quota(cgroup)
     return max(1, available if quota is None else min(available, math.ceil(quota)))
 
 
 def _quota(cgroup: Path) -> float | None:
-    """CPUs by the cgroup's quota (version 2, then 1); None without one."""
+    """Return the cgroup's CPU quota (version 2, then 1), or None if it has none."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)

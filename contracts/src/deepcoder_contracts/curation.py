@@ -246,6 +246,7 @@ def curation_key(
 
 
 def curation_request(spec: CurationSpec, model: str, max_prompt_tokens: int) -> str:
-    """Digest of a run's request. Attempts with the same digest want the same set, even if a source has changed."""
+    """Return the digest of a run's request. Attempts with the same digest want the same set, even if a source has
+    changed."""
     document = {"spec": json.loads(spec.to_json()), "model": model, "max_prompt_tokens": max_prompt_tokens}
     return sha256_digest(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())

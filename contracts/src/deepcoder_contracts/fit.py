@@ -14,16 +14,16 @@ from deepcoder_contracts.supported import Refusal
 
 
 def length_refusals(config: Mapping[str, Any], recipe: Recipe, context: int, field: str) -> Iterator[Refusal]:
-    """Yield a refusal if sequences may be longer than the model's positions, with which vLLM does not start."""
+    """Yield a refusal if sequences may be longer than the model's positions. vLLM would not start."""
     reach, longest = positions(config), recipe.max_prompt_tokens + context
     if longest <= reach:
         return
     room = int(reach) - recipe.max_prompt_tokens
-    mend = f"set it to at most {room}" if room > 0 else f"lower recipe.maxPromptTokens below {int(reach)}"
+    fix = f"set it to at most {room}" if room > 0 else f"lower recipe.maxPromptTokens below {int(reach)}"
     yield Refusal(
         field,
         f"{field} is {context}: with recipe.maxPromptTokens {recipe.max_prompt_tokens} a sequence has up to {longest} "
-        f"tokens, but the model has {int(reach)} positions (max_position_embeddings of its config.json): {mend}, or "
+        f"tokens, but the model has {int(reach)} positions (max_position_embeddings of its config.json): {fix}, or "
         "give the stage a rope scaling, or use a model with more positions",
     )
 

@@ -117,7 +117,7 @@ def window_value(condition: GateCondition, history: Mapping[str, Sequence[float]
 
 
 def evaluate_gate(gate: PromoteWhen, history: Mapping[str, Sequence[float]]) -> GateRecord:
-    """Evaluate all conditions on the stage's metric history (oldest value first)."""
+    """Evaluate all conditions on the stage's metric history, whose values are in order, oldest first."""
     values: dict[str, float] = {}
     for condition in gate.all:
         value = window_value(condition, history)

@@ -26,11 +26,11 @@ MAX_CODE_BYTES = 1 << 20
 """Largest accepted program."""
 
 MAX_TESTS = 10_000
-"""Most tests in one submission."""
+"""Largest number of tests in one submission."""
 
 
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$")]
-"""What a program's function may be called: a top-level function, or a method of class Solution."""
+"""Name of a program's function: a top-level function, or a method of class Solution."""
 
 
 class JudgeMessage(BaseModel):
@@ -46,7 +46,7 @@ class JudgeAnswer(JudgeMessage):
 
 
 class Verdict(StrEnum):
-    """Outcome of one test. `error` alone is a failure of the judge."""
+    """Outcome of one test. Only `error` is a failure of the judge."""
 
     PASSED = "passed"
     WRONG_ANSWER = "wrong_answer"

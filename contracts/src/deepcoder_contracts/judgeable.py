@@ -14,10 +14,10 @@ from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_contracts.strict import parse_json
 
 MAX_DEPTH: Final = 200
-"""Deepest nesting of a function's test: decoding and comparing take up to three frames a level of the stack's
-thousand."""
+"""Deepest nesting of a function's test. Decoding and comparing use up to three stack frames per level, and the
+interpreter allows a thousand."""
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # a text without an end is looked at once
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # linear, even for an unterminated string
 
 
 class Misfit(NamedTuple):
@@ -41,26 +41,26 @@ def misfit(kind: Kind, scoring: Scoring, float_tolerance: float | None, tests: S
         return wrong
     if (wrong := next((found for each in _texts(tests) if (found := _too_deep(*each)) is not None), None)) is not None:
         return wrong
-    # LiveCodeBench answers tests that are not JSON.
+    # LiveCodeBench's harness has its own result for tests that are not JSON.
     return None if scoring is Scoring.LIVECODEBENCH else _no_json(tests)
 
 
 def no_text(field: str, text: str) -> Misfit | None:
-    """Return what is wrong with a text that no message can hold, as JSON text and Python's can be: half of a surrogate
-    pair."""
+    """Return a misfit if a text contains a lone surrogate. JSON and Python strings may, but no message can be encoded
+    with one."""
     try:
         text.isascii() or text.encode()
     except UnicodeEncodeError as error:
         why = (
-            f"holds a lone surrogate at character {error.start}, which is no text: replace it, or decode its source as "
-            "what it is"
+            f"holds a lone surrogate at character {error.start}, which cannot be encoded: replace it, or decode its "
+            "source with the right encoding"
         )
         return Misfit(field, why)
     return None
 
 
 def check_depth(text: str) -> None:
-    """Raise ValueError where a test's JSON is nested deeper than a comparison could follow."""
+    """Raise ValueError if a test's JSON is nested more deeply than it can be compared."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     depth = 0

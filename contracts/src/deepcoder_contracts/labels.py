@@ -37,9 +37,10 @@ def pool_name(run: DeepCoderRun) -> str | None:
 
 
 def trainer_container(containers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The container of a run's pod, or its status, that the trainer runs in; the first one where none has its name.
+    """Return the trainer's container, or its status, from those of a run's pod. Falls back to the first one.
 
-    A template or a service mesh may add others, before it as well, and a kubelet lists statuses by name.
+    The trainer's container need not be the first: a template or a service mesh may add others before it, and a kubelet
+    sorts statuses by name.
     """
     own = (HEAD_CONTAINER, WORKER_CONTAINER)
     first: Mapping[str, Any] = next(iter(containers), {})

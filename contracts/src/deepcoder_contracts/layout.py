@@ -45,7 +45,7 @@ class CheckpointName(NamedTuple):
 
 
 def run_root(prefix: str, run: RunIdentity) -> str:
-    """Key prefix of a run, without a slash at either end."""
+    """Return the key prefix of a run, without a slash at either end."""
     parts = [prefix.strip("/"), run.namespace, f"{run.name}-{run.uid[:8]}"]
     return "/".join(p for p in parts if p)
 

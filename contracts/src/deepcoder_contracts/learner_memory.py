@@ -61,10 +61,10 @@ class LearnerMemory:
     """At the end of the backward pass, instead of the last five: embedding and head, their gradients and the sum."""
 
     host: float
-    """Pinned host memory, of offloaded activations and of what is parked."""
+    """Pinned host memory: offloaded activations, and the parked learner state."""
 
     push: float = 0.0
-    """With a sampler on the same device: everything that is there during a weight transfer, instead of the above."""
+    """With a sampler on the same device: everything in memory during a weight transfer, instead of the above."""
 
     beside: float = 0.0
     """What the colocated sampler keeps while it sleeps."""
@@ -94,7 +94,8 @@ class ExportMemory:
 
 
 def export_memory(shape: ModelShape, recipe: Recipe) -> ExportMemory:
-    """Memory of the export at the end of a Train stage, which is written, stored, and compared with its checkpoint."""
+    """Estimate the memory that the export at the end of a Train stage needs to be written and compared with its
+    checkpoint."""
     width = element_bytes(recipe)
     # A file has at least one tensor, and no more bytes than the model.
     file = min(max(SHARD_BYTES, width * shape.head_matrix), width * parameters(shape))
@@ -105,20 +106,24 @@ def export_memory(shape: ModelShape, recipe: Recipe) -> ExportMemory:
 
 
 def tokens_on_device(recipe: Recipe, context_tokens: int) -> int:
-    """Token budget of a micro-batch on one device: as set, or its share of one sequence of the longest length."""
+    """Return the token budget of a micro-batch on one device: the recipe's, or enough for its share of the longest
+    sequence."""
     longest = recipe.max_prompt_tokens + context_tokens
     return recipe.tokens_per_device or max(MINIMUM_TOKENS, -(-longest // recipe.sequence_parallel))
 
 
 def element_bytes(recipe: Recipe) -> int:
-    """Bytes of a number in the forward and backward pass."""
+    """Return the size, in bytes, of a number in the forward and backward pass."""
     return 4 if recipe.precision is Precision.FLOAT32 else 2
 
 
 def learner_memory(
     shape: ModelShape, recipe: Recipe, ranks: int, context_tokens: int, *, colocated: bool = False
 ) -> LearnerMemory:
-    """Memory of one of `ranks` learners for micro-batches of the longest sequence; `colocated`: with a sampler."""
+    """Estimate the memory of one of `ranks` learners for micro-batches of the longest sequence.
+
+    `colocated` says whether a sampler shares the learner's device.
+    """
     tokens, width = tokens_on_device(recipe, context_tokens), element_bytes(recipe)
     queries = shape.heads * shape.head_dim
     projections = queries + 2 * shape.kv_heads * shape.head_dim
@@ -153,9 +158,9 @@ def sequences_at_once(
     *,
     share: float = MEMORY_SHARE,
 ) -> int:
-    """Number of sequences of the longest length whose keys and values fit into one engine at once.
+    """Return how many sequences of the longest length have room for their keys and values in one engine at once.
 
-    `memory` is that of one GPU, and `share` the part that an engine takes.
+    `memory` is the memory of one GPU in bytes, and `share` the part of it that an engine takes.
     """
     devices = recipe.tensor_parallel
     free = devices * (share * memory - SLACK) - element_bytes(recipe) * parameters(shape)
@@ -164,5 +169,6 @@ def sequences_at_once(
 
 
 def checkpoint_bytes(shape: ModelShape) -> float:
-    """Size of a checkpoint: weights and AdamW's moments in float32. Ranks copy them to host memory before writing."""
+    """Estimate the size of a checkpoint: weights and AdamW's moments in float32. Ranks copy them to host memory before
+    writing."""
     return 12.0 * parameters(shape)

@@ -23,10 +23,10 @@ class StoredCheckpoint:
     """A committed checkpoint as a listing shows it."""
 
     step: int
-    """Steps of its stage."""
+    """Step of its stage."""
 
     ordinal: int
-    """Attempt that wrote it."""
+    """Number of the attempt that wrote it."""
 
     committed_at: datetime
     """When storage received its manifest."""
@@ -89,8 +89,8 @@ def cut_short(manifest: Manifest) -> str | None:
         return "is an export and does not name the checkpoint that it was made from: its chain is cut"
     if manifest.total_steps > manifest.step:
         return (
-            f"has seen {manifest.total_steps} steps, {manifest.step} of them in its stage, and names nothing that it "
-            "comes from: its chain is cut"
+            f"has seen {manifest.total_steps} steps, {manifest.step} of them in its stage, and names no parent: its "
+            "chain is cut"
         )
     return None
 
@@ -98,23 +98,23 @@ def cut_short(manifest: Manifest) -> str | None:
 def broken_link(child: Manifest, parent: Manifest) -> str | None:
     """Return why a manifest cannot descend from the parent that it names, or None if it can."""
     if parent.kind is ManifestKind.EVALUATION:
-        return "has an evaluation for its parent"
+        return "has an evaluation as its parent"
     if parent.kind is ManifestKind.EXPORT and child.kind is not ManifestKind.EVALUATION:
-        return "has an export for its parent, which only an evaluation can"
+        return "has an export as its parent, which only an evaluation can have"
     if child.run.uid != parent.run.uid:
         return None  # spec.from: another run's checkpoint, with a config of its own
     if child.config_digest != parent.config_digest:
         return f"has config digest {child.config_digest}, its parent of the same run {parent.config_digest}"
-    if child.kind is not ManifestKind.EVALUATION and child.seed != parent.seed:  # evaluations draw from their own
+    if child.kind is not ManifestKind.EVALUATION and child.seed != parent.seed:  # evaluations have their own seeds
         return f"has seed {child.seed}, its parent of the same run {parent.seed}"
-    if _differ(child.dataset_digest, parent.dataset_digest):  # an attempt that finds other problems stops
+    if _differ(child.dataset_digest, parent.dataset_digest):  # an attempt stops if the problems have changed
         return f"has dataset digest {child.dataset_digest}, its parent of the same run {parent.dataset_digest}"
     if (child.stage_index == parent.stage_index) != (child.stage == parent.stage):
         return f"calls stage {child.stage_index} {child.stage}, its parent {parent.stage_index} {parent.stage}"
     if child.stage_index < parent.stage_index:
         return f"is of stage {child.stage}, its parent of the later stage {parent.stage}"
     if child.run.namespace == BY_HAND and child.stage != parent.stage:
-        return None  # attempts are numbered stage by stage
+        return None  # in a run by hand, each stage numbers its attempts from 1
     if child.ordinal < parent.ordinal:
         return f"is of attempt {child.ordinal}, its parent of the later attempt {parent.ordinal}"
     if child.ordinal == parent.ordinal and child.kind is not ManifestKind.EVALUATION:

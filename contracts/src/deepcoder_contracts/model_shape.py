@@ -94,17 +94,18 @@ class ModelShape:
 
 
 def parameters(shape: ModelShape) -> int:
-    """Parameters of the model. Norms and biases, a few thousandths, are left out."""
+    """Return the number of parameters of the model. Norms and biases, a few thousandths, are left out."""
     return shape.layers * shape.layer_matrices + root_matrices(shape)
 
 
 def root_matrices(shape: ModelShape) -> int:
-    """Parameters of embedding and head, which are gathered together."""
+    """Return the number of parameters of embedding and head, which are gathered together."""
     return shape.head_matrix * (1 if shape.tied else 2)
 
 
 def positions(config: Mapping[str, Any]) -> float:
-    """Longest sequence that the model's positions reach, computed as in vLLM. Infinite if config.json does not say."""
+    """Return the longest sequence that the model's positions allow, computed as in vLLM. Infinite if config.json does
+    not say."""
     reached = float(config.get("max_position_embeddings") or math.inf)
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if scaling.get("rope_type", scaling.get("type")) in _STRETCHED:
@@ -114,7 +115,7 @@ def positions(config: Mapping[str, Any]) -> float:
 
 
 def kv_bytes_per_token(model_config: Mapping[str, Any], dtype: str) -> int:
-    """Key and value bytes of one token over all layers, from a Hugging Face config.json."""
+    """Return the key and value bytes of one token over all layers, from a Hugging Face config.json."""
     heads = int(model_config["num_attention_heads"])
     kv_heads = int(model_config.get("num_key_value_heads") or heads)
     head_dim = int(model_config.get("head_dim") or int(model_config["hidden_size"]) // heads)
@@ -122,10 +123,10 @@ def kv_bytes_per_token(model_config: Mapping[str, Any], dtype: str) -> int:
 
 
 def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[str, Any]:
-    """Return the entries of config.json that a stage's `rope` replaces; none without it.
+    """Return the entries of config.json that a stage's `rope` replaces. Empty if `rope` is None.
 
-    Both kinds reach the original positions times the factor. transformers and vLLM read the same names. For Dynamic,
-    vLLM uses the base for the longest length at every length.
+    Both kinds extend the original positions by the factor. transformers and vLLM read the same names. For Dynamic, vLLM
+    uses the base of the longest length at every length. Raises ValueError if the original positions are unknown.
     """
     if rope is None:
         return {}
@@ -140,7 +141,7 @@ def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[st
         "original_max_position_embeddings": int(original),
     }
     if rope.type is RopeType.DYNAMIC:
-        # vLLM's own name. Without it vLLM takes the scaled positions for the trained ones and scales nothing.
+        # Only vLLM reads this. Without it, vLLM takes the scaled positions for the trained ones and scales nothing.
         parameters["max_trained_positions"] = int(original)
     if theta := own.get("rope_theta") or config.get("rope_theta"):
         parameters["rope_theta"] = theta

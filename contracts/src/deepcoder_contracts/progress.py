@@ -15,15 +15,15 @@ from pydantic import Field
 from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, Record
 
 AUDIENCE = "deepcoder-operator"
-"""Audience of the token that identifies the reporting pod. Tokens for the API server are not accepted here, nor this
-one there."""
+"""Audience of the token that identifies the reporting pod. The operator does not accept tokens for the API server, and
+the API server does not accept this token."""
 
 MAX_BODY_BYTES = 64 * 1024
 """Largest accepted report."""
 
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
-"""A count that every JSON reader represents exactly. A status takes no more than 2^63."""
+"""A count that every JSON reader represents exactly. A status field holds at most 2^63."""
 
 
 class TrainerPhase(StrEnum):

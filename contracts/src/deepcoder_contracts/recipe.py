@@ -234,7 +234,7 @@ class StageRecipe(Contract):
     """Number of tokens in one micro-batch on one learner device."""
 
     def over(self, recipe: Recipe) -> Recipe:
-        """Return the stage's recipe. Never raises: `misfit` says whether the two fit together."""
+        """Return the stage's recipe without validating it. `misfit` says whether it is valid."""
         return recipe.model_copy(update={name: value for name, value in self if value is not None})
 
     def misfit(self, recipe: Recipe) -> str | None:

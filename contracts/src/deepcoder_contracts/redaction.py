@@ -41,7 +41,7 @@ Slack, Together, and of services whose tokens start with `sk-`.
 
 The searched text may be hostile, and the search holds the interpreter's lock. So the pattern must be linear: it may
 look at each character only a few times, and an alternative that can start often must fail early. No group with a
-lookahead is possessive: Python before 3.11.5, as Debian 12 has it, never matches one."""
+lookahead is possessive: Python before 3.11.5, which Debian 12 ships, never matches such a group."""
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*+(?:-(?!----)[^-]*+)*-----END CERTIFICATE-----")
 
@@ -62,7 +62,7 @@ class Redactor:
     """Removes a set of secrets from texts."""
 
     def __init__(self, values: Iterable[bytes]) -> None:
-        """Raises `TooManyForms`."""
+        """Prepare to remove these values. Raises `TooManyForms`."""
         forms: set[str] = set()
         for form in (form for value in values for form in _forms(value)):
             if len(form) >= SHORTEST:

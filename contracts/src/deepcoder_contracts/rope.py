@@ -1,4 +1,4 @@
-"""Rotary positions scaled beyond the length that a model was trained for, alike for sampler and learner."""
+"""Scaling of rotary positions beyond the length that a model was trained for. Sampler and learner use the same."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 
 class Described(GenerateJsonSchema):
-    """Schemas whose properties are described by their fields' docstrings, unless something else describes them."""
+    """Generates schemas that describe each property by its field's docstring, unless it has another description."""
 
     def model_schema(self, schema: Any) -> JsonSchemaValue:
         """Return the schema of one type."""

@@ -35,7 +35,7 @@ def pod_gpus(pod_spec: Mapping[str, Any]) -> int:
 
 
 def pod_mig_devices(pod_spec: Mapping[str, Any]) -> int:
-    """Return how many of them are MIG devices, of which a process sees only one."""
+    """Return the number of MIG devices that a pod requests. A process can use only one of them."""
     return sum(count for name, count in _requested(pod_spec) if _MIG.fullmatch(name))
 
 

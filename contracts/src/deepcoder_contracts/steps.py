@@ -20,7 +20,7 @@ class StepRecord:
     stage: str
     step: int
     ordinal: int
-    """The attempt that trained it."""
+    """Number of the attempt that trained it."""
     time: float
     """Seconds since the epoch."""
     metrics: Mapping[str, float]
@@ -29,7 +29,7 @@ class StepRecord:
 
 
 def merge_steps(attempts: Iterable[tuple[int, Sequence[str]]]) -> list[StepRecord]:
-    """Return the steps from (ordinal, lines of metrics.jsonl). The highest ordinal counts."""
+    """Return the steps of all attempts, given as (ordinal, lines of metrics.jsonl). The highest ordinal counts."""
     chosen: dict[tuple[str, int], StepRecord] = {}
     for ordinal, lines in attempts:
         for line in lines:

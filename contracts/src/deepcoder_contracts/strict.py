@@ -24,7 +24,7 @@ _DIGITS_AT_ONCE, _MAX_DIGITS = 4000, 50_000
 
 
 def compare_text(got: bytes, expected: str, tolerance: float | None = None) -> str | None:
-    """Return None if `got` is right, else where it first differs."""
+    """Return None if `got` is right, or a description of the first difference."""
     wanted = expected.encode()
     if got == wanted:
         return None
@@ -52,7 +52,7 @@ def _first_difference(got: bytes, wanted: bytes, tolerance: float | None) -> str
 def _close(got: bytes, expected: bytes, tolerance: float) -> bool:
     if len(got) > 400 or not (_NUMBER.fullmatch(got) and _NUMBER.fullmatch(expected)):
         return False
-    value = float(got)  # infinite where it is too large for a float: then only the same text is right
+    value = float(got)  # infinite if it is too large for a float: then only the same text is right
     return math.isfinite(value) and numbers_close(value, float(expected), tolerance)
 
 
@@ -72,13 +72,13 @@ def excerpt(text: bytes, limit: int = 80) -> str:
 
 
 class OddDict:
-    """A dictionary with keys that are no strings: no JSON object, but one that JSON would write."""
+    """A dictionary with keys that are not strings. JSON has no such object, but encoders write most keys as strings."""
 
     def __init__(self, pairs: list[tuple[Any, Any]]) -> None:
         self.pairs = pairs
 
     def as_json(self) -> dict[str, Any] | None:
-        """Return it with keys as JSON writes them, None where a key has no such form."""
+        """Return the dictionary with keys as JSON encodes them, or None if a key cannot be encoded."""
         keys = [_json_key(key) for key, _ in self.pairs]
         if any(key is None for key in keys):
             return None
@@ -86,7 +86,7 @@ class OddDict:
 
 
 def parse_json(text: str) -> Any:
-    """Return the JSON value of a text, integers of up to 50,000 digits included. Raises ValueError, RecursionError."""
+    """Parse JSON, with integers of up to 50,000 digits. Raises ValueError and RecursionError."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -96,7 +96,7 @@ def parse_json(text: str) -> Any:
 
 
 def _parse_int(digits: str) -> int:
-    """int(), in pieces that the interpreter's own limit on integer strings lets through."""
+    """Convert digits to an integer in pieces that are below the interpreter's limit on integer strings."""
     if len(digits) <= _DIGITS_AT_ONCE:
         return int(digits)
     sign, digits = (-1, digits[1:]) if digits.startswith("-") else (1, digits)
@@ -110,7 +110,7 @@ def _parse_int(digits: str) -> int:
 
 
 def equal_as_json(got: Any, expected: Any, tolerance: float | None = None) -> bool:
-    """strict: equal as JSON values; tuples count as arrays, dictionary keys as strings, true is not 1."""
+    """Whether two values are equal as JSON. Tuples count as arrays, dictionary keys as strings, and true is not 1."""
     if isinstance(expected, bool) or expected is None:
         return got is expected
     if isinstance(expected, int | float):
@@ -122,7 +122,7 @@ def equal_as_json(got: Any, expected: Any, tolerance: float | None = None) -> bo
             return False
         kinds = set(map(type, expected))
         if (kinds == {str} or (kinds == {int} and tolerance is None)) and kinds == set(map(type, got)):
-            return list(got) == expected  # most long lists, without a loop
+            return list(got) == expected  # avoids the loop below for most long lists
         return all(equal_as_json(g, e, tolerance) for g, e in zip(got, expected, strict=True))
     if isinstance(got, OddDict) and len(got.pairs) == len(expected):
         got = got.as_json()
@@ -132,7 +132,7 @@ def equal_as_json(got: Any, expected: Any, tolerance: float | None = None) -> bo
 
 
 def _json_key(key: Any) -> str | None:
-    """How JSON writes a dictionary's key; None for a key that it cannot write."""
+    """Return a dictionary's key as JSON encodes it, or None if JSON cannot encode it."""
     if isinstance(key, str):
         return key
     if key is None or isinstance(key, bool | float) or (isinstance(key, int) and abs(key) < 1 << 63):

@@ -26,7 +26,7 @@ def is_loopback(address: str) -> bool:
 
 
 def names_this_machine(url: str) -> bool:
-    """Whether a URL's host is localhost or a loopback address, as it is written; asks no name service."""
+    """Whether a URL's host is written as localhost or a loopback address. No name is resolved."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or is_loopback(host)
@@ -37,7 +37,8 @@ def names_this_machine(url: str) -> bool:
 def resolves_to_local(url: str, *, loopback: bool) -> bool:
     """Whether a URL's host resolves to the local link or, unless `loopback` allows it, to this machine.
 
-    Waits for the name service. An unknown name is fine here: the request itself will fail and say so.
+    Blocks on name resolution. A name that does not resolve counts as not local: the request itself will fail and say
+    so.
     """
     parts = urlsplit(url)
     try:

@@ -44,10 +44,10 @@ class Metadata(Spec):
     """Version of the object."""
 
     creation_timestamp: str = ""
-    """Time the object was created."""
+    """Time at which the object was created."""
 
     deletion_timestamp: str | None = None
-    """Time deletion of the object was requested."""
+    """Time at which deletion of the object was requested."""
 
     finalizers: list[str] = Field(default_factory=list)
     """Finalizers that block deletion."""
@@ -72,11 +72,11 @@ class DeepCoderRun(Spec):
 
 
 _ADJUSTABLE = ("resources", "active_deadline_seconds", "pre_running_deadline_seconds", "stall_seconds")
-"""Fields of a stage that do not define its result: where it runs, and how long anything is waited for."""
+"""Fields of a stage that do not affect its result: where it runs, and how long the operator waits."""
 
 
 def _unchanged(*fields: str) -> str:
-    """CEL: these fields of the stage that `s` reports are what they were."""
+    """Return CEL which checks that these fields of the stage with status entry `s` are unchanged."""
     here, before = "self.spec.stages[s.index]", "oldSelf.spec.stages[s.index]"
     same = "(has({0}.{2}) ? has({1}.{2}) && {0}.{2} == {1}.{2} : !has({1}.{2}))"
     return " && ".join(same.format(here, before, to_camel(field)) for field in fields)
@@ -93,8 +93,9 @@ _STARTED_RESOURCES = (
     "(!has(oldSelf.status.attempt) && !(has(self.spec.recipe) && has(self.spec.recipe.deterministic) && "
     "self.spec.recipe.deterministic)))"
 )
-"""A live attempt keeps what it was created with, Secrets that its pods read included: those are looked up in the spec
-to be taken out of what it prints. A deterministic run repeats only with as many processes as it began with."""
+"""Resources of a started stage may change only between attempts. The operator redacts the values of a live attempt's
+Secrets from its output, and finds those Secrets through the spec, so the spec must match the pods. A deterministic run
+is repeatable only with the number of processes that it began with."""
 
 _RECIPE_RULES = validations(
     Rule(

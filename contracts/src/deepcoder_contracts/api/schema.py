@@ -221,8 +221,8 @@ class _Converter:
         if default is None or default == [] or path.startswith("status"):
             return out
         if not defaults:
-            told = str(default).lower() if isinstance(default, bool) else default
-            out["description"] = f"{out.get('description', name)} Default: {told}.".replace("..", ".")
+            shown = str(default).lower() if isinstance(default, bool) else default
+            out["description"] = f"{out.get('description', name)} Default: {shown}.".replace("..", ".")
         else:
             # An object's default lists its fields: the API server runs CEL rules on it before it applies defaults.
             nested = {n: p["default"] for n, p in out.get("properties", {}).items() if "default" in p}
