@@ -1,4 +1,4 @@
-"""What the end-to-end tests see and do: runs, pods and the bucket of a real cluster, with waits that say what for."""
+"""Access of the end-to-end tests to a real cluster: runs, pods and the bucket, with waits that say what for."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def wait_until(what: str, look: Callable[[], T | None], seconds: float, state: C
 
 
 def patient(look: Callable[[], T]) -> Callable[[], T | None]:
-    """The same look, which sees nothing while the API server is away."""
+    """The same check, which returns nothing while the API server is away."""
 
     def tried() -> T | None:
         try:
@@ -66,7 +66,7 @@ class World:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a user's programs: of this process's PATH alone, and a home, else kubectl keeps its cache in the tree."""
+        """Environment of a user's programs: this process's PATH, and a home, so kubectl's cache is not in the tree."""
         return {"KUBECONFIG": str(self.cluster.kubeconfig), "PATH": os.environ["PATH"], "HOME": str(Path.home())}
 
     @property
@@ -78,7 +78,7 @@ class World:
         return client.CoreV1Api()
 
     def small_run(self, name: str, steps: int = 6) -> Object:
-        """The demo's run with its first stage alone, few steps, small batches, and a checkpoint each second step."""
+        """The demo's run with only its first stage, few steps, small batches, and a checkpoint every second step."""
         run = manifest.rendered(manifest.load(), self.cluster.s3)
         run["metadata"] = {"name": name, "namespace": self.namespace}
         spec = run["spec"]
@@ -124,7 +124,7 @@ class World:
                 raise
 
     def brief(self, name: str) -> str:
-        """Enough of a run to understand a failed wait."""
+        """Enough about a run to understand a failed wait."""
         status = self.status(name)
         conditions = [
             f"{c['type']}={c['status']}({c['reason']}: {c.get('message', '')})" for c in status.get("conditions", [])

@@ -1,8 +1,8 @@
-"""A server of external metrics in a pod, in the place of KEDA's: the load of a pool, as autoscalers ask for it.
+"""A server of external metrics in a pod, in place of KEDA's: the load of a pool, as autoscalers request it.
 
-KEDA's operator makes a HorizontalPodAutoscaler with an external metric, and its metrics server answers the API
-`external.metrics.k8s.io`; all that scales a pool is the autoscaler of Kubernetes itself, through `/scale`. The server
-here answers the same API behind the API server's aggregator with what the judges' own /metrics say.
+KEDA's operator creates a HorizontalPodAutoscaler with an external metric, and its metrics server serves the API
+`external.metrics.k8s.io`. Kubernetes' own autoscaler then scales the pool, through `/scale`. The server here serves
+the same API behind the API server's aggregator, from the judges' own /metrics.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import datetime, http.server, json, re, socket, ssl, sys, urllib.request
 judges, group, version, metric = sys.argv[1:5]
 
 def load():
-    # Programs at all judges, waiting or judged: what a query of Prometheus would sum up.
+    # Programs at all judges, waiting or being judged: the sum that a Prometheus query would compute.
     try:
         addresses = {a[4][0] for a in socket.getaddrinfo(judges, 8080, type=socket.SOCK_STREAM)}
     except OSError:
@@ -66,13 +66,13 @@ server.serve_forever()
 
 @contextmanager
 def served(world: World) -> Iterator[str]:
-    """The metric's name, while it is served."""
+    """Serve the metric; yields its name."""
     services = client.ApiregistrationV1Api()
     _remove(world)
     try:
         authority = _keys(world)
         command = ["python3", "-c", _SERVER, f"{POOL}-judge.{world.namespace}.svc", _GROUP, _VERSION, METRIC]
-        labels = {"app": NAME, "deepcoder.dev/run": NAME}  # judges let pods of runs in
+        labels = {"app": NAME, "deepcoder.dev/run": NAME}  # judges admit pods of runs
         start_pod(world, NAME, labels, [*command, str(_PORT)], {"name": "token", "secret": {"secretName": NAME}})
         port = {"port": 443, "targetPort": _PORT}
         service = {"metadata": {"name": NAME}, "spec": {"selector": {"app": NAME}, "ports": [port]}}
@@ -110,7 +110,7 @@ def _keys(world: World) -> bytes:
 
 
 def _remove(world: World) -> None:
-    """Also before: a test that was killed leaves them."""
+    """Remove the objects; also before a test, because a killed one leaves them."""
     core = world.core
     for delete in (
         lambda: client.ApiregistrationV1Api().delete_api_service(f"{_VERSION}.{_GROUP}", _request_timeout=TIMEOUT),

@@ -1,8 +1,8 @@
-"""How long a run waits for its first verdict: the trainer's own client, made anew for each, in a pod of a run.
+"""Measures how long a run waits for its first verdict, with a new client of the trainer for each, in a pod of a run.
 
-Counted from the client's making to the verdict: the name of the pool's Service, the connection, the token, the judge's
-capacity, the submission, one program on one test. Python's start and imports are left out: a trainer has long done
-with them when it has its first program.
+The time is from creating the client to the verdict: the name of the pool's Service, the connection, the token, the
+judge's capacity, the submission, one program on one test. It excludes Python's start and imports, which a trainer has
+finished long before its first program.
 """
 
 from __future__ import annotations

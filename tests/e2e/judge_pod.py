@@ -1,7 +1,7 @@
-"""A judge's pod as the operator makes it, and what tests do in it: run programs beside the server, look from within.
+"""A judge's pod as the operator creates it, for tests that run programs next to the server and inspect the container.
 
-Commands run through `kubectl exec`, so under the container's own user, seccomp profile and limits. What a test brings
-along (pytest, the suite) goes to the pod's volume at /tmp; the image stays as it was shipped.
+Commands run through `kubectl exec`, under the container's own user, seccomp profile and limits. What a test brings
+along (pytest, the suite) goes to the pod's volume at /tmp; the image stays unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BROUGHT = (
 )
 
 SERVED = {"DEEPCODER_JUDGE_URL": "http://127.0.0.1:8080", "DEEPCODER_JUDGE_TOKEN_FILE": TOKEN_FILE}
-"""Has the suite attack the server."""
+"""Makes the suite attack the server."""
 
 ASK = """
 import sys, urllib.request
@@ -105,7 +105,7 @@ class JudgePod:
         return kubectl(self.world.cluster, *words, seconds=seconds, stdin=stdin)
 
     def refusal(self, *command: str) -> CommandFailed:
-        """Run a command that has to fail."""
+        """Run a command that must fail."""
         try:
             said = self.do(*command, seconds=120)
         except CommandFailed as failed:
@@ -116,7 +116,7 @@ class JudgePod:
         return self.do("python3", "-c", program, *arguments, seconds=seconds)
 
     def ask(self, path: str) -> str:
-        """GET a path of the server that runs in the pod."""
+        """GET a path from the server in the pod."""
         return self.python(ASK, path, TOKEN_FILE)
 
     def capacity(self) -> dict[str, Any]:
@@ -124,13 +124,13 @@ class JudgePod:
         return found
 
     def judge(self, programs: list[str]) -> list[dict[str, Any]]:
-        """Have programs judged at once, each on one test whose output is `right`."""
+        """Submit programs at the same time, each with one test whose output is `right`."""
         said = self.do("python3", "-c", JUDGE, TOKEN_FILE, stdin=json.dumps(programs), seconds=240)
         answers: list[dict[str, Any]] = json.loads(said)
         return answers
 
     def judge_held(self, programs: list[str], resident_bytes: int) -> list[dict[str, Any]]:
-        """Have programs judged that wait for SIGUSR1, which they get when all hold so much memory at once."""
+        """Submit programs that wait for SIGUSR1, which they get once all of them hold that much memory."""
         with ThreadPoolExecutor(1) as thread:
             judging = thread.submit(self.judge, programs)
             held = int(self.python(RELEASE, str(len(programs)), str(resident_bytes), str(HELD_SECONDS)))
@@ -139,7 +139,7 @@ class JudgePod:
         return answers
 
     def memory(self) -> tuple[int, int]:
-        """The most memory that the container has had, and its limit, in bytes."""
+        """The container's peak memory and its limit, in bytes."""
         peak, limit = (int(number) for number in self.python(MEMORY).split())
         return peak, limit
 
@@ -157,7 +157,7 @@ class JudgePod:
         )  # fmt: skip
 
     def run_suite(self, *files: str, seconds: float) -> str:
-        """Run test files beside the server, against the server; return what pytest said, failed or not."""
+        """Run test files in the pod against the server; returns pytest's output, whether or not tests failed."""
         environment = [f"PYTHONPATH={SUITE}/site", *(f"{name}={value}" for name, value in SERVED.items())]
         pytest = ["python3", "-m", "pytest", "-v", "--no-header", "-rfEs", "--tb=short", "--durations=10"]
         try:
@@ -167,7 +167,7 @@ class JudgePod:
 
 
 def collected(*files: str) -> set[str]:
-    """Names of the tests that the files have for a judge that is served."""
+    """Names of the tests in the files that apply to a served judge."""
     told = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", *_options(str(TESTS.parent), files)],
         env={**os.environ, **SERVED},
@@ -182,7 +182,7 @@ def collected(*files: str) -> set[str]:
 
 
 def outcomes(said: str) -> dict[str, set[str]]:
-    """Names of the tests by what became of them, from what pytest said."""
+    """Names of the tests by outcome, from pytest's output."""
     found: dict[str, set[str]] = {}
     for name, outcome in re.findall(r"^\S*?(tests/\w+\.py::.+?) ([A-Z]{4,})(?: \(.*\))?$", said, re.M):
         found.setdefault(outcome, set()).add(name)
@@ -190,7 +190,7 @@ def outcomes(said: str) -> dict[str, set[str]]:
 
 
 def _options(root: str, files: tuple[str, ...]) -> list[str]:
-    """How pytest runs, or collects, test files below `root` alike in the pod and here."""
+    """Arguments with which pytest runs or collects test files below `root`, the same in the pod and here."""
     plain = ["-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", root, "-o", "console_output_style=classic"]
     quiet = ["-W", "ignore::pytest.PytestUnknownMarkWarning"]
     return [*plain, *quiet, *(f"{root}/tests/{name}" for name in files)]
@@ -201,7 +201,7 @@ def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def create(world: World, name: str, slots: int, limits: dict[str, str]) -> None:
-    """Create a pool of one judge; limits that are not given are the operator's."""
+    """Create a pool of one judge; the operator sets limits that are not given."""
     resources = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": limits}
     body = {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -235,7 +235,7 @@ def start(world: World, name: str, slots: int) -> JudgePod:
 
 
 def trouble(world: World, name: str) -> tuple[str, str]:
-    """What a pool says of its readiness, and the last log of its judge."""
+    """The pool's readiness condition, and the last log of its judge."""
     pool: Any = world.objects.get_namespaced_custom_object(
         GROUP, VERSION, world.namespace, "sandboxpools", name, _request_timeout=TIMEOUT
     )
@@ -245,7 +245,7 @@ def trouble(world: World, name: str) -> tuple[str, str]:
 
 
 def stop(world: World, name: str) -> None:
-    """Also before a test: one that was killed leaves its pool."""
+    """Remove the pool; also before a test, because a killed one leaves it."""
     delete_and_wait(world.cluster, "sandboxpool", name, world.namespace, seconds=READY_SECONDS)
     selector = f"deepcoder.dev/pool={name}"
     for kind in ("pods", "secrets"):

@@ -18,7 +18,7 @@ CALLER = """
 import concurrent.futures, json, socket, sys, time, urllib.request
 
 def reach(host):
-    # The name of a judge, and the way to it, are there a moment after the judge is ready.
+    # The judge's DNS name and route appear shortly after the judge is ready.
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -52,14 +52,14 @@ print(json.dumps({"passed": [r[0] for r in results], "seconds": sorted(r[1] for 
 
 
 def remove_pool(world: World) -> None:
-    """Also before a test: one that was killed leaves its pool."""
+    """Remove the pool; also before a test, because a killed one leaves it."""
     delete_and_wait(world.cluster, "sandboxpool", POOL, world.namespace, seconds=READY_SECONDS)
     wait_until("the judges are gone", lambda: not judges(world), READY_SECONDS, lambda: judges(world))
 
 
 @contextmanager
 def pool_of(world: World, judges: int, **spec: Any) -> Iterator[str]:
-    """A pool of small judges, so many of them ready, of one slot each."""
+    """Create a pool of that many small judges with one slot each, and wait until they are ready."""
     judge = {"name": "judge", "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
     body = {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -79,7 +79,7 @@ def pool_of(world: World, judges: int, **spec: Any) -> Iterator[str]:
 
 
 def ready(world: World, replicas: int, seconds: float = READY_SECONDS) -> None:
-    """Wait until so many judges are ready."""
+    """Wait until that many judges are ready."""
     wait_until(
         f"{replicas} judges are ready",
         lambda: status(world).get("readyReplicas") == replicas,
@@ -105,7 +105,7 @@ def judges(world: World) -> list[str]:
 def call(
     world: World, name: str, labels: dict[str, str], programs: int, *, at_once: int | None = None, seconds: float = 3
 ) -> None:
-    """A pod that sends programs to the pool's judges, each of so many seconds, all at once unless said otherwise."""
+    """A pod that sends programs of that many seconds to the pool's judges, all at once by default."""
     host = f"{POOL}-judge.{world.namespace}.svc"
     arguments = [host, str(programs), str(at_once or programs), str(seconds)]
     volume = {"name": "token", "secret": {"secretName": f"{POOL}-token"}}
@@ -120,7 +120,7 @@ def start_pod(
     volume: dict[str, Any],
     image: str | None = None,
 ) -> None:
-    """A pod within the restricted standard, with the judge's image unless another is named, and a volume at /token."""
+    """A pod that meets the restricted standard, by default with the judge's image, and a volume at /token."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     body = {
         "metadata": {"name": name, "labels": labels},
@@ -151,12 +151,12 @@ def start_pod(
 
 
 def finished(world: World, name: str) -> str | None:
-    """How a pod ended, None while it has not."""
+    """How a pod ended; None until then."""
     phase = world.core.read_namespaced_pod(name, world.namespace, _request_timeout=TIMEOUT).status.phase
     return phase if phase in ("Succeeded", "Failed") else None
 
 
 def output(world: World, name: str) -> str:
-    """What a pod has printed."""
+    """The output of a pod."""
     log: str = world.core.read_namespaced_pod_log(name, world.namespace, _request_timeout=TIMEOUT)
     return log

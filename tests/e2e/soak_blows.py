@@ -1,8 +1,8 @@
-"""What is killed during a soak, at random and on the record: pods of a run, operator, S3 server, API server.
+"""Kills parts of the platform at random during a soak and records it: pods of a run, operator, S3 server, API server.
 
-Nothing is asked to stop: pods are deleted without grace, the API server's process gets SIGKILL. Targets and moments
-come from a seed; when each lands depends on the machine. A blow that finds nothing to hit, or whose request fails
-because an earlier blow took the API server, is counted as missed.
+Nothing is asked to stop: pods are deleted without a grace period, and the API server's process gets SIGKILL. Targets
+and moments come from a seed; the exact time of each depends on the machine. A blow that finds no target, or whose
+request fails because an earlier blow hit the API server, counts as missed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from devcluster import cgroups, procfs
 
 PAUSE_SECONDS = (20.0, 40.0)
 TRAINER_BLOWS_A_RUN = 2
-"""Each costs a run the start of an attempt; with more of them a soak would be all starts."""
+"""Each costs a run the start of an attempt; with more of them, a soak would consist only of starts."""
 OPERATOR = "app.kubernetes.io/name=deepcoder-operator"
 
 
 @dataclass(frozen=True)
 class Blow:
-    """One thing that was killed; `second` counts from the soak's start."""
+    """One kill; `second` counts from the soak's start."""
 
     second: float
     run: str
@@ -40,7 +40,7 @@ class Blow:
 
 
 class Blows:
-    """Kills one thing after another while a run is set; between runs it rests."""
+    """Kills one target after another while a run is set; pauses between runs."""
 
     def __init__(self, world: World, node_cgroup: str, seed: int) -> None:
         self._world, self._cgroup = world, node_cgroup
@@ -62,12 +62,12 @@ class Blows:
         self._thread.join(60)
 
     def aim(self, run: str | None) -> None:
-        """The run whose time it is; with None nothing is struck, and a blow under way has landed when this returns."""
+        """Set the current run. None pauses; a blow in progress is over when this returns."""
         with self._lock:
             self._run = run
 
     def of(self, run: str) -> list[Blow]:
-        """What was killed during a run."""
+        """The kills during a run."""
         return [blow for blow in self.landed if blow.run == run]
 
     def _strike_on(self) -> None:
@@ -108,7 +108,7 @@ class Blows:
 
 
 def kill_api_server(node_cgroup: str) -> str | None:
-    """SIGKILL; which process it was, None if there is none. The node starts another."""
+    """SIGKILL the process; returns which it was, None if there is none. The node starts another."""
     for pid in cgroups.processes(node_cgroup):
         if any(word.endswith("kube-apiserver") for word in procfs.command_line(pid)[:1]):
             os.kill(pid, signal.SIGKILL)

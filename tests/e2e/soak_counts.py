@@ -1,8 +1,8 @@
-"""What a cluster holds when a run is over and gone: memory, descriptors, processes, cgroups, mounts, objects.
+"""Counts what a cluster holds after a run is gone: memory, descriptors, processes, cgroups, mounts, objects.
 
-Counted when nothing of the run is left, so that what grows from run to run has leaked. Processes are those of the
-node's cgroup, pods included, whoever started them; memory is their proportional set size, which counts what they share
-once. API objects are the API server's own count by resource. Raises OSError, CommandFailed, or what S3's client does.
+Nothing of the run is left then, so whatever grows from run to run is a leak. Processes are all of the node's cgroup,
+including pods. Memory is their proportional set size, which counts shared memory once. API objects are the API server's
+own count by resource. Raises OSError, CommandFailed, or errors of the S3 client.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from devcluster.config import Cluster
 
 OBJECTS = re.compile(r"^apiserver_(?:resource|storage)_objects\{([^}]*)\} (\S+)$", re.MULTILINE)
 NOT_COUNTED = re.compile(r'resource="(events|leases)"')
-"""They come and go with time and not with runs: events live for an hour."""
+"""These depend on time, not on runs: events live for an hour."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """One look at an idle cluster."""
+    """Counts of an idle cluster."""
 
     memory_mb: float
     """Proportional set size of all processes of the node and its pods, MiB."""
@@ -37,11 +37,11 @@ class Counts:
     mounts: int
     api_objects: int
     unfinished_uploads: int
-    """Multipart uploads that nobody has completed or aborted."""
+    """Multipart uploads that were neither completed nor aborted."""
 
 
 def of(world: World, cluster: Cluster) -> Counts:
-    """Look at a cluster on which no run is."""
+    """Count what a cluster without runs holds."""
     pids = sorted(cgroups.processes(cluster.cgroup))
     lines = [" ".join(procfs.command_line(pid)) for pid in pids]
     node = procfs.load(cluster.node_record)
@@ -72,7 +72,7 @@ def _proportional_kb(pid: int) -> int:
         for line in (procfs.PROC / str(pid) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1])
-    return 0  # it has just ended
+    return 0  # the process has just ended
 
 
 def _descriptors(pid: int) -> int:
@@ -82,7 +82,7 @@ def _descriptors(pid: int) -> int:
 
 
 def _cgroups(name: str) -> int:
-    """Directories below the cluster's cgroup, in the hierarchy that has most."""
+    """Directories below the cluster's cgroup, in the hierarchy with the most of them."""
     return max(sum(path.is_dir() for path in (h.mount / name).rglob("*")) for h in cgroups.hierarchies())
 
 

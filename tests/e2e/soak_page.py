@@ -1,6 +1,6 @@
-"""The page and the picture of a soak: one row a run, what struck it, and what was left after it.
+"""Writes the page and the picture of a soak: one row per run, with what was killed during it and left after it.
 
-Everything on the page comes from the rows; nothing is written by hand. Raises ImportError without matplotlib.
+Everything on the page comes from the rows. Raises ImportError without matplotlib.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One run of the soak, and the idle cluster after it."""
+    """One run of the soak, and counts of the idle cluster after it."""
 
     run: str
     seconds: float
     """From its creation to Complete."""
     attempts: int
     links: int
-    """Manifests that `verify --deep` walked."""
+    """Number of manifests that `verify --deep` checked."""
     objects: int
     """Objects below its folder in the bucket."""
     objects_mb: float
@@ -45,17 +45,18 @@ class Row:
 
 
 def write(page: Path, rows: Sequence[Row], missed: int, machine: str) -> None:
-    """The page, and beside it the picture of the same name."""
+    """Write the page, and a picture of the same name next to it."""
     picture = page.with_suffix(".png")
     _draw(rows, picture)
     struck = Counter(blow.target for row in rows for blow in row.blows)
     text = [
         f"# {len(rows)} runs of the demo in a row while everything is killed, {page.stem.removeprefix('soak-')}",
         "",
-        f"`tests/e2e/test_e2e_soak.py`, {machine}. One cluster; the next run begins when the one before is gone. "
-        f"Killed at random meanwhile, without a grace period: {_told(struck)}; {missed} blows met nothing.",
+        f"`tests/e2e/test_e2e_soak.py`, {machine}. There was one cluster, and each run began when the previous one was "
+        f"gone. Killed at random meanwhile, without a grace period: {_told(struck)}. {missed} more attempts to kill "
+        "found nothing.",
         "",
-        "Every run became Complete and every checkpoint's chain was verified `--deep`.",
+        "Every run became Complete, and the chain of every checkpoint was verified with `--deep`.",
         "",
         "| run | s | attempts | what was killed | links verified | objects in S3 | MB |",
         "|---|---|---|---|---|---|---|",

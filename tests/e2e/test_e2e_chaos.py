@@ -1,7 +1,7 @@
-"""Chaos with KubeRay, kubelet and trainer real: what happens to a run's objects and to the API server under it.
+"""Chaos with real KubeRay, kubelet and trainer: a run survives what happens to its objects and to the API server.
 
-What needs more than one node, or an API server that lies, is played in the operator's own tests (`test_chaos_api`,
-`test_chaos_children`); the killing of pods is in `test_e2e_failures` and, without end, in `test_e2e_soak`.
+The operator's own tests simulate what needs several nodes or a faulty API server (`test_chaos_api`,
+`test_chaos_children`). `test_e2e_failures` kills single pods, `test_e2e_soak` kills everything again and again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def step_at_least(step: int) -> Callable[[dict[str, Any]], bool]:
 
 
 def ended(world: World, name: str) -> dict[str, Any]:
-    """The status of a run that is over, whatever the API server does meanwhile."""
+    """The status of a run once it is over, whatever the API server does meanwhile."""
 
     def look() -> dict[str, Any] | None:
         status = world.status(name)
@@ -97,7 +97,7 @@ def test_attempt_whose_pods_fit_nowhere_is_given_up_with_the_schedulers_words_an
 
 @pytest.fixture
 def foreign_job(world: World) -> Iterator[str]:
-    """A RayJob of somebody else's under the name of a run's first attempt; it is suspended and starts nothing."""
+    """A foreign RayJob with the name of a run's first attempt; it is suspended and starts nothing."""
     run = "e2e-foreign"
     container = {"name": "ray-head", "image": world.cluster.images.trainer}
     head = {"rayStartParams": {}, "template": {"spec": {"containers": [container]}}}
@@ -156,7 +156,7 @@ def test_namespace_deleted_in_mid_run_goes_with_all_that_is_in_it(world: World) 
 
 
 def remove_namespace(world: World) -> None:
-    """Delete it, and wait until it is gone, which is what a finalizer that nobody takes off would prevent."""
+    """Delete it and wait until it is gone, which a finalizer that nobody removes would prevent."""
 
     def gone() -> bool:
         try:

@@ -33,7 +33,7 @@ def test_live_run_is_looked_into_stopped_and_read_back(
     world.wait_for(name, "a step is trained", lambda status: (status.get("progress") or {}).get("step"), 420)
 
     def steps() -> str | None:
-        """Lines in which the live trainer tells of its steps."""
+        """Lines in which the live trainer reports its steps."""
         found = typed(world, "logs", name, "--tail", "200")
         return found if "step" in found else None
 

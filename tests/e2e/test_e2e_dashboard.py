@@ -1,6 +1,6 @@
-"""The dashboard of the real cluster in a real browser, opened as its users open it.
+"""The dashboard of the real cluster in a real browser, opened as users open it.
 
-With SCREENSHOTS=FOLDER it keeps a picture of each tab, with SEEN_RUN=NAME of a run that is there already (`make demo`).
+SCREENSHOTS=FOLDER keeps a picture of each tab; SEEN_RUN=NAME uses an existing run (of `make demo`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TABS = {"overview": "Overview", "curves": "Curves", "samples": "Rollouts", "eval
 
 @pytest.fixture
 def viewer(world: World) -> Iterator[str]:
-    """An account that may view what is in the demo's namespace."""
+    """An account with the right to view the demo's namespace."""
     about = {"name": VIEWER, "namespace": world.namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
     apply(
@@ -53,7 +53,7 @@ def viewer(world: World) -> Iterator[str]:
 
 @contextmanager
 def dashboard(world: World, account: str, *run: str) -> Iterator[str]:
-    """The address that the command prints, for as long as it runs."""
+    """The address that the command prints, valid while the command runs."""
     command = [tool("kubectl-deepcoder"), "dashboard", *run, "-n", world.namespace, "--no-open"]
     command += ["--service-account", account]
     environment = world.environment | {"PYTHONUNBUFFERED": "1"}
@@ -70,7 +70,7 @@ def dashboard(world: World, account: str, *run: str) -> Iterator[str]:
 
 @pytest.fixture
 def certified(world: World, tmp_path: Path) -> Iterator[Path]:
-    """The page with a certificate, of an authority of its own, for as long as the test lasts."""
+    """The page with a certificate from its own authority, during the test."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-keyout", f"{tmp_path}/tls.key", "-out", f"{tmp_path}/tls.crt", "-days", "2", "-subj", "/CN=page"]
     subprocess.run([*command, "-addext", f"subjectAltName=DNS:{PAGE}"], check=True, capture_output=True, timeout=30)
@@ -105,7 +105,7 @@ def test_a_page_with_a_certificate_is_opened_by_the_command_and_over_https(
 
 @contextmanager
 def to_service(world: World, namespace: str, name: str, port: int) -> Iterator[int]:
-    """A port of this machine that kubectl forwards to a Service's."""
+    """A local port that kubectl forwards to a Service."""
     command = [world.cluster.kubectl, "port-forward", "-n", namespace, f"svc/{name}", f":{port}"]
     process = subprocess.Popen(command, env=world.environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -121,7 +121,7 @@ def to_service(world: World, namespace: str, name: str, port: int) -> Iterator[i
 
 @contextmanager
 def browsing() -> Iterator[Page]:
-    """A page of Chromium, whose errors fail the test."""
+    """A page in Chromium; its errors fail the test."""
     complaints: list[str] = []
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []

@@ -1,4 +1,4 @@
-"""A run on the real cluster survives what happens to it: each test is one failure, and what must be so afterwards."""
+"""A run on the real cluster survives failures: each test causes one, and checks what must hold afterwards."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_head_deleted_in_mid_stage_attempt_two_resumes_from_the_newest_verified_
     first = steps[0]
     assert first > 5, "attempt 2 began from nothing"
     assert steps == list(range(first, 61))
-    # From storage, since the status holds only the checkpoints that were newest when the operator looked.
+    # From storage, because the status has only the checkpoints that were newest when the operator looked.
     saved = next(step for step in steps if step % 5 == 0)
     made = world.stored(name, f"{layout.checkpoint_dir(STAGE, saved, 2)}/{layout.MANIFEST}")
     parent = layout.checkpoint_dir(STAGE, first - 1, 1)

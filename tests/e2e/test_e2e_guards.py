@@ -1,4 +1,4 @@
-"""What guards a run's pods on the real cluster, found by trying, and what one leaves that is evicted or crashes."""
+"""Attacks on the protection of a run's pods on the real cluster, and what an evicted or crashed pod leaves behind."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_stranger_reaches_no_port_of_a_run_and_a_pod_of_the_run_needs_the_token(
 def test_head_that_is_evicted_without_an_operator_saves_and_the_run_goes_on_from_there(
     world: World, start_run: Callable[..., str]
 ) -> None:
-    """Nobody tells the trainer to drain: its pod's preStop hook does."""
+    """No operator tells the trainer to drain; its pod's preStop hook does."""
     name, head = running(world, start_run, "e2e-evicted")
     deployments = client.AppsV1Api()
     (operator,) = deployments.list_namespaced_deployment(

@@ -1,4 +1,4 @@
-"""The images as they run: nobody is root, nothing can be written, and each says of itself what is in it."""
+"""The images when they run: no process is root, nothing is writable, and each holds its own bill of materials."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ print(json.dumps({
 
 @pytest.fixture(params=["operator", "sandbox", "trainer"])
 def said(request: pytest.FixtureRequest, world: World) -> Iterator[dict[str, Any]]:
-    """What a pod of the image sees of itself, under the restricted standard but with a root file system that is not
-    read-only: what is not writable then is so by its owner alone."""
+    """What a pod of the image sees, under the restricted standard but with a writable root file system, so that only
+    file owners protect files."""
     name = f"e2e-image-{request.param}"
     container = {
         "name": "look",

@@ -1,4 +1,4 @@
-"""The weaker tier where it counts: hostile tests inside a judge's real pod, against the server that serves there."""
+"""The Landlock tier in its real place: hostile tests inside a judge's pod, against the server in that pod."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ y = bytearray(100 << 20)
 y[::4096] = b"1" * len(y[::4096])
 while not told: time.sleep(0.01)
 """
-"""Only when all is written does it hold HELD bytes: then it waits to be told that others do too."""
+"""It holds HELD bytes only when all of them are written. Then it waits for the signal that the others do, too."""
 
 HELD = 890 << 20
 BEYOND = "x = bytearray(2 << 30)"
@@ -141,7 +141,7 @@ def test_judge_with_too_little_memory_for_its_slots_does_not_start_and_says_why(
     def told() -> str | None:
         try:
             message, log = trouble(world, SMALL)
-        except CommandFailed:  # no log yet
+        except CommandFailed:  # there is no log yet
             return None
         return log if "CrashLoopBackOff" in message and log.strip() else None
 

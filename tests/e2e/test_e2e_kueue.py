@@ -1,7 +1,7 @@
-"""Runs in a queue of a real Kueue on the real cluster: one waits for quota, one is evicted, saves, and goes on later.
+"""Runs in a queue of a real Kueue on the real cluster: one waits for quota, one is evicted, saves and continues later.
 
-Kueue runs as a process beside the cluster's API server, as in the operator's own tests; here KubeRay, the kubelet and
-the trainer are real too. What it needs is installed for the test and removed after it.
+Kueue runs as a process next to the cluster's API server, as in the operator's own tests; here KubeRay, the kubelet and
+the trainer are real, too. The test installs what Kueue needs, and removes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(1800)]
 QUEUE = "e2e-team"
 START_SECONDS = 420
 CPUS = "300m"
-"""Of the three pods of one small run."""
+"""The cores of the three pods of one small run."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Queue:
         return list(found["items"])
 
     def used(self) -> str:
-        """Cores that runs hold."""
+        """Number of cores that runs hold."""
         (queue,) = [q for q in self.objects(CLUSTER_QUEUES) if q["metadata"]["name"] == QUEUE]
         flavors = (queue.get("status") or {}).get("flavorsUsage") or []
         return next((str(r["total"]) for f in flavors for r in f["resources"] if r["name"] == "cpu"), "0")

@@ -1,7 +1,7 @@
-"""A real Prometheus scrapes a real run: every panel of the dashboards and every alert asks for what is there.
+"""A real Prometheus scrapes a real run: the queries of every dashboard panel and every alert find data.
 
-Prometheus runs beside the cluster and reaches operator, head and judges through port-forwards, with the labels
-that the chart's PodMonitors would give.
+Prometheus runs outside the cluster and reaches operator, head and judges through port-forwards, with the labels
+that the chart's PodMonitors would add.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 NAME = "e2e-monitored"
 STEPS = 900
-"""More than are ever trained here: the run goes on for as long as it is looked at."""
+"""More than are ever trained here, so the run continues during the whole test."""
 FILES = Path(__file__).resolve().parents[2] / "helm" / "deepcoder-operator" / "files"
 _SELECTOR = re.compile(r"deepcoder_\w+(?:\{[^}]*\})?")
 
 
 @contextmanager
 def forwarded(world: World, namespace: str, pod: str, port: int) -> Iterator[str]:
-    """host:port on this machine that reaches a pod's."""
+    """A host:port on this machine that reaches a port of a pod."""
     local = _free_port()
     command = [world.cluster.kubectl, "port-forward", "-n", namespace, f"pod/{pod}", f"{local}:{port}"]
     environment = {**os.environ, "KUBECONFIG": str(world.cluster.kubeconfig)}
@@ -53,7 +53,7 @@ def forwarded(world: World, namespace: str, pod: str, port: int) -> Iterator[str
 
 @contextmanager
 def prometheus(directory: Path, targets: list[tuple[str, dict[str, str]]]) -> Iterator[str]:
-    """Scrapes addresses each second under labels; yields its own URL."""
+    """A Prometheus that scrapes addresses each second, with labels; yields its URL."""
     scrape = [{"targets": [address], "labels": labels} for address, labels in targets]
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -76,7 +76,7 @@ def prometheus(directory: Path, targets: list[tuple[str, dict[str, str]]]) -> It
 
 
 def ask(url: str, path: str, **query: str) -> Any:
-    """Data of an answer of Prometheus' API, None while it does not answer."""
+    """Data from Prometheus' API; None while it does not answer."""
     try:
         with urllib.request.urlopen(f"{url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=TIMEOUT) as answer:
             return json.load(answer)["data"]
@@ -85,7 +85,7 @@ def ask(url: str, path: str, **query: str) -> Any:
 
 
 def panels() -> dict[str, str]:
-    """Title of a page and its panel to a query, with the variables as they are for All."""
+    """For each dashboard's panels, by title, a query with the variables set to All."""
     found = {}
     for path in sorted((FILES / "dashboards").glob("*.json")):
         dashboard = json.loads(path.read_text())
@@ -97,7 +97,7 @@ def panels() -> dict[str, str]:
 
 
 def alerts() -> dict[str, str]:
-    """Each series that an alert looks at, under its name; what it is compared with is tried by promtool."""
+    """The series of each alert, by its name; promtool tests the comparisons."""
     rules = [rule for name in ("alerts.yaml", "alerts-standby.yaml") for rule in _rules(FILES / name)]
     return {
         f"alert {rule['alert']}: {selector}": selector for rule in rules for selector in _SELECTOR.findall(rule["expr"])
@@ -143,12 +143,12 @@ def test_every_panel_and_every_alert_finds_its_data_in_a_run(
 
 def _rules(path: Path) -> list[dict[str, str]]:
     content = yaml.safe_load(path.read_text())
-    groups = content["groups"] if isinstance(content, dict) else content  # more groups, of a chart with a standby
+    groups = content["groups"] if isinstance(content, dict) else content  # the latter: groups for charts with a standby
     return [rule for group in groups for rule in group["rules"]]
 
 
 def _rules_of(url: str) -> set[str]:
-    """Alerts that Prometheus itself evaluates, and finds no fault in."""
+    """Alerts that Prometheus itself evaluates without an error."""
     groups = ask(url, "rules")["groups"]
     return {rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "ok"}
 

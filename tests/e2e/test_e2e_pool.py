@@ -1,4 +1,4 @@
-"""A SandboxPool on the real cluster: it follows a burst of real programs, and only runs get through to it."""
+"""A SandboxPool on the real cluster: it follows a burst of real programs, and only pods of runs reach it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_only_pods_of_runs_reach_judges_even_with_the_token(world: World, pool: 
 
 
 def test_judges_reach_nobody(world: World, pool: str) -> None:
-    """From the judge's own pod, outside of the confinement of programs: the API server does not answer."""
+    """In the judge's own pod, outside the confinement of programs, the API server cannot be reached."""
     connect = (
         "import os, socket\n"
         "try:\n"
@@ -99,7 +99,7 @@ def test_autoscaler_sets_the_number_of_judges_through_the_scale_subresource(worl
 
 
 def test_autoscaler_follows_an_external_metric_as_keda_has_it_do(world: World, callers: list[str]) -> None:
-    """KEDA makes such an autoscaler; the metric is served in its place (`external_metrics`)."""
+    """KEDA creates such an autoscaler; here `external_metrics` serves the metric in KEDA's place."""
     autoscaling = client.AutoscalingV2Api()
     with pool_of(world, 1, replicas=1, scaling={"mode": "External"}), external_metrics.served(world) as metric:
         target = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "SandboxPool", "name": POOL}

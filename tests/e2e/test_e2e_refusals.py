@@ -1,4 +1,4 @@
-"""What a user got wrong is said at once, in words that name the field and the mend, and costs nothing."""
+"""A user's mistake is reported at once, with the field and the fix, and costs nothing."""
 
 from __future__ import annotations
 

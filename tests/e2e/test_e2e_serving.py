@@ -1,6 +1,6 @@
-"""A finished run's model behind a Service: exported with a card, fetched and checked by a pod, asked for a chat.
+"""A finished run's model behind a Service: exported with a card, fetched and checked by a pod, answering a chat.
 
-At 64K, and at 128K with its positions scaled by YaRN, with prompts that are longer than the length before.
+At 64K, and at 128K with positions scaled by YaRN, each with prompts longer than the next shorter length.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ AT_128K = {
     "MAX_MODEL_LEN": "131072",
     "HF_OVERRIDES": json.dumps({"rope_parameters": _YARN, "max_position_embeddings": 131072}),
 }
-# What a CPU has in the place of a GPU; vLLM's CPU build, and no compiler in the image.
+# Settings for a CPU instead of a GPU: vLLM's CPU build, and no compiler in the image.
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
 
 
 @pytest.fixture
 def exported(world: World, start_run: Callable[..., str]) -> tuple[str, str]:
-    """URI and digest of an export of a finished run, made by the command."""
+    """URI and digest of an export of a finished run, made with the command."""
     name = start_run("e2e-serve", steps=2)
     world.wait_for_phase(name, "Complete", 900)
     run = world.run(name)
@@ -110,7 +110,7 @@ def pods(world: World) -> list[Any]:
 
 
 def state(world: World) -> str:
-    """What a failed wait has to know."""
+    """Information for the message of a failed wait."""
     lines = []
     for pod in pods(world):
         for status in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]:
@@ -133,7 +133,7 @@ def ready(world: World) -> bool:
 
 @contextmanager
 def forwarded(world: World) -> Iterator[str]:
-    """The Service on this machine while the block runs."""
+    """Forward the Service to this machine while the block runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -158,7 +158,7 @@ def forwarded(world: World) -> Iterator[str]:
 
 
 def serve_with(world: World, settings: dict[str, str]) -> None:
-    """Other values in the ConfigMap, and a pod that has them, as a user would change them."""
+    """Change values in the ConfigMap as a user would, and wait for a pod that has them."""
     world.core.patch_namespaced_config_map(SECRET, world.namespace, {"data": settings})
     before = {pod.metadata.uid for pod in pods(world)}
     for pod in pods(world):

@@ -1,8 +1,8 @@
-"""The demo's run again and again on one cluster while whatever it needs is killed at random.
+"""The demo's run, repeated on one cluster while everything that it needs is killed at random.
 
 Each run must become Complete, its chain must verify, and the cluster must hold no more after the last run than after
-the second. `SOAK_RUNS` (10) and `SOAK_SEED` (0) make it shorter or another; with `SOAK_PAGE=FILE` the dated page and
-its picture are written.
+the second. `SOAK_RUNS` (10) and `SOAK_SEED` (0) change the number of runs and the kills; `SOAK_PAGE=FILE` writes the
+dated page and its picture.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUN_SECONDS = 1500
 GONE_SECONDS = 240
 QUIET_SECONDS = 240
 ALLOWED = {"memory_mb": 120.0, "descriptors": 120, "processes": 8, "cgroups": 8, "mounts": 8, "api_objects": 8}
-"""More than after the second run, at the most: one leaked thing a run would be eight after the tenth."""
+"""The allowed increase since the second run. One leak per run would be eight after the tenth."""
 
 pytestmark = [
     pytest.mark.e2e,
@@ -73,7 +73,7 @@ def test_runs_in_a_row_complete_while_everything_is_killed_and_leave_nothing(wor
 
 
 def demo_run(world: World, name: str) -> dict[str, Any]:
-    """The demo's run under another name, which may fail more often than a demo should."""
+    """The demo's run with another name, which may fail more often than a demo should."""
     run = manifest.rendered(manifest.load(), world.cluster.s3)
     run["metadata"] = {"name": name, "namespace": world.namespace}
     run["spec"]["failurePolicy"] = {"maxAttempts": 20, "backoff": {"initialSeconds": 1, "maxSeconds": 5}}
@@ -81,7 +81,7 @@ def demo_run(world: World, name: str) -> dict[str, Any]:
 
 
 def completed(world: World, name: str) -> dict[str, Any]:
-    """The status of a run that became Complete; one that failed ends the soak at once."""
+    """The status of a run once it is Complete; a failed run ends the soak at once."""
     look = patient(lambda: world.status(name))
 
     def ended() -> dict[str, Any] | None:
@@ -93,7 +93,7 @@ def completed(world: World, name: str) -> dict[str, Any]:
 
 
 def verified(world: World, name: str) -> int:
-    """Number of manifests that `verify --deep` walks from the run's checkpoints to their roots; each must hold."""
+    """Number of manifests that `verify --deep` checks from the run's checkpoints to their roots; all must be valid."""
     done = subprocess.run(
         [
             *(tool("kubectl-deepcoder"), "verify", name, "-n", world.namespace, "--deep", "-o", "json"),
@@ -109,13 +109,13 @@ def verified(world: World, name: str) -> int:
 
 
 def remove(world: World, name: str) -> None:
-    """Delete a run and wait until it is gone, whatever strikes meanwhile."""
+    """Delete a run and wait until it is gone, whatever is killed meanwhile."""
     wait_until(f"{name} can be deleted", patient(lambda: (world.delete(name), True)[1]), GONE_SECONDS)
     wait_until(f"{name} is gone", patient(lambda: world.run(name) is None), GONE_SECONDS)
 
 
 def whole(world: World) -> bool:
-    """Whether the operator and the S3 server are ready, and no pod of theirs is on its way out."""
+    """Whether the operator and the S3 server are ready, and none of their pods is terminating."""
     pods = [
         pod
         for ns in (OPERATOR_NAMESPACE, "s3")
@@ -132,7 +132,7 @@ def whole(world: World) -> bool:
 
 
 def idle(world: World, cluster: Cluster) -> Counts | None:
-    """What the cluster holds, once no pod of a run is left."""
+    """Counts of the cluster once no pod of a run is left."""
     if not whole(world) or world.core.list_namespaced_pod(world.namespace, _request_timeout=15).items:
         return None
     counts = soak_counts.of(world, cluster)

@@ -1,6 +1,6 @@
-"""The tutorial, typed as it stands on the development cluster, prints what it shows; so do fences that need a cluster.
+"""The tutorial's commands print on the development cluster what the page shows; so do other fences that need a cluster.
 
-WRITE_TUTORIAL=1 puts what was printed into the page instead: what it shows is real.
+WRITE_TUTORIAL=1 writes the printed output into the page instead, so that the page shows real output.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WRITE = bool(os.environ.get("WRITE_TUTORIAL"))
 
 @pytest.fixture(scope="module")
 def typed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """A reader's shell after `make demo`: the run is there and over."""
+    """A reader's shell after `make demo`, with a finished run."""
     cluster = world.cluster
     if world.status(RUN).get("phase") != "Complete":
         world.delete(RUN)
@@ -55,7 +55,7 @@ def test_the_tutorial_is_as_it_says(typed: Shell, world: World) -> None:
 
 
 def write(fence: Fence, printed: list[str]) -> None:
-    """Put what was printed into the page."""
+    """Write the printed output into the page."""
     new = "".join(
         f"$ {step.command}\n" + "".join(f"{line.rstrip()}\n" for line in now.splitlines())
         for step, now in zip(fence.steps, printed, strict=True)

@@ -1,6 +1,6 @@
-"""The chart's own test, and its end in every order: release, CRDs, namespaces; with live runs. Nothing stays for ever.
+"""The chart's own test, and uninstalling release, CRDs and namespaces in every order, with live runs. Nothing hangs.
 
-Near the end of the end-to-end tests: it takes the operator away for a moment.
+It runs near the end of the end-to-end tests, because it removes the operator for a moment.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CRDS = [f"{plural}.{GROUP}" for plural in ("deepcoderruns", "sandboxpools")]
 
 @pytest.fixture
 def again(world: World) -> Iterator[None]:
-    """The operator is there again afterwards, and so are the CRDs."""
+    """Restores the operator and the CRDs afterwards."""
     yield
     platform.install_chart(world.cluster)
 
@@ -37,18 +37,18 @@ def uninstall(world: World, release: str = platform.RELEASE, namespace: str = OP
 
 
 def delete_crds(world: World, seconds: float) -> None:
-    """Runs and pools go with them; fails if a finalizer of one of them stays."""
+    """Delete the CRDs, and with them runs and pools; fails if one of their finalizers stays."""
     platform.kubectl(world.cluster, "delete", "crd", *CRDS, f"--timeout={seconds:.0f}s", seconds=seconds + 20)
 
 
 def served(world: World) -> set[str]:
-    """Of our CRDs, those that are there."""
+    """Those of our CRDs that exist."""
     found = client.ApiextensionsV1Api().list_custom_resource_definition(_request_timeout=TIMEOUT).items
     return {crd.metadata.name for crd in found} & set(CRDS)
 
 
 def suspended(world: World, start_run: Callable[..., str]) -> None:
-    """A run that the operator holds, which costs no GPU."""
+    """A run with the operator's finalizer that uses no GPU."""
     start_run(NAME, 6, change=lambda manifest: manifest["spec"].update(suspend=True))
     world.wait_for_phase(NAME, "Suspended", 120)
     assert FINALIZER in (world.run(NAME) or {})["metadata"]["finalizers"]
@@ -96,7 +96,7 @@ def test_crds_that_go_with_the_release_wait_for_no_run(
 
 
 def test_crds_may_go_first(world: World, start_run: Callable[..., str], again: None) -> None:
-    """The operator lets their runs go while it is there."""
+    """The running operator releases their runs."""
     suspended(world, start_run)
     delete_crds(world, 90)
     assert not served(world)
@@ -120,7 +120,7 @@ def test_a_run_whose_operator_went_with_its_namespace_is_freed_as_the_docs_say(
 
 
 def test_a_watched_namespace_that_is_gone_holds_nothing_up(world: World, again: None) -> None:
-    """A release for two teams, of which one has left with its namespace."""
+    """A release for two teams, of which one is gone with its namespace."""
     uninstall(world)
     home, ours, theirs = "e2e-home", "e2e-team-a", "e2e-team-b"
     try:

@@ -1,7 +1,7 @@
-"""A release of the chart, with its operator and CRDs, is upgraded to this one under a run in the middle of a stage.
+"""Upgrades an older release of the chart, with its operator and CRDs, to this one in the middle of a run's stage.
 
-The release before is taken from history, so the test needs it. Nothing of the run restarts, it completes as it began,
-and what the newer CRD alone knows is there at once. Last of the end-to-end tests: it takes the platform away first.
+The older release comes from git history, which the test needs. Nothing of the run restarts, it completes as it began,
+and fields that only the newer CRD knows are available at once. It runs last, because it removes the platform first.
 """
 
 from __future__ import annotations
