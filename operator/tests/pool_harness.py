@@ -28,6 +28,7 @@ from deepcoder_operator.kube.resources import (
     PODS,
     POOLS,
     SECRETS,
+    SERVICE_ACCOUNTS,
 )
 from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunKey
 from deepcoder_operator.sandbox import reconciler as passes
@@ -151,6 +152,11 @@ async def eventually(what: str, check: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.1)
 
 
+async def has_account(kube: Kube, namespace: str) -> bool:
+    """Whether pods that name no ServiceAccount are let in: a controller makes theirs after the namespace."""
+    return await kube.find(SERVICE_ACCOUNTS, namespace, "default") is not None
+
+
 async def kubelet(f: Field) -> None:
     """Start pods, and let go of those that are being deleted."""
     changes, number = Changes(f.kube, f.namespace, PODS), 0
@@ -158,18 +164,19 @@ async def kubelet(f: Field) -> None:
         group.create_task(changes.follow())
         while True:
             seen = changes.count
-            items, _ = await f.kube.list(PODS, f.namespace, LABEL_POOL)
-            for pod in items:
-                meta, phase = pod["metadata"], pod.get("status", {}).get("phase")
-                if meta.get("deletionTimestamp"):
-                    await f.kube.delete(PODS, f.namespace, meta["name"], grace_seconds=0)
-                elif phase == "Pending" and f.kubelet_works:
-                    number += 1
-                    ready = {"type": "Ready", "status": "True"}
-                    address = f"127.0.1.{number}"
-                    status = {"phase": "Running", "conditions": [ready], "podIP": address, "podIPs": [{"ip": address}]}
-                    with suppress(errors.NotFound):
-                        await f.kube.patch(PODS, f.namespace, meta["name"], {"status": status}, "status")
+            with suppress(errors.Unavailable):  # a busy machine's API server is asked again
+                items, _ = await f.kube.list(PODS, f.namespace, LABEL_POOL)
+                for pod in items:
+                    meta, phase = pod["metadata"], pod.get("status", {}).get("phase")
+                    if meta.get("deletionTimestamp"):
+                        await f.kube.delete(PODS, f.namespace, meta["name"], grace_seconds=0)
+                    elif phase == "Pending" and f.kubelet_works:
+                        number += 1
+                        ready, address = {"type": "Ready", "status": "True"}, f"127.0.1.{number}"
+                        reached = {"podIP": address, "podIPs": [{"ip": address}]}
+                        status = {"phase": "Running", "conditions": [ready]} | reached
+                        with suppress(errors.NotFound):
+                            await f.kube.patch(PODS, f.namespace, meta["name"], {"status": status}, "status")
             await changes.after(seen, LOOK_SECONDS)
 
 
@@ -187,6 +194,7 @@ async def read_token(f: Field) -> None:
 async def field_in(kube: Kube, namespace: str) -> AsyncIterator[Field]:
     """The namespace, with its kubelet at work and its judges answering."""
     f = Field(kube, namespace, Judges())
+    await eventually("the account of the namespace's pods", lambda: has_account(kube, namespace))
     app = web.Application()
     app.router.add_get("/v1/capacity", f.judges.answer)
     runner = web.AppRunner(app)

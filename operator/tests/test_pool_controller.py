@@ -148,8 +148,15 @@ async def test_stale_cache_never_leads_to_pods_too_many(harness: Field) -> None:
     async def blind_pass() -> list[str]:
         blind = Informer(harness.kube, PODS, LABEL_POOL, lambda _: None, index=pool_group)
         reconciler = harness.reconciler(blind)
+
+        async def passed() -> bool:
+            with suppress(errors.Conflict):  # the disruption budget's controller wrote first
+                await reconciler.reconcile(await harness.pool())
+                return True
+            return False
+
         try:
-            await reconciler.reconcile(await harness.pool())
+            await eventually("a pass that meets no other's write", passed)
         finally:
             await reconciler.close()
         return [p["metadata"]["name"] for p in await harness.pods()]
