@@ -1,9 +1,8 @@
 """Printing: a table for people, JSON and YAML for programs, each with the same content.
 
-Programs, models and other people have written much of what is printed, and a terminal obeys what it is sent: it can be
-told to change its title, to move the cursor over what stands there, or to fill the clipboard. So people are shown such
-characters as `\\x1b`. JSON and YAML have escapes of their own for them. A log that goes to no terminal is passed on
-byte by byte.
+Much of what is printed was written by programs, models and other people, and a terminal executes control sequences:
+they can change its title, overwrite text, or fill the clipboard. So people see control characters as `\\x1b`. JSON and
+YAML have their own escapes. A log that does not go to a terminal is passed on byte by byte.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from typing import Any
 
 import click
 import yaml
-from rich.cells import cell_len
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 _LAYOUT = frozenset("\n\t\u200c\u200d")
-"""Lines, tabs, and what joins or parts letters of some scripts and emoji."""
+"""Newline, tab, and the characters that join or separate letters of some scripts and emoji."""
 _COLOUR = re.compile(r"\x1b\[[\d;:]*m")
 _BEYOND_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
 WIDE = 400
-"""Columns where there is no terminal: a table in a pipe is not wrapped."""
+"""Width in columns if there is no terminal, so that a table in a pipe is not wrapped."""
 
 
 def _width() -> int:
@@ -42,7 +41,7 @@ def _width() -> int:
 
 
 def document(value: Any, form: str) -> None:
-    """As JSON or YAML."""
+    """Print a value as JSON or YAML."""
     text = plain(value)
     if form == "json":
         written = json.dumps(text, indent=2, ensure_ascii=False)
@@ -51,7 +50,7 @@ def document(value: Any, form: str) -> None:
         )
     else:
         shown = yaml.safe_dump(text, sort_keys=False, allow_unicode=True)
-        if not all(map(_harmless, shown)):  # it leaves marks that turn the direction of what follows as they are
+        if not all(map(_harmless, shown)):  # YAML keeps marks that change the direction of the text after them
             shown = yaml.safe_dump(text, sort_keys=False)
         sys.stdout.write(shown)
 
@@ -87,7 +86,7 @@ def _drawn(columns: Sequence[str], cells: Iterable[Sequence[str]], width: int) -
 
 
 def cell(value: Any) -> str:
-    """A value in a table."""
+    """Return a value as text for a table."""
     match value:
         case None | "":
             return "–"
@@ -102,19 +101,19 @@ def cell(value: Any) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """A line for people that may quote what others have written."""
+    """Print a line for people, which may quote text that others have written."""
     click.echo(printable(text), err=err)
 
 
 def program_output(text: str) -> None:
-    """What a program printed: a terminal gets its text alone, anything else gets it as it is."""
+    """Print a program's output: to a terminal only its text, to anything else unchanged."""
     if sys.stdout.isatty():
         text = printable(_COLOUR.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
-    click.echo(text, nl=False, color=True)  # else click takes escape sequences out of what goes to no terminal
+    click.echo(text, nl=False, color=True)  # otherwise click removes escape sequences if there is no terminal
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would act on: escape sequences of a model's or a program's are shown, not obeyed."""
+    """Return text with the control characters that a terminal would execute shown as escapes."""
     return text if text.isprintable() else "".join(c if _harmless(c) else _shown(c) for c in text)
 
 
@@ -127,7 +126,7 @@ def _shown(c: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Made of what JSON knows."""
+    """Return a value made of JSON's types."""
     match value:
         case BaseModel():
             return value.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -148,7 +147,7 @@ def plain(value: Any) -> Any:
 
 
 def age(time: datetime | str | None, now: datetime | None = None) -> str | None:
-    """How long ago, as kubectl says it."""
+    """Return how long ago a time was, as kubectl shows it."""
     if not time:
         return None
     since = datetime.fromisoformat(time) if isinstance(time, str) else time

@@ -1,9 +1,10 @@
 """HTTP to the API server that a kubeconfig names: JSON in, JSON out, every call with a deadline.
 
-The kubernetes package opens connections. The requests are our own, since custom resources have no types there and its
-errors do not say which permission was missing. Calls that change something are sent once; a read is tried again where
-no connection came about. What the server was too busy for (429), and therefore has not done, is asked for again as soon
-as it says, a few times. Credentials that it refuses (401) are read again, and if they have changed, so is the request.
+The kubernetes package opens connections. The requests are our own, because that package has no types for custom
+resources, and its errors do not say which permission was missing. A call that changes something is sent once. A read is
+retried if no connection could be made. Requests that the server was too busy to process (429) are retried a few times,
+after the delay that it asks for. If the server refuses the credentials (401), they are read again, and the request is
+sent again if they have changed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Object = dict[str, Any]
 
 TIMEOUT_SECONDS = 10.0
 RENEWAL_SECONDS = 60.0
-"""Shortest time between two reads of the credentials after a refusal."""
+"""Shortest time in seconds between two reads of the credentials after a refusal."""
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _SHOWN = 500
 _CANNOT = re.compile(r"cannot (\w+) resource")
@@ -41,25 +42,25 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _BUSY = 429
 _BUSY_TRIES = 3
 _BUSY_SECONDS = 3.0
-"""Longest pause before another try: API servers ask for one second."""
+"""Longest pause in seconds before a retry. API servers ask for one second."""
 _CONNECT_TRIES = 3
 _NO_CONNECTION = (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError)
 _PAUSE_SECONDS = 0.2
-"""First pause before another try, where the server asks for none. Each time doubled."""
+"""First pause in seconds before a retry if the server asks for none; doubled each time."""
 IDLE_SECONDS = 330.0
-"""Longest silence of a stream: API servers end watches after a few minutes, and a log may be quiet for as long."""
+"""Longest silence of a stream in seconds. API servers end watches after a few minutes; logs may be quiet as long."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A resource as its address and RBAC name it."""
+    """A type of resource, as named in URLs and in RBAC rules."""
 
     plural: str
     group: str = ""
     version: str = "v1"
 
     def path(self, namespace: str | None, name: str | None = None, below: str | None = None) -> str:
-        """Return its path in the API. Raises `BadName`."""
+        """Return the API path of a list, of an object, or of the subresource `below` an object. Raises `BadName`."""
         for part in (namespace, name):
             if part is not None and not _NAME.fullmatch(part):
                 raise BadName(part)
@@ -84,7 +85,7 @@ RAYCLUSTERS = Kind("rayclusters", "ray.io")
 
 
 class _Silent(Unreachable):
-    """Nothing of a stream has come for as long as it may be silent."""
+    """A stream was silent for longer than it may be."""
 
 
 class Connection:
@@ -94,9 +95,9 @@ class Connection:
         self, configuration: client.Configuration, namespace: str, timeout: float = TIMEOUT_SECONDS,
         acting: ActingAs | None = None, again: Callable[[], Access] | None = None,
     ) -> None:  # fmt: skip
-        """`namespace` is meant where none is named; `timeout` bounds each call, in seconds; `acting`: as whom.
+        """Use a server. `namespace` is the default namespace; `timeout` bounds each call, in seconds.
 
-        `again` reads the credentials anew, once the API server refuses those that there are.
+        `acting` is the user to impersonate. `again` re-reads the credentials after the API server has refused them.
         """
         self.namespace, self.timeout, self.acting = namespace, timeout, acting
         self._again, self._renewing, self._not_before = again, threading.Lock(), 0.0
@@ -111,7 +112,7 @@ class Connection:
         cls, context: str | None = None, kubeconfig: str | Path | None = None, timeout: float = TIMEOUT_SECONDS,
         overrides: Overrides = NO_OVERRIDES,
     ) -> Connection:  # fmt: skip
-        """From a kubeconfig (default: KUBECONFIG, else ~/.kube/config), or from within a pod its own account.
+        """Connect with a kubeconfig (default: KUBECONFIG, else ~/.kube/config), or in a pod with the pod's own account.
 
         Raises `NoCluster`.
         """
@@ -125,15 +126,15 @@ class Connection:
         return str(self.configuration.host)
 
     def headers(self) -> dict[str, str]:
-        """What tells the API server who asks; a token that an exec plugin gives is fetched anew when it is due."""
+        """Return the headers that authenticate the user. A token from an exec plugin is renewed when it is due."""
         return {setting["key"]: setting["value"] for setting in self.configuration.auth_settings().values()}
 
     def socket_headers(self) -> dict[str, str]:
-        """`headers` for a WebSocket, which takes no others; raises `Refused` where a kubeconfig acts as somebody."""
+        """Return the headers for a WebSocket, which can carry no others. Raises `Refused` for an impersonated user."""
         if self.acting:
             raise Refused(
-                f"this connection acts as {self.acting.name} (--as, or users[].user.as of your kubeconfig), which one "
-                "into a pod cannot tell the API server: use a context whose user is that account itself"
+                f"this connection acts as {self.acting.name} (--as, or users[].user.as of your kubeconfig), which a "
+                "connection into a pod cannot do: use a context whose user is that account itself"
             )
         return self.headers()
 
@@ -143,7 +144,7 @@ class Connection:
         return self._json("GET", kind.path(namespace, name), right, what=f"{kind.plural} {name}")
 
     def list(self, kind: Kind, namespace: str | None, **query: str | int) -> Object:
-        """Return a list (all pages) with its metadata. `query` has API parameters (labelSelector, fieldSelector, …)."""
+        """Return a list (all pages) with its metadata. `query` has API parameters: labelSelector, fieldSelector, …"""
         right = Right("list", kind.plural, kind.group, namespace)
         found: list[Object] = []
         asked: dict[str, str | int] = {"limit": 500, **query}
@@ -157,7 +158,7 @@ class Connection:
     def patch(
         self, kind: Kind, namespace: str, name: str, body: Object, content: str = MERGE, **query: str | bool
     ) -> Object:
-        """Patch an object, or with `content=APPLY` apply it on the server side."""
+        """Patch an object, or apply it on the server side with `content=APPLY`."""
         right = Right("patch", kind.plural, kind.group, namespace)
         text = {key: str(value).lower() if isinstance(value, bool) else value for key, value in query.items()}
         return self._json(
@@ -168,13 +169,13 @@ class Connection:
     def create(
         self, kind: Kind, namespace: str | None, body: Object, below: str = "", name: str | None = None
     ) -> Object:
-        """Create an object, or with `name` and `below` a subresource (`serviceaccounts/NAME/token`)."""
+        """Create an object, or a subresource with `name` and `below` (`serviceaccounts/NAME/token`)."""
         resource = f"{kind.plural}/{below}" if below else kind.plural
         right = Right("create", resource, kind.group, namespace)
         return self._json("POST", kind.path(namespace, name, below or None), right, body=body)
 
     def can_i(self, right: Right, name: str = "") -> bool:
-        """Ask the API server whether the user has a permission."""
+        """Return whether the user has a permission, as the API server says."""
         asked = {"verb": right.verb, "resource": right.resource.partition("/")[0], "group": right.group}
         asked |= {"namespace": right.namespace or "", "subresource": right.resource.partition("/")[2], "name": name}
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
@@ -190,13 +191,13 @@ class Connection:
         self, kind: Kind, namespace: str | None, right: Right, query: Mapping[str, str | int], path: str | None = None,
         *, idle: float = IDLE_SECONDS,
     ) -> Generator[str, None, bool]:  # fmt: skip
-        """Yield lines of a watch or a log as they come; return whether the server has been silent for `idle` seconds.
+        """Yield the lines of a watch or a log as they arrive.
 
-        If it has not been, the server has ended them.
+        Returns True if the server was silent for `idle` seconds, and False if it ended the stream.
         """
         try:
             answer = self._sent("GET", path or kind.path(namespace), right, query, None, None, "", idle)
-        except _Silent:  # of an empty log not even the head of an answer comes
+        except _Silent:  # for an empty log, not even the head of the response arrives
             return True
         rest, silent = b"", False
         with answer as response:
@@ -242,7 +243,7 @@ class Connection:
         try:
             used, response = send()
             if response.status == HTTPStatus.UNAUTHORIZED and self._renewed(used):
-                response.close()  # what was refused so has not been done
+                response.close()  # a request answered with 401 was not processed
                 _, response = send()
         except (urllib3.exceptions.HTTPError, config.ConfigException) as error:
             late = isinstance(getattr(error, "reason", error), urllib3.exceptions.ReadTimeoutError)
@@ -258,9 +259,9 @@ class Connection:
     def _tried(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, idle: float | None
     ) -> urllib3.BaseHTTPResponse:
-        """The answer to a request, which is sent again where the server certainly has not acted on it.
+        """Send a request and return the response. Retry only if the server certainly has not processed the request.
 
-        All tries and the pauses between them have the call's timeout together. With `idle` the answer itself may go on.
+        All tries and the pauses between them share the call's timeout. With `idle`, the response may take longer.
         """
         ends = time.monotonic() + self.timeout
         busy = unconnected = 0
@@ -290,9 +291,9 @@ class Connection:
             time.sleep(pause)
 
     def _renewed(self, refused: client.Configuration) -> bool:
-        """Whether there are other credentials than the refused ones: kubeconfig, files and exec plugins say so.
+        """Return whether other credentials than the refused ones are in use now, after reading them again.
 
-        They are asked once a while at most: a plugin may open a browser.
+        Kubeconfig, files and exec plugins are read once per `RENEWAL_SECONDS` at most: a plugin may open a browser.
         """
         with self._renewing:
             if self.configuration is not refused:
@@ -304,7 +305,7 @@ class Connection:
                 found = self._again().configuration
             except ClientError:
                 return False
-            # Files are compared with what they held: renewed ones have the same names.
+            # Files are compared by content: renewed ones have the same names.
             shown = (found.api_key, *_files(found))
             if found.host != refused.host or shown in ((refused.api_key, *self._files), _NOTHING):
                 return False
@@ -313,7 +314,7 @@ class Connection:
 
 
 def _files(configuration: client.Configuration) -> tuple[bytes | None, bytes | None]:
-    """The certificate and its key, as far as there are such files."""
+    """Return the contents of the certificate file and of the key file; None for a missing file."""
 
     def content(file: str | None) -> bytes | None:
         try:
@@ -345,7 +346,7 @@ def _why(error: Exception) -> str:
 
 
 def _error(response: urllib3.BaseHTTPResponse, right: Right, what: str) -> ClientError:
-    """What the API server says, as one of ours."""
+    """Return an error response of the API server as a `ClientError`."""
     try:
         answer = json.loads(response.data)
         status, told = answer.get("kind") == "Status", str(answer.get("message") or "")
@@ -358,19 +359,19 @@ def _error(response: urllib3.BaseHTTPResponse, right: Right, what: str) -> Clien
             return Unreachable(f"the API server answers 401 {message}; log in to the cluster again")
         case 403 if "system:anonymous" in message:
             return Unreachable(
-                "the API server does not know who you are: your kubeconfig has no credentials, or the program that "
-                "gives them has failed; log in to the cluster again"
+                "the API server does not know who you are: your kubeconfig has no credentials, or its credential "
+                "plugin has failed; log in to the cluster again"
             )
         case 403:
-            cannot = _CANNOT.search(message)  # a right that is not the request's own: apply may have to create
+            cannot = _CANNOT.search(message)  # the missing verb may differ from the request's: apply may create
             if cannot:
                 return Forbidden(replace(right, verb=cannot[1]))
             return Refused(message) if told else Forbidden(right)
         case 404 if not status or "could not find the requested resource" in message:
-            missing = "the chart" if right.group == GROUP else "what serves it"
+            missing = "the chart" if right.group == GROUP else "the component that serves it"
             return NotFound(f"the API server knows no {right.qualified}: is {missing} installed in this cluster?")
         case 404:
-            return NotFound(f"no {what or right.qualified} {where}; another namespace is chosen with -n")
+            return NotFound(f"no {what or right.qualified} {where}; choose another namespace with -n")
         case 409:
             return Conflict(message)
         case 400 | 415 | 422 if status:

@@ -96,7 +96,7 @@ def verify(where: Where, run: str, deep: bool, endpoint: str | None, output: str
 def _walk(folder: RunFolder, uri: str | None, digest: str | None, *, deep: bool) -> tuple[list[Link], str | None]:
     links: list[Link] = []
     try:
-        links.extend(folder.lineage(uri, digest, deep=deep))  # what was walked before a break stays
+        links.extend(folder.lineage(uri, digest, deep=deep))  # links before a broken one are kept
     except Damaged as error:
         return links, str(error)
     return links, None
@@ -113,7 +113,7 @@ def _fields(link: Link) -> dict[str, object]:
     m = link.manifest
     files = f"{len(m.files)} file{'' if len(m.files) == 1 else 's'}"
     payload = "pruned" if link.pruned else f"{files}, {sum(f.size for f in m.files):,} bytes"
-    return {  # as COLUMNS has them, then what is for programs
+    return {  # the columns in their order, then fields for programs
         "kind": m.kind, "stage": m.stage, "step": m.step, "attempt": m.ordinal,
         "created": m.created_at.strftime("%Y-%m-%d %H:%M"), "payload": payload, "digest": link.digest,
         "uri": link.uri, "seed": m.seed,
