@@ -1,7 +1,7 @@
 """`python -m deepcoder_sandbox` and the `deepcoder-sandbox` command: the command line in a process of its own.
 
-What concerns the whole process is done here: logs, reaping where it is pid 1, and that no other process of its user may
-look into it, which holds the token and the expected outputs.
+This module does what concerns the whole process: it configures logs, reaps children if it is pid 1, and keeps other
+processes of its user from reading its memory, which holds the token and the expected outputs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whether a request makes sense, before it costs anything: the checks beyond the contract's types.
+"""Checks whether a request makes sense before it costs anything, beyond the contract's types.
 
-Every refusal names the field and the mend. What is refused here is the *client's* mistake; a program that merely fails
+Every refusal names the field and the fix. What is refused here is the *client's* mistake; a program that merely fails
 gets a verdict.
 """
 
@@ -16,9 +16,9 @@ from deepcoder_contracts.judge import JudgeRequest, Problem, Scoring, TestCase
 from deepcoder_contracts.judgeable import misfit, no_text
 
 
-@dataclass(eq=False)  # not frozen: whoever passes an exception on sets its traceback
+@dataclass(eq=False)  # not frozen: raising an exception sets its traceback
 class Refused(Exception):
-    """A request that is not judged."""
+    """A request cannot be judged."""
 
     error: str
     field: str | None = None
@@ -27,19 +27,19 @@ class Refused(Exception):
         return self.error
 
     def problem(self) -> Problem:
-        """Return the body of the answer."""
+        """Return the body of the response."""
         return Problem(error=self.error, field=self.field)
 
 
 MAX_STRUCTURE_BYTES: Final = 1 << 20
-"""Most JSON outside of its texts: enough for ten thousand tests, generously laid out."""
+"""Maximum bytes of JSON outside its strings: enough for ten thousand tests in a generous layout."""
 
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.?+[^"\\]*+)*+"?+', re.DOTALL)
-"""A JSON text. It matches at every quote, one without an end too: looking for such again and again would be slow."""
+"""Matches a JSON string, also an unterminated one: searching for its end again and again would be slow."""
 
 
 def check_structure(body: bytes | bytearray) -> None:
-    """Raise Refused where a body is no texts but a flood of values: reading it takes a hundred times its memory."""
+    """Raise Refused if a body is a flood of values instead of strings: parsing it takes a hundred times its memory."""
     if len(body) <= MAX_STRUCTURE_BYTES:
         return
     outside = end = 0
@@ -52,14 +52,14 @@ def check_structure(body: bytes | bytearray) -> None:
         outside += len(body) - end
     if outside > MAX_STRUCTURE_BYTES:
         raise Refused(
-            f"body: more than {MAX_STRUCTURE_BYTES} bytes of JSON outside of its texts, which no request has: send"
+            f"body: more than {MAX_STRUCTURE_BYTES} bytes of JSON outside its strings, which no request has: send"
             " code and tests as JSON strings",
             "body",
         )
 
 
 def parse_request(body: bytes | bytearray) -> JudgeRequest:
-    """Return the request in `body`. Raises Refused naming the field."""
+    """Return the request in `body`. Raises Refused, which names the field."""
     check_structure(body)
     try:
         return JudgeRequest.model_validate_json(body)
@@ -68,7 +68,7 @@ def parse_request(body: bytes | bytearray) -> JudgeRequest:
 
 
 def explain(error: ValidationError) -> tuple[str, str | None]:
-    """Return (message, field) of the first thing wrong; never the offending input."""
+    """Return (message, field) of the first error, never the offending input."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or None
     message = first["msg"].removeprefix("Value error, ")
@@ -80,7 +80,7 @@ def explain(error: ValidationError) -> tuple[str, str | None]:
 
 
 def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int | None = None) -> None:
-    """Raise Refused where a well-formed request cannot be judged as asked."""
+    """Raise Refused if a well-formed request cannot be judged as requested."""
     for field, text in (("id", request.id), ("code", request.code)):
         if (wrong := no_text(field, text)) is not None:
             raise Refused(f"{field}: {wrong.why}", field)

@@ -8,7 +8,7 @@
         future = judge.submit(request)            # a concurrent.futures.Future
         for answer in judge.judge_many(requests): # in order, reading ahead of the answers
             ...
-        answer = await judge.judge_async(request) # on an event loop; cancelling takes it out of the queue
+        answer = await judge.judge_async(request) # on an event loop; cancelling removes it from the queue
 
 `passed` is None if the judge itself failed, after attempts on fresh processes: submit again, and never treat it as
 False. An invalid request raises `Refused`, which names the `field`. A machine that cannot confine programs raises
@@ -61,11 +61,11 @@ _CLOSE_S = 10.0
 
 
 class Judge:
-    """A judge of `slots` programs at once, confined at least as `minimum_tier` says.
+    """Judges up to `slots` programs at once, in tier `minimum_tier` or a stronger one.
 
-    Without a number of slots there is one for each CPU that the container is allowed. `packages` are directories that
-    programs may import from, `preload` modules of those to load once, for speed. Thread-safe. Raises TierRefused where
-    the tier cannot be had here, and ValueError for packages that are not there.
+    By default there is one slot for each CPU that the container is allowed. `packages` are directories that programs
+    may import from, and `preload` modules of these to load once, for speed. Thread-safe. Raises TierRefused if the tier
+    is not available here, and ValueError if a directory of `packages` does not exist.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Judge:
 
     @property
     def tier(self) -> Tier:
-        """Confinement in force."""
+        """The confinement in force."""
         return self.findings.tier
 
     def submit(self, request: JudgeRequest) -> Future[JudgeResponse]:
-        """Queue a request, its tests in it. Raises Refused where it makes no sense, Draining on a closed Judge.
+        """Queue a request that contains its tests. Raises Refused if it is invalid, and Draining on a closed Judge.
 
-        Cancelling the future takes the request out of the queue, unless it is being judged.
+        Cancelling the future removes the request from the queue, unless it is already being judged.
         """
         return self._submit(request, queue_counts=True)
 
@@ -106,13 +106,13 @@ class Judge:
         return self.submit(request).result()
 
     async def judge_async(self, request: JudgeRequest) -> JudgeResponse:
-        """Judge one request while the event loop goes on. Raises Refused, Overdue."""
+        """Judge one request without blocking the event loop. Raises Refused, Overdue."""
         return await asyncio.wrap_future(self.submit(request))
 
     def judge_many(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeResponse]:
-        """Judge many, in order, reading ahead of the answers by a bounded number.
+        """Judge many requests and yield the answers in order. It reads ahead of the answers by a bounded number.
 
-        Raises Refused for the first request that makes no sense, after the answers to all before it.
+        Raises Refused for the first invalid request, after the answers to all requests before it.
         """
         pending: deque[Future[JudgeResponse]] = deque()
         refused: Refused | None = None
@@ -130,7 +130,7 @@ class Judge:
             raise refused
 
     def close(self) -> None:
-        """Finish what was accepted, for a bounded time, and end all zygotes."""
+        """Finish accepted requests within a bounded time, then end all zygotes."""
         self._pool.close(_CLOSE_S)
 
     def __enter__(self) -> Self:

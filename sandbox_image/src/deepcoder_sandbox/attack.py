@@ -1,7 +1,7 @@
-"""The judge attacks itself before it serves: each property is tried by a hostile program in a real runner.
+"""The judge attacks itself before it serves: hostile programs in a real runner try to break each property.
 
-Only what a program could *not* do counts as enforced. The result is what `/v1/capacity` reports, and what
-`deepcoder_sandbox.tiers` chooses by. Fails with ZygoteFailed where the attack itself could not be made.
+Only what a program could *not* do counts as enforced. `/v1/capacity` reports the result, and `deepcoder_sandbox.tiers`
+chooses by it. Raises ZygoteFailed if the attack itself could not be carried out.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from deepcoder_sandbox.zygote_process import ENVIRONMENT, ZygoteFailed, ZygotePr
 _DEADLINE_S = 60.0
 _DESCRIPTORS = 5
 _PROBE = "import json, sys\nexec(json.loads(sys.stdin.readline()), {})"
-"""It finds the rest of itself on stdin: what takes a program's text apart before it runs, and looks there for what its
-end may need, takes longer than the attacks."""
+"""Reads the rest of the program from stdin. In a program's text, the rest would be rewritten before it runs and
+searched at its end, which takes longer than the attacks."""
 
 _ATTACKS = (Path(__file__).parent / "attack_probe.py").read_text()
 _NEEDED_BY_ALL = ("cpu_time", "wall_time", "memory", "output", "open_files")
@@ -42,7 +42,7 @@ class Findings:
 
     tier: Tier
     limits: dict[str, bool]
-    """Property to whether it held."""
+    """Whether each property held."""
 
     @property
     def broken(self) -> list[str]:
@@ -52,7 +52,7 @@ class Findings:
 
 
 def attack(zygote: ZygoteProcess) -> Findings:
-    """Try every property on a running zygote. Raises ZygoteFailed."""
+    """Attack every property on a running zygote. Raises ZygoteFailed."""
     limits = _probe(zygote)
     for name, (program, bounds, held) in attack_limits.ATTACKS.items():
         limits[name] = held(_run(zygote, program, b"", bounds))
@@ -70,7 +70,7 @@ def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) ->
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A directory of the judge's user; where it can make none, one that is not there, so that nothing is spoiled."""
+    """Yield a directory of the judge's user; if none can be created, a missing one, so that nothing is damaged."""
     with ExitStack() as stack:
         try:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -80,15 +80,15 @@ def _scratch() -> Iterator[Path]:
 
 
 def _directories(scratch: Path, tier: Tier) -> set[Path]:
-    """Directories of the host that a program should not reach, by names that do not mean one of its own to it."""
+    """Return host directories that a program must not reach, without names of its own root's directories."""
     found = {scratch, Path.cwd()}
-    with suppress(RuntimeError):  # a user whom this machine does not know, and no HOME: it has none
+    with suppress(RuntimeError):  # the user is unknown and HOME is not set: there is no home
         found.add(Path.home())
     return found - ({Path(rootfs.SCRATCH)} if tier is Tier.NAMESPACES else set())
 
 
 def _listed(directory: Path, packages: tuple[str, ...]) -> bool:
-    """Whether programs are meant to read a directory: a judge may be started where they lie."""
+    """Return whether programs may read a directory: a judge may have been started in one of theirs."""
     roots = [
         os.path.realpath(root) for root in (readable_files.stdlib_dir(), *readable_files.library_dirs(), *packages)
     ]
@@ -96,21 +96,21 @@ def _listed(directory: Path, packages: tuple[str, ...]) -> bool:
 
 
 def _namespaces() -> dict[str, str]:
-    """The judge's own namespaces: a program is to be in none of them."""
+    """Return the judge's own namespaces. A program must be in none of them."""
     return {name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("user", "pid", "mnt", "ipc", "uts", "net")}
 
 
 def _leaves_nothing(zygote: ZygoteProcess) -> bool:
-    """Whether a program finds no file of the one before; whatever it can write is removed again."""
+    """Return whether a program finds no file of the previous one. Whatever could be written is removed again."""
     with _scratch() as directory:
-        # A name that nobody had before: pids come again, and what a killed judge left would refuse its successor.
+        # A name never used before: pids are reused, and a killed judge's leftover would make its successor refuse.
         name = f"deepcoder-{secrets.token_hex(8)}"
         paths = [f"{place}/{name}" for place in (".", "/", "/tmp", "/dev/shm", directory)]  # noqa: S108
         given = json.dumps(paths).encode()
         left = _run(zygote, attack_limits.LEAVE, given, attack_limits.bounds())
         found = _run(zygote, attack_limits.FIND, given, attack_limits.bounds())
         for path in map(Path, paths[1:]):
-            # Looked for first: in a pod the root is read-only, where removing what is not there fails, too.
+            # Check first: in a pod the root is read-only, and there even removing a missing file fails.
             if path.exists():
                 path.unlink()
     return left.ended.exit_status == 0 and found.ended.exit_status == 0 and found.stdout == b"[]"
@@ -147,5 +147,5 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
         run = _run(zygote, _PROBE, given.encode(), attack_limits.bounds())
     if run.ended.exit_status != 0 or not run.stdout:
         tail = run.stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:300]
-        raise ZygoteFailed(f"the probe did not run to its end: {tail}")
+        raise ZygoteFailed(f"the probe did not finish: {tail}")
     return {str(name): held is True for name, held in json.loads(run.stdout).items()}

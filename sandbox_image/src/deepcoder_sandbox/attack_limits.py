@@ -1,4 +1,4 @@
-"""Programs that overrun one limit each, for the judge's attack on itself, and how a limit that holds shows.
+"""Programs that each exceed one limit, for the judge's attack on itself, and checks that the limit held.
 
 Pure data; nothing here fails.
 """
@@ -15,7 +15,7 @@ from deepcoder_sandbox.worker.packets import RunLimits
 
 
 def bounds(cpu: float = 10.0, wall: float = 30.0, memory_mb: int = 256, file_bytes: int = MIB) -> RunLimits:
-    """Return limits that leave room for all but what is attacked."""
+    """Return limits that are generous, except for the one under attack."""
     return RunLimits(cpu_limit_s=cpu, wall_limit_s=wall, memory_limit_mb=memory_mb, file_bytes=file_bytes)
 
 
@@ -37,7 +37,7 @@ ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
         lambda run: run.written_bytes <= MIB and run.ended.exit_status != 0,
     ),
     "own_sigkill": (
-        "import posix\nposix.kill(posix.getpid(), 9)",  # `os` has none in scoring livecodebench
+        "import posix\nposix.kill(posix.getpid(), 9)",  # in scoring livecodebench, `os` has no kill
         bounds(),
         lambda run: run.ended.signal is None,
     ),
@@ -65,17 +65,17 @@ ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
         lambda run: run.ended.killed_for == "cpu",
     ),
     "compile_memory": (
-        "x = 1\n" * 16_000 + "print('compiled')",  # over twice what fits; more of it is only looked through longer
+        "x = 1\n" * 16_000 + "print('compiled')",  # over twice what fits; more only takes longer to search
         bounds(memory_mb=12),
         lambda run: b"compiled" not in run.stdout and run.ended.signal != signal.SIGKILL,
     ),
 }
-"""Property to the program that attacks it, the limits it runs under, and whether they held."""
+"""For each property: the program that attacks it, the limits that it runs under, and a check that the property held."""
 
-if platform.machine() == "x86_64":  # elsewhere a program has no way to make calls of another architecture
+if platform.machine() == "x86_64":  # elsewhere a program cannot make calls of another architecture
     ATTACKS["foreign_calls"] = (
         "import ctypes, mmap\npage = mmap.mmap(-1, 4096, prot=7)\npage.write(bytes.fromhex('b814000000cd80c3'))\n"
-        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()",  # getpid, the 32-bit one
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()",  # 32-bit getpid
         bounds(),
         lambda run: run.ended.signal == signal.SIGSYS,
     )
@@ -86,7 +86,7 @@ for path in json.load(sys.stdin):
     try: posix.close(posix.open(path, posix.O_WRONLY | posix.O_CREAT, 0o600))
     except OSError: pass
 """
-"""By descriptors: an interpreter that has had a file object open for writing ends by tearing itself down."""
+"""Uses descriptors, because an interpreter that has had a file object open for writing ends with a full teardown."""
 
 FIND = """
 import json, os, sys

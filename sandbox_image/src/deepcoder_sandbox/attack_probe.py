@@ -1,9 +1,9 @@
-"""What a hostile program would try. Runs inside a runner, from its text; prints property to whether it held.
+"""What a hostile program would try. Runs inside a runner, from its text; prints for each property whether it held.
 
-Reads its bait, a line of JSON, from stdin: a secret file, a file to spoil, a listening port, pids to strike at, numbers
-of system calls that are to be refused.
+Reads its bait from stdin, a line of JSON: a secret file, a file to damage, a listening port, pids to attack, numbers of
+system calls that must be refused.
 
-What scoring livecodebench puts in the place of `open` and of parts of `os` is no protection: it is gone round first.
+What scoring livecodebench puts in place of `open` and parts of `os` is no protection: it is bypassed first.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ libc.syscall.restype = ctypes.c_long
 
 
 def refused(attempt: Callable[..., Any], *arguments: Any) -> bool:
-    """Whether the attempt fails."""
+    """Return whether the attempt fails."""
     try:
         result = attempt(*arguments)
     except (OSError, PermissionError):
@@ -39,7 +39,7 @@ def refused(attempt: Callable[..., Any], *arguments: Any) -> bool:
 
 
 def call_refused(number: int, *arguments: Any) -> bool:
-    """Whether a raw system call fails for lack of permission, not for bad arguments."""
+    """Return whether a raw system call fails for lack of permission, not for bad arguments."""
     return libc.syscall(number, *arguments) < 0 and ctypes.get_errno() in (1, 13, 38)
 
 
@@ -99,7 +99,7 @@ FILE_CHANGES = {
     True: (90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 76, 188, 189, 190, 197, 198, 199, 133, 259, 88, 266),
     False: (52, 53, 452, 54, 55, 88, 45, 5, 6, 7, 14, 15, 16, 33, 36),
 }
-"""By whether this is x86_64: chmod, chown, utime, truncate, setxattr, removexattr, mknod and symlink, in every form."""
+"""For x86_64 (True) or not: chmod, chown, utime, truncate, setxattr, removexattr, mknod and symlink, in every form."""
 
 x86 = os.uname().machine == "x86_64"
 calls: dict[str, tuple[Any, ...]] = {
@@ -141,13 +141,13 @@ held["descriptor_signals"] = all(
 )
 held["descriptor_memory"] = all(call_refused(FCNTL, 1, command, 0) for command in (F_SETLK, F_OFD_SETLK, F_SETPIPE_SZ))
 held["device_controls"] = libc.syscall(IOCTL, 0, FIGETBSZ, ctypes.byref(ctypes.c_int())) < 0
-held["kernel_waits"] = (  # the flags are too few for a thread: EINVAL where they are not refused
+held["kernel_waits"] = (  # the flags are too few for a thread: EINVAL if not refused
     call_refused(CLONE, CLONE_THREAD_AND_VFORK, 0, 0, 0, 0)
     and libc.syscall(OPENAT, -100, os.__file__.encode(), O_DIRECT) < 0
     and libc.syscall(FCNTL, 0, F_SETFL, O_DIRECT) < 0
     and libc.syscall(PREADV2, 0, 0, 0, 0, 0, RWF_DONTCACHE) < 0
     and all(libc.syscall(MADVISE, 0, 0, advice) < 0 for advice in (MADV_COLD, MADV_PAGEOUT, MADV_COLLAPSE))
-    and all(libc.syscall(number, -1, -1, -1) == 0 for number in WRITE_OUT)  # answered as done, whatever it is
+    and all(libc.syscall(number, -1, -1, -1) == 0 for number in WRITE_OUT)  # success, without doing anything
 )
 held["process_options"] = call_refused(PRCTL, PR_SET_DUMPABLE, 1, 0, 0, 0)
 held["not_dumpable"] = libc.syscall(PRCTL, PR_GET_DUMPABLE, 0, 0, 0, 0) == 0

@@ -1,8 +1,7 @@
-"""A hostile program in a session (livecodebench), for the judge's attack on itself: one test, whatever its output.
+"""Runs a hostile program in a session (livecodebench), for the judge's attack on itself: one test, whatever it outputs.
 
-The harness's stand-ins for `open`, stdin and parts of `os` are no protection, so the attacks go round them. Fails with
-ZygoteFailed where the zygote does; a program that ends, hangs or is ended leaves no output, and that it has none is
-part of the result.
+The harness's stand-ins for `open`, stdin and parts of `os` are no protection, so the attacks bypass them. Raises
+ZygoteFailed if the zygote fails. A program that ends, hangs or is killed leaves no output, which is part of the result.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, PREPARED, SESSION_
 from deepcoder_sandbox.zygote_process import ZygoteProcess
 
 DESCRIPTORS = 6
-"""That a session's program has by right."""
+"""Number of descriptors that a session's program is given."""
 
 
 def run(zygote: ZygoteProcess, source: bytes, stdin: bytes, limits: RunLimits, deadline: float) -> Execution:
-    """Run the program once. Raises ZygoteFailed; what the session tells instead of an output counts as stderr."""
+    """Run the program once. What the session reports instead of an output becomes stderr. Raises ZygoteFailed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -30,10 +29,10 @@ def run(zygote: ZygoteProcess, source: bytes, stdin: bytes, limits: RunLimits, d
             ours.send(b"%b%d" % (IN_FILE, len(stdin)))
             files = [null, null, null, theirs.fileno(), output.fileno(), given.fileno()]
             zygote.start_run(Job(Kind.STDIN, limits, len(source)), files)
-            zygote.tell_hung_up()  # a session's limits are seconds, and no end of it is looked for in the first
+            zygote.tell_hung_up()  # otherwise the zygote would not look for the session's end for a second
             theirs.close()
             packet = _answer(ours, wait_deadline(limits, deadline))
-            ours.close()  # on which a session ends
+            ours.close()  # which ends the session
             ended = zygote.finish_run(wait_deadline(limits, deadline))
             stdout = packet[1:] if packet[:1] == INLINE else b""
             if packet[:1] == IN_FILE:
@@ -44,7 +43,7 @@ def run(zygote: ZygoteProcess, source: bytes, stdin: bytes, limits: RunLimits, d
 
 
 def _answer(control: socket.socket, until: float) -> bytes:
-    """Return what the session says of its one test; empty where it has ended, or says nothing in time."""
+    """Return the session's answer to its one test; empty if it has ended or does not answer in time."""
     packet = PREPARED
     while packet == PREPARED:
         control.settimeout(max(0.001, until - time.monotonic()))

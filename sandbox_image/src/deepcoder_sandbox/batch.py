@@ -24,16 +24,16 @@ from deepcoder_sandbox.server.memory_budget import QUEUED_MB, MemoryBudget, Over
 from deepcoder_sandbox.submission import Submission
 
 AHEAD_PER_WORKER = 8
-"""Lines read ahead of the answers that are written, for each worker."""
+"""Lines read ahead of the written answers, per worker."""
 
 AHEAD_BYTES = QUEUED_MB * limits.MIB
-"""Memory of the requests among them that are not judged yet: one alone always fits."""
+"""Maximum memory of requests that are read but not yet judged. A single request always fits."""
 
 LINE_BYTES = limits.BODY_MB * limits.MIB
-"""Longest line: as long as a body may be."""
+"""Longest line in bytes: the same as for a request body."""
 
 QUEUED_MORE = 2
-"""Lines beyond those: one that is being read, one that is being written."""
+"""Lines beyond `AHEAD_PER_WORKER`: one that is being read, one that is being written."""
 
 _PROGRESS_EVERY_S = 0.5
 _CLOSE_S = 5.0
@@ -42,9 +42,9 @@ _Item = Future[JudgeResponse] | Problem
 
 
 def run(source: IO[bytes], sink: IO[bytes], pool: Pool, scoring: Scoring | None) -> int:
-    """Judge every line of `source` into `sink`, and close the pool; return the exit status.
+    """Judge every line of `source`, write the answers to `sink`, and close the pool.
 
-    0, or 1 where some line has no verdict: it was no request, or the judge itself failed on it.
+    Returns the exit status: 1 if some line has no verdict, because it was not a request or the judge itself failed.
     """
     pending: queue.Queue[_Item | Exception | None] = queue.Queue(AHEAD_PER_WORKER * pool.slots)
     threading.Thread(target=_read, args=(source, pool, scoring, pending), name="reader", daemon=True).start()
@@ -54,7 +54,7 @@ def run(source: IO[bytes], sink: IO[bytes], pool: Pool, scoring: Scoring | None)
             if isinstance(item, Exception):
                 raise item
             _write(sink, item, progress)
-    except BaseException:  # nobody waits for what is still judged
+    except BaseException:  # nobody waits for the answers to come
         pool.close(0.0)
         raise
     finally:
@@ -71,14 +71,14 @@ def _read(
         for number, line in _lines(source):
             pending.put(_submit(pool, number, line, scoring, ahead))
         pending.put(None)
-    except Draining:  # the writer has left, and nobody reads what is pending
+    except Draining:  # the writer is gone, and nobody reads `pending`
         return
-    except Exception as error:  # the writer is to end too, whatever it is
+    except Exception as error:  # the writer raises it
         pending.put(error)
 
 
 def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Number and content of every line that is not blank; None for one that is too long, without keeping it."""
+    """Yield number and content of every line that is not blank; None for a line that is too long, which is dropped."""
     number = 0
     while line := source.readline(LINE_BYTES + 1):
         number += 1
@@ -92,18 +92,18 @@ def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
 
 
 class _Ahead:
-    """Room for what is read and not judged yet. The reader alone waits; it is told by whoever judges."""
+    """Memory for requests that are read but not yet judged. Only the reader waits; each judged request wakes it."""
 
     def __init__(self, max_bytes: int) -> None:
         self._room = MemoryBudget(max_bytes)
         self._changed = threading.Condition()
 
     def share(self) -> Share:
-        """What a request will hold; to be released in every case."""
+        """Return the share of one request. It must be released in every case."""
         return Share(self._room)
 
     def resize(self, share: Share, size: int) -> None:
-        """Hold `size` bytes from now on, once there is room."""
+        """Wait until there is room, then hold `size` bytes."""
         with self._changed:
             while True:
                 try:
@@ -114,14 +114,14 @@ class _Ahead:
                     return
 
     def release(self, share: Share) -> None:
-        """Hold nothing."""
+        """Give the share back, and wake the reader."""
         with self._changed:
             share.release()
             self._changed.notify_all()
 
 
 def _submit(pool: Pool, number: int, line: bytes | None, scoring: Scoring | None, ahead: _Ahead) -> _Item:
-    """Return the answer to a line, to come or given; a request holds its room until it is judged."""
+    """Return the answer to a line, pending or final. A request holds its share until it is judged."""
     share = ahead.share()
     try:
         if line is None:
@@ -155,7 +155,7 @@ def _write(sink: IO[bytes], item: _Item, progress: _Progress) -> None:
 
 
 class _Progress:
-    """A line on stderr while it is a terminal."""
+    """A progress line on stderr, if that is a terminal."""
 
     def __init__(self) -> None:
         self.answered = self.passed = self.refused = self.failed = 0
@@ -164,7 +164,7 @@ class _Progress:
         self._tty = sys.stderr.isatty()
 
     def count(self, answer: JudgeResponse | Problem) -> None:
-        """Count an answer, and show the state now and then."""
+        """Count an answer, and update the line now and then."""
         self.answered += 1
         if isinstance(answer, Problem):
             self.refused += 1

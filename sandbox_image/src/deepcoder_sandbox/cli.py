@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _serving(options: argparse.Namespace) -> Serving:
-    from deepcoder_sandbox.server import command  # loads more than all else does: for who serves alone
+    from deepcoder_sandbox.server import command  # slow to import, and only `serve` needs it
 
     try:
         return command.Serving(options)
@@ -69,8 +69,8 @@ def _serving(options: argparse.Namespace) -> Serving:
 
 def _batch(config: ZygoteConfig, workers: int, scoring: Scoring | None) -> int:
     try:
-        # Buffers of our own: the interpreter cannot close one at its end that the reading thread still waits on.
-        with open(1, "wb", closefd=False) as sink:  # a descriptor is no path
+        # Separate buffers: at exit the interpreter cannot close one on which the reading thread still waits.
+        with open(1, "wb", closefd=False) as sink:  # a descriptor, not a path
             source = open(0, "rb", closefd=False)  # noqa: SIM115
             pool = Pool(config, workers, f"local-{os.getpid()}", batch.AHEAD_PER_WORKER * workers + batch.QUEUED_MORE)
             return batch.run(source, sink, pool, scoring)
@@ -82,15 +82,15 @@ def _batch(config: ZygoteConfig, workers: int, scoring: Scoring | None) -> int:
 
 
 def _reader_left() -> int:
-    """`… | head` is no mistake: end as a program does that its reader has left, quietly."""
+    """Return the status for a closed pipe, and end quietly, because `… | head` is no mistake."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())  # what is still buffered must not fail once more at exit
+    os.dup2(nowhere, sys.stdout.fileno())  # flushing the buffer at exit must not fail again
     os.close(nowhere)
     return EXIT_READER_LEFT
 
 
 class _BadUsage(Exception):
-    """Options that do not fit together."""
+    """Options are invalid or conflict."""
 
 
 def _parser() -> argparse.ArgumentParser:

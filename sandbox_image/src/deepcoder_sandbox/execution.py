@@ -1,7 +1,7 @@
-"""One run of a program in a process of its own: texts in, how it ended and what it left out.
+"""Runs a program once in a process of its own: texts go in, and how it ended and what it wrote come out.
 
-Fails with ZygoteFailed where no run was completed, and with OSError where the judge has no descriptor or memory left
-for the files: the judge's failures both. Whatever the program does is part of the result.
+Raises ZygoteFailed if no run was completed, and OSError if the judge has no descriptor or memory left for the files.
+Both are the judge's failures. Whatever the program does is part of the result.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ class Program:
     kind: Kind
     name_bytes: int = 0
     preamble: bool = False
-    """Whether the released reward's imports stand before it (taco-compat)."""
+    """Whether the released reward's imports precede it (taco-compat)."""
     compiled_bytes: int = 0
-    """Length of the code object, once the first runner has left it and sealed it: from then on it stays the same."""
+    """Length of the code object, once the first runner has stored and sealed it. After that it never changes."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What a run left."""
+    """The result of a run."""
 
     ended: RunEnded
     stdout: bytes
-    """At most the limit on its size."""
+    """The beginning of stdout, at most as long as the limit on its size."""
     answer: bytes
     """What the program's process reported."""
     written_bytes: int
     """Size of the larger of stdout and stderr."""
     stderr: bytes
-    """The end of it."""
+    """The end of stderr."""
 
     @property
     def claim(self) -> Claim:
-        """What it said of itself, if the report is short enough to be a claim."""
+        """What the program said about itself, if the report is short enough to be a claim."""
         return read_claim(self.answer) if len(self.answer) <= CLAIM_BYTES else Claim()
 
 
 def wait_deadline(limits: RunLimits, deadline: float) -> float:
-    """Return until when a zygote may take to end a run: well past its own backstop, which allows for a busy machine."""
+    """Return when (monotonic) a zygote must have ended a run: well past its backstop, for a busy machine."""
     return min(deadline, time.monotonic() + 4 * limits.wall_limit_s + _ANSWER_GRACE_S)
 
 
 def execute(
     zygote: ZygoteProcess, program: Program, stdin_text: bytes, limits: RunLimits, deadline: float, answer_bytes: int
 ) -> Execution:
-    """Run the program once, with room for `answer_bytes` of answer. Raises ZygoteFailed."""
+    """Run the program once, with room for an answer of `answer_bytes`. Raises ZygoteFailed."""
     with (
         MemoryFile("stdin", stdin_text, capacity=len(stdin_text)) as stdin,
         MemoryFile("stdout") as stdout,

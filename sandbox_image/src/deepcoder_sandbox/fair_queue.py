@@ -1,18 +1,18 @@
-"""What waits for a slot, and whose turn it is: fair between runs, by the time that their programs take of the slots.
+"""The queue for slots, and whose turn it is: fair between runs, by the slot time that their programs use.
 
-Next is the run whose programs have had the least time so far; what is under way counts with the time that it has taken
-already, and at least with what this run's programs take on average, so that two free slots do not both go to one run
-while another waits. Within a run: first come, first served. A run that has nothing waiting earns nothing by that: with
-its next program it begins where those stand that wait, and what it has had counts for as long as they have not had as
-much. Where it begins is told by time that was really spent: what is only expected may turn out otherwise.
+The next program is one of the run whose programs have used the least time so far. A program under way counts with the
+time that it has used already, and at least with the run's average, so that two free slots do not both go to one run
+while another waits. Within a run the order is first come, first served. A run gains nothing by having nothing queued:
+with its next program it starts level with the runs that wait, and time that it has used counts until they have used as
+much. Only time that was really spent decides where it starts, because expected time may turn out different.
 
-One run alone may fill the queue. Where it is full, the newest program of the run that has most waiting makes room for
-a run that has fewer: each may so hold its share, and none waits for a place behind another's flood. What had to make
-room, or finds none, is told so and comes again. Memory is bounded by what waits and is under way, and by
-`RUNS_REMEMBERED`.
+One run alone may fill the queue. If the queue is full, the newest program of the run with the most waiting programs
+makes room for a run with fewer. So each run can hold its share, and none waits behind another's flood. A program that
+has to make room, or finds none, is refused, and its client retries. Memory is bounded by what waits and is under way,
+and by `RUNS_REMEMBERED`.
 
-Pure bookkeeping on times that are handed in; whoever calls holds a lock. Runs are believed to be who they say: one that
-took a new name for each of its programs would always be a newcomer.
+This is pure bookkeeping on times that the caller passes in; the caller holds a lock. The names of runs are trusted: a
+run that took a new name for each of its programs would always be a newcomer.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 RUNS_REMEMBERED: Final = 1000
-"""Runs with nothing to do whose time is kept in mind."""
+"""Number of runs beyond which idle ones are forgotten, whatever time they have used."""
 
 _NEWEST_COUNTS = 0.2
 
 
 class Full(Exception):
-    """No room, and no run that has more waiting than this one."""
+    """There is no room, and no run with more waiting programs that could make room."""
 
 
 @dataclass
 class _Run(Generic[T]):
     mean_s: float
-    """What its programs take, as far as is known."""
+    """Average seconds that its programs take; at first that of all runs."""
     served_s: float = 0.0
-    """Time that its programs have had and that counts."""
+    """Seconds that count as used, without programs under way."""
     waiting: deque[T] = field(default_factory=deque)
     began: list[float] = field(default_factory=list)
-    """When what is under way began."""
+    """When its programs under way began."""
 
     def spent_s(self, now: float) -> float:
-        """Time that its programs have had until now."""
+        """Return the seconds that its programs have used until now."""
         return self.served_s + sum(now - began for began in self.began)
 
     def expected_s(self, now: float) -> float:
-        """Time that its programs will have had once those that are under way have ended."""
+        """Return the seconds that its programs will have used once those under way have ended."""
         return self.served_s + sum(max(self.mean_s, now - began) for began in self.began)
 
     @property
     def idle(self) -> bool:
-        """Whether it has nothing to do."""
+        """True if nothing of it waits or is under way."""
         return not self.waiting and not self.began
 
 
 class FairQueue(Generic[T]):
-    """At most `max_waiting` items, each of some run."""
+    """Holds at most `max_waiting` items, each of which belongs to a run."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -72,16 +72,16 @@ class FairQueue(Generic[T]):
         return self._waiting
 
     def __iter__(self) -> Iterator[T]:
-        """All that waits, run by run."""
+        """Yield all waiting items, run by run."""
         for run in self._runs.values():
             yield from run.waiting
 
     def heads(self) -> Iterator[T]:
-        """What each run has waiting for longest."""
+        """Return, for each run, the item that has waited longest."""
         return (run.waiting[0] for run in self._runs.values() if run.waiting)
 
     def add(self, name: str, item: T, now: float) -> T | None:
-        """Let an item wait; return what has to make room for it, if anything. Raises Full."""
+        """Add an item; return the item that has to make room for it, or None. Raises Full."""
         known = self._runs.get(name)
         displaced = None
         if self._waiting >= self._max_waiting:
@@ -98,7 +98,7 @@ class FairQueue(Generic[T]):
         return displaced
 
     def take(self, now: float) -> T:
-        """Take the item whose turn it is; `done` is to be told of it. Raises LookupError where none waits."""
+        """Take the item whose turn it is. The caller must call `done` for it. Raises LookupError if none waits."""
         waiting = [run for run in self._runs.values() if run.waiting]
         if not waiting:
             raise LookupError
@@ -110,18 +110,18 @@ class FairQueue(Generic[T]):
         return item
 
     def put_back(self, name: str, item: T) -> None:
-        """Let what was taken wait once more, as its run's next: `done` is to be told all the same."""
+        """Queue a taken item again, as its run's next. The caller must still call `done` for it."""
         self._runs[name].waiting.appendleft(item)
         self._waiting += 1
 
     def remove(self, name: str, item: T, now: float) -> None:
-        """Take out what waits. Raises ValueError where it does not."""
+        """Remove a waiting item. Raises ValueError if it does not wait."""
         self._runs[name].waiting.remove(item)
         self._waiting -= 1
         self._forget_idle(now)
 
     def done(self, name: str, began: float, now: float, *, judged: bool = True) -> None:
-        """What was taken at `began` needs its slot no more; not `judged`: it took none after all."""
+        """Record that the item taken at `began` has left its slot. If it was not `judged`, its time does not count."""
         run = self._runs[name]
         run.began.remove(began)
         if judged:
@@ -131,19 +131,19 @@ class FairQueue(Generic[T]):
         self._forget_idle(now)
 
     def clear(self) -> None:
-        """Let go of all that waits."""
+        """Drop all waiting items."""
         for run in self._runs.values():
             run.waiting.clear()
         self._waiting = 0
 
     def _level_s(self, now: float, newcomer: _Run[T]) -> float:
-        """Where a run begins: beside the least of those that wait; where none does, it is to be ahead of nobody."""
+        """Return where a run starts: level with the least used run that waits; if none waits, ahead of no run."""
         others = [run for run in self._runs.values() if run is not newcomer]
         waiting = [run.spent_s(now) for run in others if run.waiting]
         return min(waiting) if waiting else max((run.spent_s(now) for run in others), default=0.0)
 
     def _forget_idle(self, now: float) -> None:
-        """Forget the runs with nothing to do whose time is of no account: none waits that has had less."""
+        """Forget idle runs whose time no longer matters, because no waiting run has used less."""
         least = min((run.spent_s(now) for run in self._runs.values() if run.waiting), default=math.inf)
         for name in [name for name, run in self._runs.items() if run.idle]:
             if self._runs[name].served_s <= least or len(self._runs) > RUNS_REMEMBERED:

@@ -1,12 +1,12 @@
-"""scoring livecodebench: one process a submission, asked for one test after another, and the harness's own result.
+"""Scoring livecodebench: one process per submission, which runs one test after another, and the harness's own result.
 
-The harness's list and error code are rebuilt from what happened, its accidents included: a process that dies, or the
-global limit, is [-2] with code -5; an exception outside a test is [-4] alone. The program's half is
-`deepcoder_sandbox.worker.livecodebench`, the comparison `deepcoder_sandbox.compare.livecodebench`.
+The harness's list and error code are rebuilt from what happened, accidents included: a process that dies, or the global
+limit, gives [-2] with code -5; an exception outside a test gives [-4] alone. The program's side is
+`deepcoder_sandbox.worker.livecodebench`, and `deepcoder_sandbox.compare.livecodebench` compares.
 
-Time is kept here, not by the program: at a test's limit its alarm is rung, as the harness does, and what does not hear
-it is ended a second of CPU time later (`deepcoder_sandbox.step_alarm`). Fails with ZygoteFailed, KilledFromOutside or
-DeadlinePassed: the judge's failures.
+Time is measured here, not by the program. At a test's limit the alarm is sent, as the harness does. A program that does
+not react is ended a second of CPU time later (`deepcoder_sandbox.step_alarm`). Raises ZygoteFailed, KilledFromOutside
+or DeadlinePassed, which are the judge's failures.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from deepcoder_sandbox.zygote_process import ZygoteFailed, ZygoteProcess
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _TAKEN_SLEEP_S = 0.001
 _JUDGES_OWN = (errno.ENOMEM, errno.ENOSPC)
-"""What writing to a program's file may fail of without the program's doing."""
+"""Errors of writing to a program's file that the program did not cause."""
 _DIED = LiveCodeBenchResult(results=[-2], error_code=-5)
 _COLLAPSED = LiveCodeBenchResult(results=[-4], error_code=-4)
 
@@ -96,12 +96,12 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
 
 @functools.cache
 def _null() -> int:
-    """A descriptor of /dev/null, this process's for good."""
+    """Return a descriptor of /dev/null that stays open."""
     return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
 class _Died(Exception):
-    """The process ended, or is to be ended for what only a program can make it do."""
+    """The process ended, or must be ended for what only a program can have made it do."""
 
     def __init__(self, ended: RunEnded | None, why: str = "the program answered in the harness's place") -> None:
         self.ended = ended
@@ -109,7 +109,7 @@ class _Died(Exception):
 
 
 class _Overdue(Exception):
-    """A step went on past its limits, deaf to its alarm."""
+    """A step exceeded its limits and did not react to its alarm."""
 
     def __init__(self, cpu_s: float, reason: str) -> None:
         self.cpu_s = cpu_s
@@ -123,15 +123,15 @@ class _Session:
     bounds: RunLimits
     control: socket.socket
     given: MemoryFile | None
-    """The program and, behind it, room for an input; None where both are short and cross in packets."""
+    """The program, followed by room for an input; None if both are short and are sent in packets."""
     given_at: int
-    """Where in that an input begins."""
+    """Offset of the input in `given`."""
     output: MemoryFile
     deadline: float
     verdicts: list[TestVerdict] = field(default_factory=list)
     running: bool = True
     clock: StepClock | None = None
-    """None until the program's process has been heard of."""
+    """None until the program's process has made itself known."""
 
     def __post_init__(self) -> None:
         self._limit_s = self.submission.request.time_limit_s
@@ -141,10 +141,10 @@ class _Session:
         self._answered = [(self.control.fileno(), select.POLLIN)]
         self._poller = select.poll()
         self._poller.register(self.control, select.POLLIN)
-        self._poller.register(self.zygote.fileno(), 0)  # whether it is gone: what it says can wait
+        self._poller.register(self.zygote.fileno(), 0)  # reports only whether it is gone
 
     def grade(self) -> Graded:
-        """Prepare, then test by test until one fails. The first has been asked for."""
+        """Prepare, then run test after test until one fails. The first one has been requested already."""
         try:
             packet = self._receive()
             if packet[:1] == NOT_PREPARED:
@@ -168,7 +168,7 @@ class _Session:
                     text = self.output.read(self.bounds.file_bytes)
                 else:
                     return self._exception(_failure(packet), seconds)
-                if seconds > self._limit_s + ALARM_GRACE_S:  # and the judge was kept from looking
+                if seconds > self._limit_s + ALARM_GRACE_S:  # and the judge could not look in time
                     return self._late(seconds)
                 if len(text) >= self.bounds.file_bytes:
                     return self._fail(outcome.make(Verdict.OUTPUT_LIMIT, seconds, "too much output"), [-2], -2)
@@ -189,7 +189,7 @@ class _Session:
         return Graded(self.verdicts, LiveCodeBenchResult(results=[True] * len(self.verdicts)))
 
     def ask(self, given: str, program: bytes | None = None) -> None:
-        """Ask for a test; the first one brings the program, where it is no file's."""
+        """Request a test. The first request carries the program, unless a file does."""
         encoded = given.encode()
         if program is not None:
             packet = WITH_PROGRAM + program + encoded
@@ -201,7 +201,7 @@ class _Session:
         try:
             self.control.send(packet, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            raise _Died(None) from None  # it leaves the judge's packets unread, and goes on answering
+            raise _Died(None) from None  # it does not read the judge's packets, but keeps answering
         except OSError:
             raise _Died(self._wait_for_end()) from None
 
@@ -214,12 +214,12 @@ class _Session:
             raise _Died(None, "the program tampered with its input") from error
 
     def _late(self, seconds: float) -> Graded:
-        """What becomes of a test whose output came too late, before its process was ended."""
+        """Return the result for a test whose output came too late, but before its process was ended."""
         late = outcome.make(Verdict.TIME_LIMIT, seconds, f"used more than {self._limit_s:g} s of CPU time")
         return self._done(late, _DIED) if self._alarm.rung else self._fail(late, [-3], -3)
 
     def _exception(self, failed: dict[str, Any], seconds: float) -> Graded:
-        """What becomes of a test that did not come to its end."""
+        """Return the result for a test that did not finish."""
         if failed.get("collapsed") is True:
             return self._collapse(_exception_verdict(failed, seconds))
         if failed.get("timed_out") is True:
@@ -227,14 +227,14 @@ class _Session:
         return self._fail(_exception_verdict(failed, seconds), [-4], -4)
 
     def _clock(self) -> StepClock:
-        """The clock of the program's process, which has been heard of."""
+        """Return the clock of the program's process, which must have made itself known. Raises ZygoteFailed."""
         clock = self._meet()
         if clock is None:
-            raise ZygoteFailed("a runner answered that had not made itself known")
+            raise ZygoteFailed("a runner answered before it made itself known")
         return clock
 
     def _meet(self) -> StepClock | None:
-        """The clock, as soon as the runner has made itself known, which it does before the program is loaded."""
+        """Return the clock; None until the runner has made itself known, which it does before it loads the program."""
         if self.clock is None:
             started = self.zygote.started()
             if started is not None:
@@ -243,7 +243,7 @@ class _Session:
         return self.clock
 
     def _receive(self) -> bytes:
-        """Wait for the answer to a step, ringing the alarm at its limit, or for the end of the process."""
+        """Wait for the answer to a step, and ring the alarm at its limit. Raises _Died if the process ends instead."""
         self._alarm = Alarm(self._limit_s)
         left_s = max(0.0, self._until - time.monotonic())
         ready = self._poller.poll(min(self._quiet_s, left_s) * 1000)
@@ -254,7 +254,7 @@ class _Session:
         return packet
 
     def _await(self, ready: list[tuple[int, int]]) -> bool:
-        """Wait on for what was not, or not alone, `ready` at once; return whether the program hung up."""
+        """Keep waiting for the answer if `ready` was not just that; return whether the program hung up."""
         while True:
             events = dict(ready)
             if self.control.fileno() in events:
@@ -273,12 +273,12 @@ class _Session:
         return left_s
 
     def _see_alarm_taken(self) -> None:
-        """Wait until no word for an alarm is under way, which would go off in the next step."""
+        """Wait until the zygote has received the alarm, which would otherwise go off in the next step."""
         while self._alarm.rung and not self.zygote.has_taken_all():
             time.sleep(min(_TAKEN_SLEEP_S, self._left_s()))
 
     def _look(self) -> float:
-        """Ring the alarm, or end the process, if it is time to; return how long nothing can be due."""
+        """Ring the alarm, or raise _Overdue, if it is time to; return for how long nothing can be due."""
         clock, alarm = self._meet(), self._alarm
         if clock is None:
             return _LONGEST_SLEEP_S
@@ -289,7 +289,7 @@ class _Session:
             alarm.taken_at = cpu_s, wall_s
         unheard = alarm.unheard(cpu_s, wall_s, states)
         is_due = alarm.is_due(cpu_s, wall_s, states)
-        if (unheard or is_due) and self._poller.poll(0):  # its last steps came between the look and now
+        if (unheard or is_due) and self._poller.poll(0):  # it answered or ended after the look
             return 0.0
         if unheard:
             raise _Overdue(cpu_s, unheard)
@@ -333,7 +333,7 @@ class _Session:
 
 
 def _failure(packet: bytes) -> dict[str, Any]:
-    """How the program failed, as its process tells. Raises _Died where that is no such packet."""
+    """Return how the program failed, as its process reports. Raises _Died for any other packet."""
     try:
         failed = json.loads(packet)
     except (ValueError, RecursionError):
@@ -353,7 +353,7 @@ def _exception_verdict(answer: dict[str, Any], seconds: float) -> TestVerdict:
 
 
 def _all_json(submission: Submission) -> list[Any]:
-    """What is expected: the harness reads every test before it runs the first, and one that is no JSON spoils all."""
+    """Return what is expected. The harness parses all tests before it runs the first; one that is no JSON fails all."""
     wanted = []
     try:
         for test in submission.tests:

@@ -1,8 +1,8 @@
 """Every limit in one place: its value, what it means for each scoring, and what follows for memory.
 
-How long tests may take together, and until when they are waited for, is part of the protocol
-(`deepcoder_contracts.judge_time`). Pure; nothing here fails. What does not fit into a container is told by
-`deepcoder_sandbox.pod_memory`.
+How long all tests may take together, and how long the judge waits for them, is part of the protocol
+(`deepcoder_contracts.judge_time`). Pure; nothing here fails. `deepcoder_sandbox.pod_memory` checks what fits into a
+container.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from deepcoder_sandbox.worker.values import MAX_BYTES
 MIB: Final = 1 << 20
 
 OUTPUT_BYTES: Final = 64 * MIB
-"""Most that a program may write to stdout, to stderr, or to any file of its own."""
+"""Maximum bytes that a program may write to stdout, to stderr, or to any file of its own."""
 
 VALUE_BYTES: Final = MAX_BYTES
-"""Longest encoding of a returned value."""
+"""Longest encoding of a returned value, in bytes."""
 
 CLAIM_BYTES: Final = 4096
-"""Room for what a program's process says of itself, and the tail of stderr that is looked at."""
+"""Maximum bytes of a program's claim about itself, and of the end of stderr that is read."""
 
 ALARM_GRACE_S: Final = 1.0
-"""livecodebench: seconds past the limit in which the alarm may unwind a test: the harness's own allowance a test."""
+"""livecodebench: seconds past the limit in which the alarm may unwind a test. The harness allows as much per test."""
 
 MAX_QUEUED_A_SLOT: Final = 64
-"""Submissions waiting before more are refused."""
+"""Waiting submissions per slot before more are refused."""
 
 TESTS_STORE_MB: Final = 1024
-"""Memory for stored test sets."""
+"""Memory for stored test sets, in MiB."""
 
 BODY_MB: Final = 64
-"""Largest request body."""
+"""Largest request body, in MiB."""
 
 _JUDGE_MB = 256
 _ZYGOTES_MB = 32  # one of each kind
@@ -58,7 +58,7 @@ def of_all_tests(time_limit_s: float, tests: int, memory_limit_mb: int, file_byt
 
 
 def needed_mb(slots: int, memory_mb: int, store_mb: int, requests_mb: int) -> int:
-    """Return the memory of a judge whose every slot runs a program that takes all it may, files in memory included.
+    """Return the memory of a judge in MiB if every slot's program uses all that it may, including files in memory.
 
     `requests_mb` is what requests hold (`deepcoder_sandbox.server.memory_budget`).
     """

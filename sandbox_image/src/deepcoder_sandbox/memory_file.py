@@ -1,9 +1,9 @@
-"""Anonymous files in memory: how texts cross to a program and back without passing through the zygote.
+"""Anonymous files in memory, which carry texts to a program and back without passing through the zygote.
 
-Their memory is outside a program's memory limit, so each has a bound of its own: a `capacity` that seals enforce, or
-the runner's file size limit. It is gone with the last descriptor. A program that holds a file could seal it, after
-which the judge's own writes would fail: only one made `sealable` can be sealed by others, and such a one is out of
-reach before the program starts. Fails with OSError, as the system calls beneath do.
+Their memory does not count towards a program's memory limit, so each file has its own bound: a `capacity` that seals
+enforce, or the runner's file size limit. The memory is freed with the last descriptor. A program that holds a file
+could seal it, and the judge's own writes would then fail. So only a `sealable` file can be sealed by others, and the
+program never holds such a file: the runner closes it before. Raises OSError, as the system calls do.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _FIXED_SIZE = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class MemoryFile:
-    """A memory file that closes itself at the end of a with block.
+    """A memory file that is closed at the end of a with block.
 
-    With a `capacity` its size is that for good, whoever holds it; what was written is told by its offset.
+    With a `capacity`, nobody can change its size, and its offset shows how much was written.
     """
 
     def __init__(self, name: str, content: bytes = b"", *, sealable: bool = False, capacity: int | None = None) -> None:
@@ -35,25 +35,25 @@ class MemoryFile:
             raise
 
     def _write(self, content: bytes, at: int = 0) -> None:
-        """Write, leaving the offset where it is."""
+        """Write without moving the offset."""
         view, offset = memoryview(content), 0
         while offset < len(content):
             offset += os.pwrite(self._fd, view[offset:], at + offset)
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Return the descriptor."""
         return self._fd
 
     def size(self) -> int:
-        """Bytes in it now."""
+        """Return the current size in bytes."""
         return os.fstat(self._fd).st_size
 
     def sealed(self) -> bool:
-        """Whether nobody can write to it any more."""
+        """Return whether nobody can write to it any more."""
         return bool(fcntl.fcntl(self._fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
 
     def written(self) -> int:
-        """Bytes before the offset, which is shared with the program: where it last wrote, if it is honest."""
+        """Return the offset, which the program shares: the end of what it wrote, if it is honest."""
         at = os.lseek(self._fd, 0, os.SEEK_CUR)
         return min(at, self.size()) if at else 0
 
@@ -62,7 +62,7 @@ class MemoryFile:
         return self.content(min(limit, self.size() - offset), offset)
 
     def content(self, length: int, offset: int = 0) -> bytes:
-        """Return `length` bytes from `offset`; fewer if the file is shorter. Room for all of them is taken at once."""
+        """Return `length` bytes from `offset`; fewer if the file is shorter. Memory is allocated for all at once."""
         content = os.pread(self._fd, length, offset) if length > 0 else b""
         while len(content) < length:  # the kernel reads less than 2 GiB at a time
             part = os.pread(self._fd, length - len(content), offset + len(content))
@@ -72,7 +72,7 @@ class MemoryFile:
         return content
 
     def overwrite(self, content: bytes, at: int) -> None:
-        """Write `content` at an offset; what is beyond it stays."""
+        """Write `content` at an offset; the rest stays as it is."""
         self._write(content, at)
 
     def __enter__(self) -> Self:

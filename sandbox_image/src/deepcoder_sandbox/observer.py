@@ -1,6 +1,6 @@
-"""What a pool and its slots tell of their work, for metrics: functions that do nothing unless somebody listens.
+"""Hooks through which a pool and its slots report their work, for metrics. By default they do nothing.
 
-They are called on the slots' threads, between two submissions; one that raises is logged and costs no answer.
+They are called on the slots' threads and must not raise. If `judged` does, that is logged and costs no answer.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ class Phase(StrEnum):
     """Waiting for a slot."""
 
     ZYGOTE = "zygote"
-    """Starting a zygote, where the slot had none."""
+    """Starting a zygote, if the slot had none."""
 
     RUN = "run"
-    """From asking for each runner to hearing of its end: confined, and running. livecodebench compares meanwhile."""
+    """From requesting each runner to learning of its end, confinement included. livecodebench compares meanwhile."""
 
     COMPARE = "compare"
-    """The rest of judging: handing texts over, reading what was left, comparing."""
+    """The rest of judging: passing texts, reading results, comparing."""
 
 
 class Recycled(StrEnum):
     """Why a zygote was ended."""
 
     RUNS = "runs"
-    """It had made as many runs as it may."""
+    """It had reached its maximum number of runs."""
 
     UNCLEAN = "unclean"
     """It could not remove what a program left."""
 
     ZYGOTE_FAILED = "zygote_failed"
-    """It died, hung, or answered what is no answer."""
+    """It died, hung, or sent an invalid answer."""
 
     RUNNER_KILLED = "runner_killed"
-    """Something killed a runner from outside, perhaps the kernel for want of memory."""
+    """Something killed a runner from outside, perhaps the kernel because memory ran out."""
 
     RESOURCES = "resources"
-    """The judge had no memory, descriptor or disk left."""
+    """The judge ran out of memory, descriptors or disk."""
 
     DEFECT = "defect"
-    """An exception that is not foreseen: a defect of the judge."""
+    """An unexpected exception: a defect of the judge."""
 
 
 @dataclass(frozen=True)
 class Observer:
-    """Who listens."""
+    """The functions that receive the reports."""
 
     spent: Callable[[Phase, float], None] = lambda phase, seconds: None
-    """Seconds of a phase, once a submission."""
+    """Receives the seconds of a phase, once per submission."""
 
     judged: Callable[[Submission, JudgeResponse], None] = lambda submission, answer: None
     recycled: Callable[[Recycled], None] = lambda reason: None

@@ -1,7 +1,7 @@
-"""From how a run ended to its verdict: pure, and in one place.
+"""Derives the verdict from how a run ended: pure, and in one place.
 
-The order matters. The judge's own failures come first, then limits, then what the program says of itself, then its exit
-status, and only then is its output compared.
+The order matters. The judge's own failures and the limits come first, then what the program says about itself, then its
+exit status, and only then is its output compared.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _DOING = {"R": "ready", "S": "asleep", "D": "held by the kernel", "T": "stopped"
 
 @dataclass(frozen=True)
 class Claim:
-    """What a program's process said of itself. Never evidence for it, only against."""
+    """What a program's process said about itself. It is evidence against the program only, never for it."""
 
     failure: str | None = None
     detail: str | None = None
     completed: str | None = None
-    """script: the word that its test was to end with."""
+    """script: the word that shows that the test ran to its end."""
 
 
 class KilledFromOutside(Exception):
@@ -35,7 +35,7 @@ class KilledFromOutside(Exception):
 
 
 def read_claim(report: bytes) -> Claim:
-    """Return what a report says; one that is broken says nothing."""
+    """Return the claim in a report; an empty one if the report is invalid."""
     try:
         fields = json.loads(report) if report else None
     except (ValueError, RecursionError):
@@ -53,9 +53,9 @@ def read_claim(report: bytes) -> Claim:
 def failed_run(
     ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int, stderr: bytes, crash_counts: bool = True
 ) -> TestVerdict | None:
-    """Return the verdict of a run that did not end well, None where its output is to be compared.
+    """Return the verdict of a run that failed; None if its output must be compared.
 
-    `crash_counts` False lets a crash or another exit status than 0 pass. Raises KilledFromOutside.
+    With `crash_counts` False, a crash or a non-zero exit status is no failure. Raises KilledFromOutside.
     """
     verdict, detail = _failure(ended, limits, claim, output_bytes)
     if verdict is None or (verdict is Verdict.RUNTIME_ERROR and not crash_counts):
@@ -91,25 +91,25 @@ def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int
 
 
 def doing(states: str) -> str:
-    """Return what threads in these states (letters of /proc) do, to go behind a sentence; empty where nobody looked."""
+    """Return in words what threads in these states (letters of /proc) do, to end a sentence with; empty without any."""
     counts = Counter(_DOING.get(state, f"in state {state}") for state in states)
     told = ", ".join(f"{count} {what}" for what, count in counts.items())
     return f" (threads: {told})" if told else ""
 
 
 def make(verdict: Verdict, seconds: float, detail: str | None = None) -> TestVerdict:
-    """Return a verdict with its detail escaped and cut to what the contract allows."""
+    """Return a verdict with its detail escaped, and truncated to what the contract allows."""
     shown = None if not detail else detail.encode("ascii", "backslashreplace").decode()[:_DETAIL_CHARS]
     return TestVerdict(verdict=verdict, seconds=max(0.0, seconds), detail=shown)
 
 
 def passed(seconds: float) -> TestVerdict:
-    """Return the verdict of a test that is right."""
+    """Return the verdict of a passed test."""
     return TestVerdict(verdict=Verdict.PASSED, seconds=seconds if seconds > 0 else 0.0)
 
 
 def fill_skipped(verdicts: list[TestVerdict], count: int) -> list[TestVerdict]:
-    """Return the verdicts with `skipped` for every test that was not run."""
+    """Return the verdicts, followed by `skipped` for every test that was not run."""
     return verdicts + [make(Verdict.SKIPPED, 0.0)] * (count - len(verdicts))
 
 

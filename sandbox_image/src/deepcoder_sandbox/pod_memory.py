@@ -1,8 +1,8 @@
-"""Whether the programs' memory limits fit into the container's: if not, the kernel could kill the whole judge.
+"""Checks whether the programs' memory limits fit into the container's. If not, the kernel could kill the whole judge.
 
-No verdict would be wrong, since such a kill is answered with `error`, but all slots' work would be lost each time. So a
-server that does not fit does not start: `DoesNotFit` has the sum and the mend. A limit that cannot be read counts as
-none.
+No verdict would be wrong, because such a kill is answered with `error`, but all slots' work would be lost each time. So
+a server that does not fit does not start: `DoesNotFit` states the sum and the fix. A limit that cannot be read counts
+as none.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit
 _NO_LIMIT = 1 << 60
 _DEFAULT_MB: int = JudgeRequest.model_fields["memory_limit_mb"].default
 _SMALLEST_MB = 128
-"""Below this few programs would run: a judge of so little is not proposed."""
+"""Below this, few programs would run, so no smaller limit is proposed."""
 
 
-@dataclass(eq=False)  # an exception: what passes it on writes its traceback into it
+@dataclass(eq=False)  # not frozen: raising an exception sets its traceback
 class DoesNotFit(Exception):
     """The container has less memory than the slots' programs may take."""
 
@@ -43,7 +43,7 @@ class DoesNotFit(Exception):
 
 
 def container_limit_mb(files: tuple[str, ...] = _LIMIT_FILES) -> int | None:
-    """Return the container's memory limit in MiB, None where there is none (or none to be read)."""
+    """Return the container's memory limit in MiB; None if there is none, or if it cannot be read."""
     for name in files:
         try:
             text = Path(name).read_text().strip()
@@ -57,10 +57,10 @@ def container_limit_mb(files: tuple[str, ...] = _LIMIT_FILES) -> int | None:
 def largest_program_mb(
     slots: int, asked_mb: int | None, store_mb: int, requests_mb: int, limit_mb: int | None
 ) -> int | None:
-    """Return the largest memory limit of a program to accept: `asked_mb` where it was set, else what fits.
+    """Return the largest memory limit of a program to accept, in MiB: `asked_mb` if it is set, else what fits.
 
-    None is no bound, where there is no limit to fit into. What fits has to be the default limit at least, unless less
-    was asked for. Raises DoesNotFit.
+    None means no bound, if the container has no limit. Raises DoesNotFit if `asked_mb`, by default a request's default
+    limit, does not fit.
     """
     if limit_mb is None:
         return asked_mb

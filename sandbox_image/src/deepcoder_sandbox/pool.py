@@ -1,17 +1,17 @@
-"""A pool of slots behind one bounded queue: a thread a slot, runs served in turn (`deepcoder_sandbox.fair_queue`).
+"""A pool of slots behind one bounded queue: one thread per slot; runs take turns (`deepcoder_sandbox.fair_queue`).
 
-Full means full: `submit` refuses at once with a hint when to come back, instead of letting the queue grow. A run that
-has filled it keeps no other out: what came last of it makes room, and is told to come back too. Draining refuses new
-work, finishes what was accepted and then ends every zygote; what is not finished in time is given back unjudged, so
-that nobody waits for an answer that never comes.
+If the queue is full, `submit` refuses at once and says when to retry, instead of letting the queue grow. A run that has
+filled it does not keep others out: its newest submissions make room, and are refused in the same way. A draining pool
+refuses new work, finishes what it has accepted, and then ends every zygote. What is not finished in time is given back
+unjudged, so that nobody waits for an answer that never comes.
 
-A client's deadline that passes for want of a free slot is no failure of the judge, and says nothing about the program:
-such a submission is given back unjudged (`Overdue`), to be asked for again. Only judging that took longer than it may,
-or whose client left it too little time to begin with, ends as `error`.
+If a client's deadline passes because no slot was free, this is not a failure of the judge, and says nothing about the
+program. Such a submission is given back unjudged (`Overdue`), and can be sent again. The answer is `error` only if
+judging took longer than it may, or if its client left it too little time to begin with.
 
-A slot that cannot start its zygote leaves the work to the others and tries again by itself; what failed on one slot is
-tried once more on another. Where no slot can, `error` is the answer, and since a judge that is so quick would attract
-work, `failing_s` tells of it: the server then asks for no more.
+A slot that cannot start its zygote leaves the work to the others and keeps trying. What failed on one slot is tried
+once more on another. If no slot can judge, the answer is `error`. Such a quick judge would attract work, so `failing_s`
+reports it, and the server then asks for no more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NEWEST_COUNTS = 0.05
 
 
 class QueueFull(Exception):
-    """No more room for submissions."""
+    """There is no room for another submission."""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"the queue is full: try again in {retry_after_s} s, or at another judge")
@@ -49,14 +49,14 @@ class QueueFull(Exception):
 
 
 class Draining(Exception):
-    """The judge is about to stop: it takes no more work, or has had no time to judge this."""
+    """The judge is stopping: it accepts no more work, or had no time to judge this submission."""
 
 
 class Overdue(Exception):
-    """The client's deadline has passed for want of a free slot: nothing is known about the program."""
+    """The client's deadline passed before a slot was free: nothing is known about the program."""
 
     def __init__(self) -> None:
-        super().__init__("not judged: its deadline passed while others were judged: send it again, here or elsewhere")
+        super().__init__("not judged: its deadline passed while it waited for a slot: send it again, here or elsewhere")
 
 
 @dataclass(eq=False)
@@ -64,15 +64,15 @@ class _Work:
     submission: Submission
     run: str
     deadline: float | None
-    """The client's, counted from its arrival; None: it counts from when judging begins, or there is none."""
+    """The client's (monotonic), counted from arrival; None if it counts from when judging begins or there is none."""
     queued_at: float
     waits: bool
-    """Whether no slot was free when it came."""
+    """Whether no slot was free when it arrived."""
     answer: Future[JudgeResponse] = field(default_factory=Future)
     began: float = 0.0
     """When a slot took it."""
     tried: int = 0
-    """Slots that have failed on it."""
+    """Number of slots that have failed on it."""
 
 
 class Pool:
@@ -90,7 +90,7 @@ class Pool:
         self.slots = slots
         self._observer = observer or Observer()
         self._changed = threading.Condition()
-        """Guards all that follows; told when there is work, or somebody leaves."""
+        """Guards all fields below; notified when there is work, or when a slot's thread ends."""
         self._waiting: FairQueue[_Work] = FairQueue(max_queued)
         self._under_way: set[_Work] = set()
         self._draining = False
@@ -107,17 +107,17 @@ class Pool:
 
     @property
     def busy(self) -> int:
-        """Slots in use."""
+        """Number of slots in use."""
         return len(self._under_way)
 
     @property
     def queued(self) -> int:
-        """Submissions waiting for a slot."""
+        """Number of submissions that wait for a slot."""
         return len(self._waiting)
 
     @property
     def oldest_wait_s(self) -> float:
-        """Seconds for which the submission that has waited longest has waited; 0 where none does."""
+        """Seconds for which the oldest waiting submission has waited; 0 if none waits."""
         with self._changed:
             since = min((work.queued_at for work in self._waiting.heads()), default=None)
         return 0.0 if since is None else time.monotonic() - since
@@ -129,7 +129,7 @@ class Pool:
 
     @property
     def failing_s(self) -> float:
-        """Seconds for which no slot has had a zygote, although each tried three times or more; 0 where one works."""
+        """Seconds for which no slot has had a zygote, although each tried three times or more; 0 if one works."""
         known = [slot.failing_since for slot in self._slots if slot.failed_starts >= _FAILED_STARTS]
         since = [moment for moment in known if moment is not None]  # None: its thread has just started one
         if len(since) < self.slots:
@@ -138,17 +138,17 @@ class Pool:
 
     @property
     def working_slots(self) -> int:
-        """Slots that can judge, as far as is known."""
+        """Number of slots that can judge, as far as is known."""
         return sum(slot.failed_starts < _FAILED_STARTS for slot in self._slots)
 
     def submit(self, submission: Submission, queue_counts: bool = True, run: str = "") -> Future[JudgeResponse]:
         """Queue a submission of a run. Raises QueueFull or Draining.
 
-        `queue_counts` False is for whoever reads ahead of the judging: a deadline counts from when judging begins.
+        With `queue_counts` False, for callers that read ahead, a deadline counts from when judging begins.
 
-        The future fails with Draining where the pool is closed before it was judged, with QueueFull where it has to
-        make room for another run, and with Overdue; whatever a program or the judge does is an answer. Cancelling it
-        takes it out of the queue; once it is judged it cannot be cancelled.
+        The future fails with Draining if the pool is closed before the submission is judged, with QueueFull if it has
+        to make room for another run, and with Overdue. Whatever a program or the judge does is an answer. Cancelling
+        the future removes the submission from the queue; once judging has begun, it cannot be cancelled.
         """
         now = time.monotonic()
         asked_s = submission.request.deadline_s
@@ -162,13 +162,13 @@ class Pool:
                 displaced = self._waiting.add(run, work, now)
             except Full:
                 raise QueueFull(self.retry_after_s()) from None
-            self._changed.notify_all()  # one alone might wake a slot that leaves the work to others
+            self._changed.notify_all()  # `notify` might wake a slot that leaves the work to others
         if displaced is not None:
             _fail(displaced, QueueFull(self.retry_after_s()))
         return work.answer
 
     def give_back_overdue(self, answer: Future[JudgeResponse]) -> None:
-        """Give back the submission of this answer, whose deadline has passed, if it still waits in the queue."""
+        """Give back the submission of this answer, whose deadline has passed, if it is still in the queue."""
         with self._changed:
             work = next((work for work in self._waiting if work.answer is answer), None)
             if work is None:
@@ -177,7 +177,7 @@ class Pool:
         _fail(work, Overdue())
 
     def retry_after_s(self) -> int:
-        """Seconds after which about half of the queue will have been judged."""
+        """Return the seconds after which about half of the queue will have been judged."""
         return max(1, min(_MAX_RETRY_AFTER_S, round(len(self._waiting) * self._mean_s / self.slots / 2)))
 
     def _work_through(self, slot: Slot) -> None:
@@ -190,7 +190,7 @@ class Pool:
                 try:
                     judged = self._judge(slot, work)
                 finally:
-                    del work  # its texts are not to stay while the next one is waited for
+                    del work  # frees its texts while the thread waits for the next one
                     with self._changed:
                         self._waiting.done(run, began, time.monotonic(), judged=judged)
         finally:
@@ -200,7 +200,7 @@ class Pool:
             slot.close()
 
     def _next(self, slot: Slot) -> _Work | None:
-        """Wait for work; a slot without a zygote tries to start one meanwhile. None: nothing is left to do."""
+        """Wait for work and return it; None if none is left. A slot without a zygote tries to start one meanwhile."""
         start_again = time.monotonic() + _START_AGAIN_S
         while True:
             with self._changed:
@@ -225,7 +225,7 @@ class Pool:
         return any(other is not slot and not other.failed_starts for other in self._present)
 
     def _judge(self, slot: Slot, work: _Work) -> bool:
-        """Whether this judged it: what is overdue takes no slot, and a slot that fails is not the run's to pay for."""
+        """Return whether it was judged here. If not, because it is overdue or the slot failed, the run does not pay."""
         started = time.monotonic()
         if not work.tried:
             self._observer.spent(Phase.QUEUE, started - work.queued_at)
@@ -237,7 +237,7 @@ class Pool:
             return False
         try:
             answer = slot.judge(submission, deadline)
-        except Exception as error:  # a defect of ours is the judge's failure too, and the slot lives on
+        except Exception as error:  # a defect of ours is the judge's failure too, and the slot goes on
             answer = slot.error_answer(submission, f"{type(error).__name__}: {error}", started)
         now = time.monotonic()
         if answer.passed is None and now < deadline and self._hand_on(slot, work):
@@ -245,7 +245,7 @@ class Pool:
         self._learn(now - started)
         queue_counted = work.waits and work.deadline is not None
         if answer.passed is None and now >= deadline and queue_counted and now - started < allowed_s:
-            self._give_back(work)  # the queue took the time that was wanting
+            self._give_back(work)  # it lacks the time that it spent in the queue
         else:
             self._settle(work, answer)
         return True
@@ -258,13 +258,13 @@ class Pool:
         _fail(work, Overdue())
 
     def _learn(self, seconds: float) -> None:
-        """Follow the mean of what judging takes, from the first submission on."""
+        """Update the mean seconds of judging, from the first submission on."""
         with self._changed:
             self._judged += 1
             self._mean_s += max(_NEWEST_COUNTS, 1 / self._judged) * (seconds - self._mean_s)
 
     def _hand_on(self, slot: Slot, work: _Work) -> bool:
-        """Give what failed here to the other slots, once; False where there is none."""
+        """Queue work that failed here for the other slots, once; return False if there are none."""
         with self._changed:
             work.tried += 1
             if work not in self._under_way or work.tried >= _SLOTS_TRIED or not self._others_work(slot):
@@ -301,7 +301,7 @@ class Pool:
     def close(self, timeout_s: float) -> bool:
         """Drain and wait at most `timeout_s`; return whether all accepted work was finished.
 
-        What was not is given back: its futures fail with Draining.
+        Unfinished work is given back: its futures fail with Draining.
         """
         self.drain()
         until = time.monotonic() + timeout_s
@@ -317,6 +317,6 @@ class Pool:
 
 
 def _fail(work: _Work, reason: Exception) -> None:
-    """Tell whoever waits for it that it is not judged, unless nobody does."""
+    """Fail the future of work that is not judged, unless it was cancelled."""
     if work.answer.running() or work.answer.set_running_or_notify_cancel():
         work.answer.set_exception(reason)

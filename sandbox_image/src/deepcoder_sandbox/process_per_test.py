@@ -1,7 +1,7 @@
-"""Judging one submission in one process a test (strict, taco-compat): the loop over its tests.
+"""Judges one submission with one process per test (strict, taco-compat): the loop over its tests.
 
-One process a submission is `deepcoder_sandbox.lcb_session`. Expected outputs never leave this side. Fails with
-ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures, which pass through to the caller.
+`deepcoder_sandbox.lcb_session` has one process per submission. Expected outputs never leave this side. Raises
+ZygoteFailed, KilledFromOutside or DeadlinePassed, which are the judge's failures and pass through to the caller.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from deepcoder_sandbox.zygote_process import ZygoteProcess
 def judge_each_test(
     zygote_for_run: Callable[[], ZygoteProcess], submission: Submission, deadline: float
 ) -> list[TestVerdict]:
-    """Return one verdict a test, each from a process of its own; `deadline` is monotonic.
+    """Return one verdict per test, each from a process of its own; `deadline` is monotonic.
 
-    `zygote_for_run` is asked before each test: one that could not be cleaned after the last is not used again.
+    `zygote_for_run` is called before each test, because a zygote that could not be cleaned is not used again.
 
     Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures.
     """
@@ -59,7 +59,7 @@ def _run_test(
     deadline: float,
     allowed_s: float,
 ) -> tuple[TestVerdict, float]:
-    """Return a test's verdict and the seconds it took, less those in which others kept it from going on.
+    """Return a test's verdict and the seconds it took, without those in which others kept it from running.
 
     `allowed_s` is what is left of the seconds that all tests may take together.
     """
@@ -67,7 +67,7 @@ def _run_test(
     if time.monotonic() > deadline:
         raise DeadlinePassed("the deadline passed before every test was run")
     if allowed_s <= 0:
-        return outcome.make(Verdict.TIME_LIMIT, 0.0, "the tests before took the time of all, mostly waiting"), 0.0
+        return outcome.make(Verdict.TIME_LIMIT, 0.0, "earlier tests used up the time of all tests, mostly waiting"), 0.0
     bounds = limits.of_one_test(request.time_limit_s, request.memory_limit_mb, submission.output_bytes)
     if allowed_s < bounds.wall_limit_s:
         bounds = bounds._replace(wall_limit_s=allowed_s)
@@ -104,7 +104,7 @@ def _compare_output(got: bytes, expected: str, request: JudgeRequest) -> str | N
         case Scoring.TACO_COMPAT:
             return taco.compare_output(got, expected)
         case Scoring.LIVECODEBENCH:
-            raise AssertionError("it has one process a submission: deepcoder_sandbox.lcb_session")
+            raise AssertionError("it has one process per submission: deepcoder_sandbox.lcb_session")
         case other:
             assert_never(other)
 

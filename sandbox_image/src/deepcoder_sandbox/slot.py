@@ -1,9 +1,8 @@
-"""A slot: a zygote, or one of each kind, and the thread's worth of work that goes through them.
+"""A slot: a zygote, or one of each kind, which judge one submission after another on one thread.
 
-It starts a zygote when it needs one, and ends it after a number of runs or after any failure: one that failed may still
-have an answer under way, and that must not be taken for the next submission's. Every failure of the judge's own, one
-that nobody foresaw included, is an `error` answer after one more attempt on a fresh zygote. It never raises for what a
-program did.
+It starts a zygote when it needs one, and ends it after a number of runs or after any failure: a failed zygote may still
+send an answer, which must not be taken for the next submission's. Every failure of the judge itself, even an unexpected
+one, becomes an `error` answer after one more attempt on a fresh zygote. Nothing that a program does raises an error.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _log = logging.getLogger("deepcoder_sandbox")
 
 _ATTEMPTS = 2
 RECYCLE_AFTER_RUNS: Final = 5000
-"""Runs after which a zygote is replaced, where nothing else is said."""
+"""Default number of runs after which a zygote is replaced."""
 
 
 class Slot:
@@ -46,14 +45,14 @@ class Slot:
         self._starting_s = 0.0
         self._run_by_others_s = 0.0
         self.failed_starts = 0
-        """Zygotes in a row, up to now, that could not be started."""
+        """Number of zygotes in a row, up to now, that could not be started."""
         self.failing_since: float | None = None
-        """When the first of them was (monotonic)."""
+        """When the first of them failed (monotonic)."""
 
     def ensure_zygote(self, harness: bool = False) -> ZygoteProcess:
-        """Return the running zygote, started if need be: the one of scoring livecodebench, or that of all others.
+        """Return the running zygote for scoring livecodebench (`harness`) or for all others; start it if needed.
 
-        Each is started when it is first needed and goes on beside the other. Raises ZygoteFailed.
+        Both can run side by side. Raises ZygoteFailed.
         """
         self._harness = harness
         zygote = self._zygotes.get(harness)
@@ -70,7 +69,7 @@ class Slot:
         except (ZygoteFailed, OSError, MemoryError) as error:
             self.failed_starts += 1
             self.failing_since = self.failing_since or time.monotonic()
-            _log.warning("cannot start a zygote, for the %d. time in a row: %s", self.failed_starts, error)
+            _log.warning("cannot start a zygote (failure %d in a row): %s", self.failed_starts, error)
             raise ZygoteFailed(str(error)) from error
         finally:
             self._starting_s += time.monotonic() - started
@@ -79,12 +78,12 @@ class Slot:
 
     @property
     def zygote_pid(self) -> int | None:
-        """The process of the zygote that was used last, for tests that kill it."""
+        """Pid of the zygote that was used last, for tests that kill it."""
         zygote = self._zygotes.get(self._harness)
         return zygote.pid if zygote else None
 
     def _running_s(self) -> float:
-        """Seconds of all runs so far, by these zygotes and those before them."""
+        """Return the seconds of all runs so far, by these zygotes and their predecessors."""
         return self._run_by_others_s + sum(zygote.run_wall_s for zygote in self._zygotes.values())
 
     def _drop(self, reason: Recycled) -> None:
@@ -154,7 +153,7 @@ class Slot:
         )
 
     def error_answer(self, submission: Submission, failure: str, started: float) -> JudgeResponse:
-        """Return the answer that says the judge failed: `error` for every test, `passed` null."""
+        """Return the answer for a failure of the judge: `error` for every test, `passed` null."""
         error = outcome.make(Verdict.ERROR, 0.0, failure)
         return JudgeResponse(
             id=submission.request.id,

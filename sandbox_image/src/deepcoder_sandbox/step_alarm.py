@@ -1,8 +1,8 @@
-"""The alarm of one step of a session: when it is to be rung, and when a program is deaf to it.
+"""The alarm of one step of a session: when it is due, and when a program has ignored it.
 
-LiveCodeBench's harness has the kernel ring it at a test's limit. Here the judge does, by a word to the zygote, and what
-does not hear it is ended after a grace. On a busy machine that word may take longer than the grace, so the grace begins
-when the zygote has taken it: a program is not deaf to what was never rung.
+In LiveCodeBench's harness the kernel sends the alarm at a test's limit. Here the judge asks the zygote to send it, and
+ends a program that does not react within a grace period. On a busy machine the request may take longer than that. So
+the grace period begins when the zygote has received the request: a program cannot ignore an alarm that was not sent.
 
 Pure; nothing here fails.
 """
@@ -18,7 +18,7 @@ from deepcoder_sandbox.worker.starvation import may_go_on
 
 @dataclass
 class Alarm:
-    """A step's. Seconds are the step's own, those of the wall clock less what others kept its process from going on.
+    """A step's alarm. Seconds are the step's own; wall-clock seconds exclude time in which others kept it from running.
 
     `states` are those of its threads (`Starvation.states`).
     """
@@ -26,13 +26,13 @@ class Alarm:
     limit_s: float
     rung: bool = False
     taken_at: tuple[float, float] | None = None
-    """CPU and wall-clock seconds when the zygote was first seen to have taken the word."""
+    """CPU and wall-clock seconds when the zygote was first seen to have received the request."""
 
     def is_due(self, cpu_s: float, wall_s: float, states: str) -> bool:
-        """Whether it is to be rung now.
+        """Return whether the alarm is due now.
 
-        Like the harness's it goes by the wall clock, unless the step is still to get some of its time. Threads may take
-        more CPU time than that.
+        Like the harness's alarm, it goes by the wall clock, unless others still keep the step from running. Several
+        threads together may use more CPU time than that.
         """
         if self.rung:
             return False
@@ -40,7 +40,7 @@ class Alarm:
         return (wall_s >= self.limit_s and is_over) or cpu_s > self.limit_s + ALARM_GRACE_S
 
     def unheard(self, cpu_s: float, wall_s: float, states: str) -> str | None:
-        """Return what is to be said of a program that did not hear it; None as long as it still may."""
+        """Return the reason for ending a program that ignored the alarm; None while it may still react."""
         if self.taken_at is None:
             return None
         taken_cpu_s, taken_wall_s = self.taken_at
@@ -53,5 +53,5 @@ class Alarm:
         return None
 
     def quiet_s(self, cpu_s: float, wall_s: float) -> float:
-        """Return for how long nothing can be due."""
+        """Return the seconds for which nothing can be due."""
         return self.limit_s + ALARM_GRACE_S - cpu_s if self.rung else self.limit_s - wall_s

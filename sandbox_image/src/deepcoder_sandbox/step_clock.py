@@ -1,9 +1,9 @@
-"""The time that one step of a session takes, measured on the judge's side, where no program can forge or forget it.
+"""Measures the time of one step of a session on the judge's side, where no program can forge it.
 
-The kernel names the runner, by the packet in which it makes itself known before the program is loaded (`Started` of
-`deepcoder_sandbox.zygote_process`). CPU time is read from the process's own clock, wall-clock time leaves out what
-others kept it from going on, which is looked at where a step takes long. Where a process is gone, the time that was
-last read stands.
+The kernel names the runner's pid with the packet that the runner sends before it loads the program (`Started` of
+`deepcoder_sandbox.zygote_process`). CPU time is read from the process's own clock. Wall-clock time excludes the time in
+which others kept the process from running, which is examined only if a step takes long. Once a process is gone, the
+time that was read last stands.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _MARK_EVERY_S = 0.1
 
 
 def receive(control: socket.socket, size: int) -> bytes:
-    """Return a packet; an empty one at the end.
+    """Return a packet; an empty one at the end of the connection.
 
-    A process that left with a packet of ours unread resets the connection, once; what it sent before is still there.
+    A process that ends without reading our last packet resets the connection, once. What it sent before is still there.
     """
     try:
         return control.recv(size)
@@ -30,12 +30,12 @@ def receive(control: socket.socket, size: int) -> bytes:
 
 
 class StepClock:
-    """Times the steps of one process."""
+    """Measures the steps of one process."""
 
     def __init__(self, pid: int, limit_s: float, cpu_s: float, since: float) -> None:
-        """Begin the first step at `since` (monotonic), when it had used `cpu_s`.
+        """Begin the first step at `since` (monotonic), when the process had used `cpu_s`.
 
-        `limit_s` is the shortest limit that its steps have.
+        `limit_s` is the shortest limit of its steps.
         """
         self._pid = pid
         self._limit_s = limit_s
@@ -46,10 +46,10 @@ class StepClock:
         self._sampling = False
 
     def start(self) -> None:
-        """Begin a step, where the CPU time of the one before was last looked at.
+        """Begin a step, at the CPU time that was read last.
 
-        What others kept the process from going on is read anew only where it may be more than `_MARK_EVERY_S`: up to
-        so much of an earlier step's wait may count for this one's.
+        How long others kept the process from running is read again only if it may be more than `_MARK_EVERY_S`. So up
+        to that much of an earlier step's wait may count for this step.
         """
         self._started_cpu_s = self._cpu_s
         self._started = monotonic()
@@ -65,27 +65,27 @@ class StepClock:
         return self._starvation_seen
 
     def cpu_s(self) -> float:
-        """CPU seconds of the step so far, all threads."""
+        """Return the CPU seconds of the step so far, of all threads."""
         try:
             now_s = clock_gettime(self._cpu_clock)
-        except OSError:  # it is gone
+        except OSError:  # the process is gone
             now_s = self._cpu_s
         self._cpu_s = now_s
         return now_s - self._started_cpu_s
 
     def look(self) -> tuple[float, str]:
-        """Return the seconds of the step so far, less those in which others kept it from going on, and its states.
+        """Return the step's seconds so far, without those in which others kept it from running, and its states.
 
-        What its threads do (`Starvation.states`) is told of a moment up to which all that is left out is known.
+        The states of its threads (`Starvation.states`) are of a moment up to which all excluded time is known.
         """
         elapsed = monotonic() - self._started
         states = self._starvation().states()
         return elapsed - self._starvation().seconds(), states
 
     def sample_in_s(self) -> float:
-        """Take the sample that `look` rests on, if one is due, and return in how many seconds the next one is.
+        """Take the sample that `look` relies on, if one is due, and return the seconds until the next one.
 
-        The first call of a step takes none: it comes at a moment that the program can foresee.
+        The first call of a step takes none, because the program can foresee that moment.
         """
         starvation = self._starvation()
         if self._sampling:

@@ -1,4 +1,4 @@
-"""What is judged: a request with its tests at hand, and the one failure that every way of judging shares."""
+"""What is judged: a request with its tests, and the one failure that every way of judging shares."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from deepcoder_sandbox.limits import OUTPUT_BYTES
 
 @dataclass(frozen=True)
 class Submission:
-    """A request whose tests are at hand."""
+    """A request together with its tests, whether sent or stored."""
 
     request: JudgeRequest
     tests: tuple[TestCase, ...]
     output_bytes: int = OUTPUT_BYTES
-    """Most that its program may write to a file."""
+    """Maximum bytes that its program may write to a file."""
 
 
 class DeadlinePassed(Exception):

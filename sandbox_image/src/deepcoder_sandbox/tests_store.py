@@ -1,7 +1,7 @@
-"""Test sets stored once and named by their digest, for problems whose tests are megabytes.
+"""Stores test sets once, named by their digest, for problems whose tests are megabytes.
 
-Bounded by the memory they take: the least recently used set goes first, and a client that meets 404 uploads it again.
-A set that a submission still needs does not go, since its memory would not: where nothing else can, there is no room.
+Their memory is bounded: the least recently used set is dropped first, and a client that gets 404 uploads it again. A
+set that a submission still uses is not dropped, which would free no memory. If all are in use, the store is full.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from deepcoder_sandbox.admission import Refused, check_structure, explain
 
 
 class StoreFull(Exception):
-    """Every set that is stored is in use."""
+    """Every stored set is in use."""
 
 
 def read_set(sha256: str, body: bytes | bytearray) -> tuple[TestCase, ...]:
-    """Return the tests in a body that is named by its digest. Raises Refused. Takes long for a long body."""
+    """Return the tests in a body whose digest must be `sha256`. Raises Refused. A long body takes long."""
     if hashlib.sha256(body).hexdigest() != sha256:
         raise Refused("sha256: the body has another digest: send the bytes that were hashed", "sha256")
     check_structure(body)
@@ -39,18 +39,18 @@ class _Stored:
 
 
 class TestStore:
-    """Test sets by sha256, at most `max_bytes` of them. Used by one thread."""
+    """Test sets by SHA-256, at most `max_bytes` in memory. Used by one thread."""
 
-    __test__ = False  # not a test class of pytest's
+    __test__ = False  # not a test class for pytest
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._sets: OrderedDict[str, _Stored] = OrderedDict()
         self.bytes = 0
-        """Memory of the sets that are stored."""
+        """Memory of the stored sets."""
 
     def put(self, sha256: str, size: int, tests: tuple[TestCase, ...]) -> None:
-        """Store a set that takes `size` bytes of memory. Raises Refused if it can never be, StoreFull if not now."""
+        """Store a set that takes `size` bytes of memory. Raises Refused if it can never fit, StoreFull if not now."""
         if sha256 in self._sets:
             return
         if size > self._max_bytes:
@@ -68,7 +68,7 @@ class TestStore:
         self.bytes += size
 
     def borrow(self, sha256: str) -> tuple[TestCase, ...] | None:
-        """Return a set's tests, None if it is unknown (or was dropped). What is borrowed stays until given back."""
+        """Return a set's tests; None if it is unknown or was dropped. A borrowed set stays until it is given back."""
         found = self._sets.get(sha256)
         if found is None:
             return None
@@ -77,5 +77,5 @@ class TestStore:
         return found.tests
 
     def give_back(self, sha256: str) -> None:
-        """End a loan."""
+        """Give back a borrowed set."""
         self._sets[sha256].users -= 1

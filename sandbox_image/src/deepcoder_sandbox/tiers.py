@@ -17,7 +17,7 @@ from deepcoder_sandbox import attack
 from deepcoder_sandbox.zygote_process import InForce, ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 
-@dataclass(eq=False)  # an exception: what passes it on writes its traceback into it
+@dataclass(eq=False)  # not frozen: raising an exception sets its traceback
 class TierRefused(Exception):
     """No tier at or above the minimum is available here."""
 
@@ -37,9 +37,9 @@ STRONGEST_FIRST = (Tier.NAMESPACES, Tier.LANDLOCK, Tier.UNCONFINED)
 
 
 def find_tier(config: ZygoteConfig, minimum: Tier) -> tuple[ZygoteConfig, attack.Findings]:
-    """Return how to confine, in the strongest tier that holds against the attacks, and what was found.
+    """Return the config of the strongest tier that holds against the attacks, and what the attacks found.
 
-    Zygotes of that config start only with what the attacked ones had in force. Raises TierRefused below the minimum.
+    Zygotes of that config start only with what the attacked ones had in force. Raises TierRefused if no tier holds.
     """
     reasons: dict[str, str] = {}
     for tier in STRONGEST_FIRST[: STRONGEST_FIRST.index(minimum) + 1]:

@@ -51,10 +51,10 @@ ENVIRONMENT: Final = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
 }
-"""All that a zygote, and with it every program, has for an environment.
+"""The whole environment of a zygote, and so of every program.
 
-LD_BIND_NOW: what the linker resolves at its start no fork has to resolve, and dirty its tables for, again.
-MALLOC_ARENA_MAX: an arena a thread is 64 MiB of address space, which counts for the memory limit.
+LD_BIND_NOW: no fork has to resolve again, and dirty tables for, what the linker resolves at the zygote's start.
+MALLOC_ARENA_MAX: one arena per thread would be 64 MiB of address space each, which counts towards the memory limit.
 """
 
 
@@ -63,16 +63,16 @@ class ZygoteFailed(Exception):
 
 
 class InForce(NamedTuple):
-    """What a zygote put in force where the kernel may have less to offer at another time."""
+    """What a zygote put in force, as far as the kernel may offer less at another time."""
 
     tier: str
     landlock_abi: int
     """0 in the unconfined tier."""
     thread_gate: bool
-    """Whether it is asked for each thread of a program. Where it is not, the kernel counts its user's."""
+    """Whether the kernel asks the zygote before each thread of a program. If not, it counts all threads of the user."""
 
     def shortfall(self, wanted: InForce) -> str:
-        """Return what is less than in `wanted`; empty where nothing is."""
+        """Return in words what is weaker than in `wanted`; empty if nothing is."""
         less = {
             "tier": self.tier != wanted.tier,
             "landlock_abi": self.landlock_abi < wanted.landlock_abi,
@@ -84,13 +84,13 @@ class InForce(NamedTuple):
 
 
 class Started(NamedTuple):
-    """What a session's runner tells before its program is loaded, and the kernel of it."""
+    """What a session's runner reports before it loads its program, and its pid from the kernel."""
 
     pid: int
     cpu_s: float
-    """What it has used so far: confining it."""
+    """CPU seconds used so far, to confine it."""
     at: float
-    """When (monotonic)."""
+    """Time of the report (monotonic)."""
 
 
 @dataclass(frozen=True)
@@ -98,25 +98,25 @@ class ZygoteConfig:
     """How zygotes are confined."""
 
     tier: Tier = Tier.LANDLOCK
-    """Tier to enter; starting fails where it cannot be."""
+    """Tier to enter; starting fails if that is not possible."""
 
     packages: tuple[str, ...] = ()
     """Directories of extra packages that programs may import (see `package_directories`)."""
 
     preload: tuple[str, ...] = ()
-    """Modules of those packages to load once a zygote."""
+    """Modules of these packages to load once per zygote."""
 
     harness: bool = False
-    """Whether it runs programs as LiveCodeBench's harness does, for which it is prepared once, and no others."""
+    """Whether it runs programs as LiveCodeBench's harness does, and no others."""
 
     at_least: InForce | None = None
-    """What has to be in force: what the attacked ones had. Starting fails with less."""
+    """What must be in force: what the attacked zygotes had. Starting fails with less."""
 
 
 def package_directories(given: Iterable[str]) -> tuple[str, ...]:
-    """Return them as zygotes are told them, who stand in another directory.
+    """Return absolute paths, because zygotes have another working directory.
 
-    Raises ValueError for one that is not there: each program that imports from it would be wrong.
+    Raises ValueError for a missing directory, because every program that imports from it would fail.
     """
     directories = tuple(map(os.path.abspath, given))
     if missing := [path for path in directories if not Path(path).is_dir()]:
@@ -128,14 +128,14 @@ class ZygoteProcess:
     """One running zygote."""
 
     def __init__(self, config: ZygoteConfig) -> None:
-        """Start it and wait until it is confined. Raises ZygoteFailed with its reason."""
+        """Start the zygote and wait until it is confined. Raises ZygoteFailed with its reason."""
         self.config = config
         self.runs = 0
         self.run_wall_s = 0.0
-        """Seconds of all runs, from asking for each to hearing of its end."""
+        """Seconds of all runs, from requesting each to learning of its end."""
         self._asked_at = 0.0
         self.spent = False
-        """Whether something was left behind that cannot be removed: not to be asked for another run."""
+        """Whether something was left behind that cannot be removed. If so, request no other run."""
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
@@ -167,11 +167,11 @@ class ZygoteProcess:
 
     @property
     def pid(self) -> int:
-        """The process that was started (inside namespaces the zygote itself is its child)."""
+        """Pid of the started process (with namespaces, the zygote itself is its child)."""
         return self._process.pid
 
     def start_run(self, job: packets.Job, descriptors: list[int]) -> None:
-        """Ask for a run; `descriptors` become the runner's 0, 1, 2, …."""
+        """Request a run; `descriptors` become the runner's 0, 1, 2, …. Raises ZygoteFailed."""
         self.runs += 1
         self._asked_at = time.monotonic()
         try:
@@ -180,7 +180,7 @@ class ZygoteProcess:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
 
     def started(self) -> Started | None:
-        """Return what the session under way made itself known by; None where it has not yet. Raises ZygoteFailed."""
+        """Return the current session's report of its start; None if there is none yet. Raises ZygoteFailed."""
         try:
             packet, ancillary, _, _ = self._channel.recvmsg(_PACKET_BYTES, _CREDENTIALS_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -202,9 +202,9 @@ class ZygoteProcess:
             raise ZygoteFailed(packet[len(packets.ERROR) :].decode(errors="replace"))
 
     def finish_run(self, deadline: float) -> packets.RunEnded:
-        """Wait until `deadline` (monotonic) for the run to end."""
+        """Wait until `deadline` (monotonic) for the run to end, and return how it ended. Raises ZygoteFailed."""
         packet = packets.STARTED
-        while packet.startswith(packets.STARTED):  # which nobody asked for
+        while packet.startswith(packets.STARTED):  # which nobody has read
             packet = self._receive(deadline)
         self._raise_error(packet)
         try:
@@ -216,15 +216,15 @@ class ZygoteProcess:
         return ended
 
     def ring_alarm(self) -> None:
-        """Have SIGALRM sent to the run that is under way."""
+        """Have the zygote send SIGALRM to the current run."""
         self._tell(packets.RING)
 
     def cancel_run(self) -> None:
-        """Have the run that is under way ended; `finish_run` still tells how."""
+        """Have the zygote end the current run; `finish_run` still returns how."""
         self._tell(packets.CANCEL)
 
     def tell_hung_up(self) -> None:
-        """Say that the session under way must be near its end, since one side has hung up."""
+        """Tell the zygote that the current session is about to end, because one side has hung up."""
         self._tell(packets.HUNG_UP)
 
     def _tell(self, packet: bytes) -> None:
@@ -234,7 +234,7 @@ class ZygoteProcess:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
 
     def has_taken_all(self) -> bool:
-        """Whether the zygote has received all that it was sent. Raises ZygoteFailed."""
+        """Return whether the zygote has received everything that was sent to it. Raises ZygoteFailed."""
         try:
             unread = fcntl.ioctl(self._channel, termios.TIOCOUTQ, bytes(_COUNT.size))
         except OSError as error:
@@ -242,11 +242,11 @@ class ZygoteProcess:
         return _COUNT.unpack(unread) == (0,)
 
     def fileno(self) -> int:
-        """Readable when a run has ended, or the zygote has."""
+        """Return the descriptor that becomes readable when a run, or the zygote, has ended."""
         return self._channel.fileno()
 
     def _configure(self, deadline: float) -> InForce:
-        """Exchange the first packets, both JSON; return what the zygote put in force, which is as much as is wanted."""
+        """Exchange the first packets, both JSON; return what the zygote put in force. Raises ZygoteFailed."""
         config = self.config
         packet = {
             "tier": config.tier,
@@ -282,7 +282,7 @@ class ZygoteProcess:
         return packet
 
     def close(self) -> None:
-        """Let it end by itself, which it does when its judge hangs up; end it if it does not."""
+        """Hang up, on which the zygote ends by itself; kill it if it does not."""
         self._channel.close()
         try:
             self._process.wait(_END_DEADLINE_S)
@@ -290,14 +290,14 @@ class ZygoteProcess:
             self.kill()
 
     def kill(self) -> None:
-        """End it, and with it whatever it runs."""
+        """Kill the zygote, and with it whatever it runs."""
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel, uninterruptible: reaped when it can be
+        with contextlib.suppress(subprocess.TimeoutExpired):  # uninterruptible in the kernel: reaped later
             self._process.wait(_END_DEADLINE_S)
 
 
 def _interpreter() -> str:
-    """The plain interpreter behind a virtual environment: zygotes have no site packages."""
+    """Return the plain interpreter behind a virtual environment, because zygotes have no site packages."""
     return str(getattr(sys, "_base_executable", None) or sys.executable)

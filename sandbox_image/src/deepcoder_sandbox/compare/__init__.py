@@ -1,5 +1,5 @@
-"""Comparators: pure functions from what a program gave and what was expected to right or wrong.
+"""Comparators: pure functions that decide whether what a program gave is what was expected.
 
 They run in the judge, on the trusted side. The program's text is hostile: each comparator's work and memory are bounded
-by the expected output's size, however long the other is.
+by the size of the expected output, however long the program's is.
 """

@@ -1,11 +1,11 @@
-"""LiveCodeBench's comparison, exactly (testing_util.py at commit 28fef95), on this side of the wall.
+"""LiveCodeBench's comparison, exactly (testing_util.py at commit 28fef95), on the judge's side of the boundary.
 
-Lines after stripping, in equal number; each equal as text, or as lists of decimals. No tolerance. `sNaN` cannot be
-compared, which takes the whole result down: `Collapsed`. Asked by `deepcoder_sandbox.lcb_session`; the program's half
-is `deepcoder_sandbox.worker.livecodebench`.
+After stripping, the number of lines must be equal, and each line must be equal as text or as a list of decimals. There
+is no tolerance. `sNaN` cannot be compared, and spoils the whole result: `Collapsed`. `deepcoder_sandbox.lcb_session`
+calls this; the program's side is `deepcoder_sandbox.worker.livecodebench`.
 
-The output is looked at line by line, and never as a whole text: one character outside of ASCII would make that four
-times as large. A line far longer than the one expected is wrong unread, unlike in the harness.
+The output is read line by line, never as one text, because one non-ASCII character would make that four times as large.
+A line far longer than the expected one is wrong without being read, unlike in the harness.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Collapsed(Exception):
 
 
 def compare_output(got: bytes, expected: str) -> str | None:
-    """Return None if `got`, UTF-8 or not, is right, else where it differs. Raises Collapsed."""
+    """Return None if `got`, which need not be UTF-8, is right, else where it differs. Raises Collapsed."""
     expected = expected.strip()
     if got.strip() == expected.encode():
         return None
@@ -57,12 +57,12 @@ def _lines_equal(got: bytes, start: int, end: int, wanted: str) -> bool:
         return True
     if end - start > _TIMES_EXPECTED * len(encoded) + _BYTES_MORE:
         return False
-    # what is no UTF-8 becomes what no expected text can hold
+    # invalid UTF-8 becomes characters that no expected text can contain
     return _equal_as_decimals(got[start:end].decode("utf-8", "surrogateescape"), wanted)
 
 
 def _strip(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """Return the bounds of data[start:end] without the white space around it, as str.strip sees it, piece by piece."""
+    """Return the bounds of data[start:end] without surrounding white space as str.strip sees it, read in pieces."""
     while start < end:
         cut = _character_start(data, min(start + _PIECE, end), end)
         text = data[start:cut].decode("utf-8", "surrogateescape").lstrip()
@@ -79,7 +79,7 @@ def _strip(data: bytes, start: int, end: int) -> tuple[int, int]:
 
 
 def _character_start(data: bytes, index: int, end: int) -> int:
-    """Return where the next character starts, at most three bytes on."""
+    """Return where the next character starts, at most three bytes further."""
     for beyond in range(3):
         if index + beyond >= end or data[index + beyond] & 0xC0 != 0x80:
             return index + beyond
@@ -108,7 +108,7 @@ def _decimals(tokens: list[str]) -> list[Decimal] | None:
 
 
 def compare_value(got: Any, expected: Any) -> str | None:
-    """Return None if `got == expected` after a top-level tuple became a list, else what it is."""
+    """Return None if `got == expected`, with a top-level tuple as a list, else what was returned."""
     if isinstance(got, tuple):
         got = list(got)
     if not isinstance(got, Opaque | OddDict) and got == expected:
@@ -117,7 +117,7 @@ def compare_value(got: Any, expected: Any) -> str | None:
 
 
 def cannot_be_shown(got: Any) -> bool:
-    """Whether the harness, wanting to show a wrong value, would fail on an integer too long to print."""
+    """Return whether the harness would fail to print a wrong value, because of an integer that is too long."""
     pending = [got]
     while pending:
         value = pending.pop()

@@ -10,7 +10,7 @@ that nobody meant, and 97 % of the released training problems were judged by it:
 - Digits of one long number pass for lines of single digits.
 - Exit status is ignored: right output and then a crash passes.
 
-Never a default. The work is bounded all the same: no list is made of a hostile output's tokens.
+It is never a default. Its work is bounded all the same: a hostile output's tokens are never put into a list.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _MAX_ODD_KEYS = 5_000  # numbers chosen to collide take time that grows with the
 
 
 def compare_output(got: bytes, expected: str) -> str | None:
-    """Return None if the released comparator would let `got` pass, as it reads a pipe: UTF-8, any end of line."""
+    """Return None if the released comparator would accept `got` as read from a pipe: UTF-8, any line ending."""
     if not got.isascii() and len(got) > _TIMES_EXPECTED * len(expected) + _BYTES_MORE:
-        return f"{len(got)} bytes of output are far more than expected"  # as a text they would be four times as many
+        return f"{len(got)} bytes of output are far more than expected"  # a str could take four times as many
     try:
         text = got.decode()
     except UnicodeDecodeError:
-        return "the output is no UTF-8"
+        return "the output is not UTF-8"
     return compare_text(text.replace("\r\n", "\n").replace("\r", "\n"), expected)
 
 
 def compare_text(got: str, expected: str) -> str | None:
-    """Return None if the released comparator would let `got` pass."""
+    """Return None if the released comparator would accept `got`."""
     got = got.rstrip("\n")
     if _lines_match(got, expected) or _digits_match(got, expected) or _sets_match(got, expected):
         return None
@@ -50,7 +50,7 @@ def compare_text(got: str, expected: str) -> str | None:
 
 
 def is_close(got: float, expected: float) -> bool:
-    """numpy.isclose with its defaults."""
+    """Return what numpy.isclose returns with its defaults."""
     if got == expected:
         return True
     if not (math.isfinite(got) and math.isfinite(expected)):
@@ -79,7 +79,7 @@ def _lines_match(got: str, expected: str) -> bool:
 
 
 def _number(text: str) -> float:
-    """float(), but for a long text that is none without an error that would show it all."""
+    """Return float(text). For a long text that is no number, the error does not quote all of it."""
     if len(text) > _LONG_TEXT and not _NUMBER_CHARS.fullmatch(text):
         raise ValueError("no number")
     return float(text)
@@ -95,7 +95,7 @@ def _tokens_match(line: str, wanted: str) -> bool:
             if token != wanted_token and not is_close(_number(token), _number(wanted_token)):
                 return False
         except ValueError:
-            continue  # the defect: no numbers, so the difference is forgotten
+            continue  # the defect: not numbers, so the difference is ignored
     return True
 
 
@@ -104,7 +104,7 @@ def _wanted_lines(expected: str) -> list[str]:
 
 
 def _digits_match(got: str, expected: str) -> bool:
-    """Each *character* of the output against each line."""
+    """Compare each *character* of the output with each line."""
     wanted = _wanted_lines(expected)
     if len(got) != len(wanted):
         return False
@@ -116,7 +116,7 @@ def _digits_match(got: str, expected: str) -> bool:
 
 
 def _sets_match(got: str, expected: str) -> bool:
-    """The set of the output's tokens, each as the set of its characters, against lines as sets of their tokens."""
+    """Compare the set of the output's tokens, each as a set of characters, with the lines as sets of their tokens."""
     wanted = [line.split() for line in _wanted_lines(expected)]
     return _same_sets(got, wanted, lambda part: part) or _same_sets(got, wanted, lambda part: round(float(part), 3))
 
@@ -137,7 +137,7 @@ def _same_sets(got: str, wanted: list[list[str]], read: Callable[[str], Any]) ->
 
 
 def compare_value(got: Any, expected: Any) -> bool:
-    """Whether the released grader would take a returned value for the expected one, or for its first item."""
+    """Return whether the released grader would accept a returned value as the expected one or as its first item."""
     expected = _with_integer_keys(expected)
     got = _plain(got)
     if isinstance(got, tuple):
@@ -154,7 +154,7 @@ def compare_value(got: Any, expected: Any) -> bool:
 
 
 def _with_integer_keys(expected: Any) -> Any:
-    """JSON knows string keys alone; the released grader undoes this where it can, for the first item."""
+    """Make the first item's keys integers again if possible, as the released grader does; JSON has strings only."""
     first = expected[0] if isinstance(expected, list) and expected else expected
     if not isinstance(first, dict):
         return expected
@@ -165,7 +165,7 @@ def _with_integer_keys(expected: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A dictionary with other keys than strings, as such; what has no JSON counterpart stays equal to nothing."""
+    """Return a dictionary even if its keys are not strings. A value without a JSON counterpart equals nothing."""
     if isinstance(value, OddDict) and len(value.pairs) <= _MAX_ODD_KEYS:
         try:
             return dict(value.pairs)

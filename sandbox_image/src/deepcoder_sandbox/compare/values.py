@@ -23,7 +23,7 @@ _FLOAT_BITS = 1100
 
 
 class Opaque:
-    """A value of a type that has no JSON counterpart. Equal to nothing, itself included."""
+    """A value of a type that has no JSON counterpart. It equals nothing, not even itself."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -38,9 +38,9 @@ class Opaque:
 
 
 def decode(encoded: bytes, expected: str, json_only: bool = False) -> Any:
-    """Return the value, tuples as such; with `json_only`, numbers that JSON does not know are opaque.
+    """Return the value, with tuples as tuples. With `json_only`, numbers that JSON does not have are opaque.
 
-    Raises ValueError where the program broke the encoding, or where it is too long for the expected text.
+    Raises ValueError if the program broke the encoding, or if it is too long for the expected text.
     """
     if len(encoded) > _TIMES_EXPECTED * len(expected) + _BYTES_MORE:
         raise ValueError(f"returned {len(encoded)} bytes, which is far more than expected")
@@ -61,7 +61,7 @@ def _untag(value: Any, json_only: bool) -> Any:
     if tag == "i":
         return int(content, 16)
     if tag == "n":
-        return float("nan")  # another than JSON's
+        return float("nan")  # not the NaN of JSON
     if tag == "t":
         return tuple(_untag(item, json_only) for item in content)
     if tag == "d":
@@ -80,7 +80,7 @@ def _number(tag: str, content: Any) -> Any:
 
 
 def _fraction(numerator: int, denominator: int) -> Any:
-    """The integer or float that a fraction in lowest terms equals; opaque where it equals no JSON number."""
+    """Return the integer or float that a fraction in lowest terms equals; opaque if it equals no JSON number."""
     if denominator < 1:
         raise ValueError("a fraction of another sort")
     if denominator == 1:
@@ -94,7 +94,7 @@ def _fraction(numerator: int, denominator: int) -> Any:
 
 
 def _pairs(pairs: list[tuple[Any, Any]]) -> Any:
-    """A dictionary only where all keys are strings: numbers chosen to collide would make building it take hours."""
+    """Return a dict only if all keys are strings: with numbers chosen to collide, building it would take hours."""
     if all(isinstance(key, str) for key, _ in pairs):
         return dict(pairs)
     return OddDict(pairs)

@@ -1,10 +1,10 @@
 """Routes of the judge.
 
-Every refusal is a `Problem` with the field at fault, a defect of ours included. A client that hangs up does not stop
-its submission: the answer is kept for when it asks again. A submission that is still in the queue at its deadline is
-given back then, with 503 and a time to come back after. Long bodies are read in a thread, one after the other:
-health, capacity and the answers of others wait for a part of one at most, and its copies exist once. A judge that
-cannot start zygotes is not ready, and after a while not healthy: it would answer `error` faster than others judge.
+Every refusal, and every defect of ours, is a `Problem`, with the field at fault if there is one. A client that hangs up
+does not stop its submission: the answer is kept for when the client asks again. A submission that is still in the queue
+at its deadline is given back, with 503 and Retry-After. Long bodies are parsed in a thread, one after the other:
+health, capacity and other answers wait for a part of one body at most, and only one body is copied at a time. A judge
+that cannot start zygotes is not ready, and after a while not healthy: it would answer `error` faster than others judge.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ _AT_ONCE_BYTES = 1 << 16
 T = TypeVar("T")
 
 UNHEALTHY_AFTER_S = 120.0
-"""Seconds without a zygote after which the container is better restarted."""
+"""Seconds without a zygote after which the container should be restarted."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What the routes work on."""
+    """What the routes share."""
 
     pool: Pool
     tier: Tier
@@ -72,9 +72,9 @@ class Judge:
     max_body_bytes: int
     max_memory_mb: int | None = None
     reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reader"))
-    """Reads long bodies."""
+    """The thread that parses long bodies."""
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a long body is read, up to where it has found room."""
+    """Held while a long body is parsed, until there is room for its request."""
 
     def capacity(self) -> Capacity:
         """Return the judge's load and confinement."""
@@ -88,7 +88,7 @@ class Judge:
         )
 
     def held_bytes(self) -> dict[str, int]:
-        """Return the memory that requests take now, by what it holds."""
+        """Return the bytes that requests take now, by purpose."""
         return {"submissions": self.room.held, "answers": self.answers.kept_bytes, "stored_tests": self.tests.bytes}
 
 
@@ -96,7 +96,7 @@ _JUDGE = web.AppKey("judge", Judge)
 
 
 def make_app(judge: Judge, token: auth.Token | None) -> web.Application:
-    """Return the application; `token` None only behind a Unix socket."""
+    """Return the application. `token` may be None behind a Unix socket only."""
     app = web.Application(middlewares=[_problems, auth.bearer(token)])
     app[_JUDGE] = judge
     app.router.add_post("/v1/judge", _judge)
@@ -123,36 +123,36 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _refusal(error: Exception, judge: Judge) -> tuple[int, Problem, dict[str, str]]:
-    """Return status, body and headers of the answer to a request that is not carried out."""
+    """Return status, body and headers of the response to a request that failed."""
     match error:
         case Refused():
             return 400, error.problem(), {}
         case Broken():
-            mend = f"body: could not be read to its end: {error}: send it whole, encoded as its headers say"
-            return 400, Problem(error=mend, field="body"), {"Connection": "close"}
+            text = f"body: could not be read to its end: {error}: send it whole, encoded as its headers say"
+            return 400, Problem(error=text, field="body"), {"Connection": "close"}
         case auth.Unauthorized():
             return 401, Problem(error=str(error)), {"WWW-Authenticate": "Bearer"}
         case _UnknownTests():
             return 404, Problem(error=f"tests_sha256: {error}", field="tests_sha256"), {}
         case TooSlow():
-            mend = f"body: not received within {READ_S:g} s: send it faster, or store tests with PUT /v1/tests"
-            return 408, Problem(error=mend, field="body"), {"Connection": "close"}
+            text = f"body: not received within {READ_S:g} s: send it faster, or store tests with PUT /v1/tests"
+            return 408, Problem(error=text, field="body"), {"Connection": "close"}
         case ContentConflict():
-            mend = "id: already used in this run with another content: use another id"
-            return 409, Problem(error=mend, field="id"), {}
+            text = "id: already used in this run with another content: use another id"
+            return 409, Problem(error=text, field="id"), {}
         case TooLarge():
-            mend = (
+            text = (
                 f"body: larger than {judge.max_body_bytes} bytes: store tests with PUT /v1/tests, send fewer, or raise"
                 " --max-body-mb"
             )
-            return 413, Problem(error=mend, field="body"), {}
+            return 413, Problem(error=text, field="body"), {}
         case QueueFull():
             return 429, Problem(error=str(error)), {"Retry-After": str(error.retry_after_s)}
         case OverBudget() | StoreFull():
             what = "the memory for submissions" if isinstance(error, OverBudget) else "the store of tests"
             retry_after_s = judge.pool.retry_after_s()
-            mend = f"{what} is full: try again in {retry_after_s} s, or at another judge"
-            return 429, Problem(error=mend), {"Retry-After": str(retry_after_s)}
+            text = f"{what} is full: try again in {retry_after_s} s, or at another judge"
+            return 429, Problem(error=text), {"Retry-After": str(retry_after_s)}
         case Overdue():
             return 503, Problem(error=str(error)), {"Retry-After": str(judge.pool.retry_after_s())}
         case Draining():
@@ -162,11 +162,11 @@ def _refusal(error: Exception, judge: Judge) -> tuple[int, Problem, dict[str, st
             return error.status, Problem(error=error.reason), kept
         case _:
             _log.exception("a request failed", exc_info=error)
-            return 500, Problem(error=f"the judge has a defect, told in its log: {type(error).__name__}"), {}
+            return 500, Problem(error=f"the judge has a defect, see its log: {type(error).__name__}"), {}
 
 
 class _UnknownTests(Exception):
-    """A test set that is not stored here."""
+    """A test set is not stored here."""
 
 
 async def _judge(request: web.Request) -> web.Response:
@@ -183,7 +183,7 @@ def _run_of(request: web.Request) -> str:
 
 
 async def _find_or_start(judge: Judge, request: web.Request, run: str) -> asyncio.Future[bytes]:
-    """Return the answer to a request, its judging begun if need be; nothing else of it is left to wait with."""
+    """Return the future answer to a request, and start judging if needed. Nothing else of the request is kept."""
     share = Share(judge.room, run)
     try:
         asked, digest = await _read_request(judge, request, share)
@@ -199,7 +199,7 @@ async def _find_or_start(judge: Judge, request: web.Request, run: str) -> asynci
 
 
 async def _read_request(judge: Judge, request: web.Request, share: Share) -> tuple[JudgeRequest, str]:
-    """Return what is asked and its digest; `share` then holds what it takes, and no more the body."""
+    """Return the request and its digest. `share` then holds the size of the request, no longer that of the body."""
     body = await read_body(request, share, judge.max_body_bytes)
     async with _turn(judge, len(body)):
         asked, digest, size = await _apart_if_long(judge, len(body), lambda: _parse(body))
@@ -215,7 +215,7 @@ def _parse(body: bytearray) -> tuple[JudgeRequest, str, int]:
 async def _start(
     judge: Judge, key: tuple[str, str], digest: str, asked: JudgeRequest, tests: tuple[TestCase, ...], share: Share
 ) -> asyncio.Future[bytes]:
-    """Have a submission judged, which holds its share of the room and its stored tests until it is answered."""
+    """Have a submission judged. It holds its share of the memory and its stored tests until it is answered."""
 
     def forget(_: asyncio.Future[JudgeResponse] | None = None) -> None:
         share.release()
@@ -225,7 +225,7 @@ async def _start(
     try:
         size = tests_bytes(tests) if asked.kind is Kind.FUNCTION else 0
         await _apart_if_long(judge, size, lambda: admission.check(asked, tests, judge.max_memory_mb))
-        answer = judge.answers.find(key, digest)  # somebody may have asked meanwhile
+        answer = judge.answers.find(key, digest)  # the same may have been requested meanwhile
         if answer is not None:
             forget()
             return answer
@@ -242,12 +242,12 @@ async def _start(
 
 
 def _turn(judge: Judge, size: int) -> AbstractAsyncContextManager[None]:
-    """Return what a long body has to wait for: that the one before is read, and has found room or is forgotten."""
+    """Return what a long body must wait for: until the previous one is parsed and its request has room, or failed."""
     return judge.reading if size > _AT_ONCE_BYTES else contextlib.nullcontext()
 
 
 async def _apart_if_long(judge: Judge, size: int, work: Callable[[], T]) -> T:
-    """Do work that takes time in proportion to `size`: if long, in a thread."""
+    """Do work that takes time in proportion to `size`; in a thread if that is large."""
     if size <= _AT_ONCE_BYTES:
         return work()
     return await asyncio.get_running_loop().run_in_executor(judge.reader, work)
@@ -283,7 +283,7 @@ async def _capacity(request: web.Request) -> web.Response:
 
 
 async def _healthz(request: web.Request) -> web.Response:
-    """False where starting zygotes has failed for long: another container may have better luck."""
+    """Return 503 if zygotes have failed to start for long: another container may do better."""
     failing_s = request.app[_JUDGE].pool.failing_s
     if failing_s > UNHEALTHY_AFTER_S:
         return web.Response(text=f"no zygote could be started for {failing_s:.0f} s\n", status=503)

@@ -1,10 +1,11 @@
 """The bearer token on /v1: compared in constant time, read from a file, never logged.
 
-Whatever is not named open is locked. A server on a Unix socket of mode 0600 needs no token: its mode is the lock.
+Every path that is not listed as open needs the token. A server on a Unix socket of mode 0600 needs none: its mode
+protects it.
 
-The file is looked at again once it was read a second ago, so that a rotated Secret needs no restart. Clients get their
-copies sooner or later than this judge does: the token before goes on being accepted for a minute. A file that is away
-or of no use for a moment, as while a mounted Secret is swapped, leaves the token in force.
+The file is read again after a second, so that a rotated Secret needs no restart. Clients get their copies sooner or
+later than this judge, so the previous token is accepted for another minute. If the file is missing or invalid for a
+moment, for example while a mounted Secret is swapped, the token stays in force.
 """
 
 from __future__ import annotations
@@ -21,57 +22,57 @@ from aiohttp.typedefs import Handler, Middleware
 _log = logging.getLogger("deepcoder_sandbox")
 
 READ_AGAIN_S: Final = 1.0
-"""Longest time for which a token is used without a look at its file."""
+"""Longest time in seconds for which a token is used without reading its file again."""
 
 OLD_ACCEPTED_S: Final = 60.0
-"""Seconds for which the token before is accepted beside a new one."""
+"""Seconds for which the previous token is accepted beside a new one."""
 
 _MIN_TOKEN_CHARS = 16
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class BadToken(Exception):
-    """The token file is of no use."""
+    """The token file cannot be used."""
 
 
 class Unauthorized(Exception):
-    """The request does not show the token."""
+    """The request does not have the token."""
 
 
 class Token:
     """The token in a file that may be replaced. Used by one thread."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BadToken."""
+        """Read the token. Raises BadToken."""
         self._path = path
         self._current = _read(path)
         self._read_at = time.monotonic()
         self._old: list[tuple[str, float]] = []
-        """Those before, each with the time up to which it is accepted."""
+        """Previous tokens, each with the time (monotonic) until which it is accepted."""
         self._of_use = True
 
     def is_shown_by(self, given: str) -> bool:
-        """Whether `given` is the token, or one that it replaced lately."""
+        """Return whether `given` is the token, or one that was replaced recently."""
         now = time.monotonic()
         if now - self._read_at >= READ_AGAIN_S:
             self._read_at = now
             self._refresh(now)
         accepted = [self._current, *(token for token, until in self._old if until > now)]
         shown = given.encode("utf-8", "replace")
-        return sum(hmac.compare_digest(shown, token.encode()) for token in accepted) > 0  # each of them is compared
+        return sum(hmac.compare_digest(shown, token.encode()) for token in accepted) > 0  # compares with all of them
 
     def _refresh(self, now: float) -> None:
         try:
             token = _read(self._path)
         except BadToken as bad:
-            if self._of_use:  # once is enough
-                _log.warning("%s: the token before stays in force", bad)
+            if self._of_use:  # logged once only
+                _log.warning("%s: the token stays in force", bad)
             self._of_use = False
             return
         self._of_use = True
         if token == self._current:
             return
-        _log.info("the token was replaced: the one before is accepted for another %.0f s", OLD_ACCEPTED_S)
+        _log.info("the token was replaced: the previous one is accepted for another %.0f s", OLD_ACCEPTED_S)
         self._old = [(old, until) for old, until in self._old if until > now]
         self._old.append((self._current, now + OLD_ACCEPTED_S))
         self._current = token
@@ -89,7 +90,7 @@ def _read(path: Path) -> str:
 
 
 def bearer(token: Token | None) -> Middleware:
-    """Return a middleware that asks for `token` before anything of the body is read; None asks for nothing."""
+    """Return a middleware that requires `token` before it reads anything of the body; None requires nothing."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -1,9 +1,9 @@
-"""`deepcoder-sandbox serve`: from its options to a judge that listens.
+"""`deepcoder-sandbox serve`: turns its options into a judge that listens.
 
-Loaded by that command alone: what a server is made of takes longer to load than all that judging a file needs.
+Only that command imports it, because a server takes longer to load than everything that judging a file needs.
 
-Raises BadOption and pod_memory.DoesNotFit before anything is started, for options that do not fit together or do not
-fit the container; FileExistsError and OSError where it cannot listen.
+Raises BadOption and pod_memory.DoesNotFit before anything is started, if options conflict or do not fit the container,
+and FileExistsError and OSError if it cannot listen.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 
 class BadOption(ValueError):
-    """Options that do not fit together, or a token file that is of no use."""
+    """Options conflict, or the token file cannot be used."""
 
 
 class Serving:
-    """A server that was asked for, and can be had."""
+    """A server whose options have been checked."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """`options` are the command's. Raises BadOption and DoesNotFit."""
+        """Check the command's options. Raises BadOption and DoesNotFit."""
         self._options = options
         try:
             self._listen = _listen(options)
@@ -48,7 +48,7 @@ class Serving:
         )
 
     def run(self, config: ZygoteConfig, findings: attack.Findings) -> None:
-        """Serve until SIGTERM or SIGINT. `findings` are what is in force with `config`."""
+        """Serve until SIGTERM or SIGINT. `findings` is what the attacks found with `config`."""
         asyncio.run(serve(self._judge(config, findings), self._listen))
 
     def _judge(self, config: ZygoteConfig, findings: attack.Findings) -> Judge:

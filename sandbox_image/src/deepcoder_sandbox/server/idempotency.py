@@ -1,8 +1,8 @@
-"""One judgement for one (run, id): repeated while it is in flight or was answered not long ago.
+"""One judgement per (run, id), whose answer is repeated while it is in flight and for some time afterwards.
 
-A client that lost an answer asks again and gets the same one; it is never judged twice here. The same id with another
-content is a client's mistake and refused. An answer of `error` is forgotten at once: asking again is then a retry.
-What is kept is bounded in number and in bytes: an answer to thousands of tests is megabytes long.
+A client that lost an answer asks again and gets the same one; it is never judged twice here. The same id with different
+content is a client's mistake and is refused. An `error` answer is forgotten at once, so that asking again is a retry.
+Kept answers are bounded in number and in bytes, because an answer to thousands of tests is megabytes long.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from deepcoder_contracts.judge import JudgeRequest, JudgeResponse
 Key = tuple[str, str]
 _Known = tuple[str, "asyncio.Future[bytes]"]
 _ENTRY_BYTES = 1024
-"""An answer's place beside its text: key, digest, future."""
+"""Bytes of an answer's entry beside its text: key, digest, future."""
 
 
 class ContentConflict(Exception):
-    """The id is known with another content."""
+    """The id is known with different content."""
 
 
 def content_digest(request: JudgeRequest) -> str:
-    """Return the digest of what is judged; the deadline is not part of it, since retries have less time left.
+    """Return the digest of what is judged. The deadline is not part of it, because retries have less time left.
 
-    The texts are hashed one by one, each with its length before it: a copy of them all would be as long as the body.
+    The texts are hashed one by one, each after its length, because a copy of them all would be as long as the body.
     """
     digest = hashlib.sha256(request.model_dump_json(exclude={"deadline_s", "code", "tests"}).encode())
     texts = [request.code, *(text for test in request.tests or () for text in (test.input, test.output))]
@@ -39,7 +39,7 @@ def content_digest(request: JudgeRequest) -> str:
 
 
 class Answers:
-    """Submissions in flight, and at most `max_answers` and `max_bytes` of those answered lately."""
+    """Submissions in flight, and recent answers, at most `max_answers` and `max_bytes`."""
 
     def __init__(self, max_answers: int, max_bytes: int) -> None:
         self._max_answers = max_answers
@@ -47,10 +47,10 @@ class Answers:
         self._in_flight: dict[Key, _Known] = {}
         self._answered: OrderedDict[Key, _Known] = OrderedDict()
         self.kept_bytes = 0
-        """Memory of the answers that are kept."""
+        """Memory of the kept answers."""
 
     def find(self, key: Key, digest: str) -> asyncio.Future[bytes] | None:
-        """Return the answer to `key` as JSON, under way or given, None if there is none. Raises ContentConflict."""
+        """Return the answer to `key` as JSON, pending or final; None if there is none. Raises ContentConflict."""
         known = self._in_flight.get(key) or self._answered.get(key)
         if known is None:
             return None
@@ -61,7 +61,7 @@ class Answers:
         return known[1]
 
     def start(self, key: Key, digest: str, judged: asyncio.Future[JudgeResponse]) -> asyncio.Future[bytes]:
-        """Take note of a submission that `find` does not know; return its answer as JSON."""
+        """Register a submission that `find` does not know, and return its future answer as JSON."""
         answer: asyncio.Future[bytes] = judged.get_loop().create_future()
         self._in_flight[key] = (digest, answer)
         judged.add_done_callback(lambda done: self._settle(key, done))
@@ -72,7 +72,7 @@ class Answers:
         failure = asyncio.CancelledError() if judged.cancelled() else judged.exception()
         if failure is not None:
             answer.set_exception(failure)
-            answer.exception()  # its client may have left: then nobody else looks at it
+            answer.exception()  # mark it as read: its client may be gone
             return
         text = judged.result().model_dump_json().encode()
         answer.set_result(text)

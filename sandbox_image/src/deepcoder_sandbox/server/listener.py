@@ -24,18 +24,18 @@ KEEP_ALIVE_S: Final = 75.0
 """Seconds that a connection may be silent between two requests, or before the first."""
 
 BACKLOG: Final = 4096
-"""Connections that wait to be accepted: a thousand clients may come in one moment."""
+"""Connections that may wait to be accepted: a thousand clients may connect at once."""
 
 
 _LINGER_S = 1.0
-"""Seconds in which a client that is turned away may still finish what it was saying."""
+"""Seconds in which a client that is turned away may finish sending."""
 
 READ_BYTES: Final = 1 << 14
-"""Bytes taken from a connection at a time, and half of those kept of a body that nobody reads yet."""
+"""Bytes read from a connection at a time. Of a body that nobody reads yet, twice as many are kept."""
 
 
 class ConnectionLimit(asyncio.Protocol):
-    """Stands before a connection's handler until it is made: lets in while `inside` tells fewer than `most`."""
+    """Passes new connections to `handler` while `inside` returns less than `most`, and turns others away."""
 
     def __init__(self, handler: Callable[[], asyncio.Protocol], inside: Callable[[], int], most: int) -> None:
         self._handler = handler
@@ -43,15 +43,15 @@ class ConnectionLimit(asyncio.Protocol):
         self._most = most
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Hand the connection on, or hang up."""
+        """Pass the connection on, or turn it away."""
         assert isinstance(transport, asyncio.Transport)
         if self._inside() >= self._most:
             transport.write(_turned_away())
             transport.write_eof()
-            # Closing with something unread would have the kernel take back what the client is to read.
+            # To close with unread data would make the kernel discard the response before the client reads it.
             asyncio.get_running_loop().call_later(_LINGER_S, transport.close)
             return
-        vars(transport)["max_size"] = READ_BYTES  # asyncio would take a quarter of a megabyte from each at once
+        vars(transport)["max_size"] = READ_BYTES  # asyncio would read 256 KiB from each at a time
         handler = self._handler()
         transport.set_protocol(handler)
         handler.connection_made(transport)
@@ -68,7 +68,7 @@ def _turned_away() -> bytes:
 async def open_listener(
     runner: web.AppRunner, host: str, port: int, path: Path | None, most: int
 ) -> tuple[asyncio.Server, str]:
-    """Listen at `path`, or else at host and port; return the server and where it listens, in words."""
+    """Listen at `path`, or else at host and port; return the server, and where it listens as text."""
     loop = asyncio.get_running_loop()
     server = runner.server
     assert server is not None, "the runner is set up"
@@ -77,7 +77,7 @@ async def open_listener(
         listening = await loop.create_server(factory, host, port, backlog=BACKLOG)
         return listening, f"{host}:{listening.sockets[0].getsockname()[1]}"
     _remove_stale_socket(path)
-    before = os.umask(0o177)  # the socket is born with mode 0600
+    before = os.umask(0o177)  # creates the socket with mode 0600
     try:
         return await loop.create_unix_server(factory, str(path), backlog=BACKLOG), str(path)
     finally:

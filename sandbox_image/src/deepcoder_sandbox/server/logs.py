@@ -1,7 +1,7 @@
-"""Structured logs: one JSON object a line, for machines; plain lines on a terminal.
+"""Structured logs: one JSON object per line, for machines; plain lines on a terminal.
 
-Whatever a message holds is escaped and cut: text of a program, a client or a library can neither forge a line nor fill
-a disk with one. Formatting does not fail: what cannot be shown is left out.
+Messages are escaped and truncated, so text of a program, a client or a library can neither forge a line nor fill a disk
+with one. Formatting does not fail: what cannot be shown is left out.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from typing import Final
 
 MAX_CHARS: Final = 2000
-"""Most of a message or a traceback in one line; the end of a traceback says more than its beginning."""
+"""Maximum characters of a message or a traceback in one line. Of a traceback the end is kept, which says more."""
 
 _EXTRA = ("submission", "scoring")
 
 
 def shown(text: str) -> str:
-    """Return the text in printable ASCII, cut."""
+    """Return the text in printable ASCII, truncated."""
     escaped = "".join(
         each if " " <= each <= "~" else each.encode("unicode_escape").decode() for each in text[:MAX_CHARS]
     )
@@ -27,7 +27,7 @@ def shown(text: str) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object."""
+    """Formats a record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -44,7 +44,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class PlainFormatter(logging.Formatter):
-    """A record as a line for people."""
+    """Formats a record as a line for people."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")

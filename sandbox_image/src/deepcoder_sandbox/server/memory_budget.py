@@ -1,9 +1,9 @@
-"""Room for what requests hold in memory: bodies that are read, submissions that wait or are judged.
+"""Bounds the memory that requests hold: bodies being read, and submissions that wait or are judged.
 
-A number of submissions is no bound on memory where each may be as long as a body. What does not fit is refused with a
-hint when to come back. One request alone always fits: otherwise it could never be judged. Beyond its first request a
-run holds at most as much as is left free, so that it never takes the room of others: half of all where it is alone, a
-third where there are two, and whoever comes new finds as much. Used on the event loop only.
+The number of submissions does not bound memory, because each may be as long as a body. What does not fit is refused,
+with the time after which to retry. A single request always fits, because otherwise it could never be judged. Beyond its
+first request, a run holds at most as much as is left free, so that it never takes the room of others: half of all if it
+is alone, a third if there are two runs, and a new run finds as much. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ from deepcoder_contracts.judge import JudgeRequest, TestCase
 from deepcoder_sandbox.limits import MIB
 
 QUEUED_MB: Final = 128
-"""Memory for bodies and submissions, where nothing else is said."""
+"""Default memory for bodies and submissions, in MiB."""
 
 ANSWERS_MB: Final = 16
-"""Memory for answers that are kept for clients that ask again."""
+"""Memory for answers that are kept for clients that ask again, in MiB."""
 
 MAX_CONNECTIONS: Final = 2048
-"""Connections at once; who comes on top is told to come back."""
+"""Maximum connections at once; further clients are told to retry."""
 
 CONNECTION_BYTES: Final = 1 << 16
-"""What a connection may hold beside its body: headers, and what was received and not yet read."""
+"""Bytes that a connection may hold beside its body: headers, and received data that is not yet read."""
 
 _WIDEST_CHARACTER = 4
 _OBJECT_BYTES = 600
-"""A test's objects beside its texts, generously."""
+"""Bytes of a test's objects beside its texts, estimated generously."""
 
 
 def held_mb(queued_mb: int, body_mb: int) -> int:
-    """Return the most that requests hold in memory, in MiB: for the sum that has to fit into a container.
+    """Return the most memory that requests hold, in MiB, for the sum that must fit into a container.
 
-    One long body is read at a time. While it is, its text exists once more, and with one character from beyond the
-    Basic Multilingual Plane every character of a text takes four bytes.
+    One long body is parsed at a time. Meanwhile its text exists twice, and with one character from outside the Basic
+    Multilingual Plane every character of a text takes four bytes.
     """
     reading_mb = (_WIDEST_CHARACTER + 1) * body_mb
     return queued_mb + ANSWERS_MB + MAX_CONNECTIONS * CONNECTION_BYTES // MIB + reading_mb
 
 
 def text_bytes(text: str) -> int:
-    """Return the memory that a text takes."""
+    """Return the bytes of memory that a text takes."""
     return text.__sizeof__()
 
 
 def tests_bytes(tests: tuple[TestCase, ...] | list[TestCase]) -> int:
-    """Return the memory that tests take."""
+    """Return the bytes of memory that tests take."""
     return sum(_OBJECT_BYTES + text_bytes(test.input) + text_bytes(test.output) for test in tests)
 
 
 def request_bytes(request: JudgeRequest) -> int:
-    """Return the memory that a request takes, stored tests left out."""
+    """Return the bytes of memory that a request takes, without stored tests."""
     return _OBJECT_BYTES + text_bytes(request.code) + tests_bytes(request.tests or [])
 
 
 class OverBudget(Exception):
-    """What a request would hold does not fit beside what others hold."""
+    """A request does not fit beside what others hold."""
 
 
 class MemoryBudget:
@@ -70,11 +70,11 @@ class MemoryBudget:
         self._held_by: Counter[str] = Counter()
 
     def held_by(self, run: str) -> int:
-        """Bytes lent to a run now."""
+        """Return the bytes lent to a run now."""
         return self._held_by[run]
 
     def lend(self, run: str | None, more: int) -> None:
-        """Lend so many bytes more, or fewer."""
+        """Lend `more` bytes; a negative number takes bytes back."""
         self.held += more
         if run is not None:
             self._held_by[run] += more
@@ -83,16 +83,16 @@ class MemoryBudget:
 
 
 class Share:
-    """What one request holds; to be released in every case."""
+    """The memory that one request holds. It must be released in every case."""
 
     def __init__(self, room: MemoryBudget, run: str | None = None) -> None:
-        """`run` None is for whoever has the room alone."""
+        """Hold nothing yet. `run` is None if only one party uses the budget."""
         self._room = room
         self._run = run
         self._size = 0
 
     def resize(self, size: int) -> None:
-        """Hold `size` bytes from now on. Raises OverBudget, and then holds what it held."""
+        """Hold `size` bytes from now on. Raises OverBudget, and then holds as much as before."""
         if size > self._size and not self._fits(size):
             raise OverBudget
         self._room.lend(self._run, size - self._size)
@@ -109,5 +109,5 @@ class Share:
         return not beside or beside + size <= free
 
     def release(self) -> None:
-        """Hold nothing."""
+        """Hold nothing any more."""
         self.resize(0)

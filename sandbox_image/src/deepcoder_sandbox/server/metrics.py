@@ -1,7 +1,7 @@
 """Prometheus metrics of one judge.
 
-Counted where things happen, and read from `capacity` when asked. Fails where a name is given twice, which is when the
-judge starts; counting itself does not fail.
+Events are counted where they happen; gauges are read from `capacity` when Prometheus asks. A duplicate name raises when
+the judge starts; counting itself does not fail.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300
 
 
 class Metrics:
-    """The registry, and what feeds it."""
+    """The registry and its metrics."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        ProcessCollector(registry=registry)  # descriptors and memory, left behind or not
+        ProcessCollector(registry=registry)  # descriptors and memory, to show leaks
         self._verdicts = Counter(f"{_PREFIX}verdicts", "Verdicts, one per test.", ["verdict"], registry=registry)
         self._submissions = Counter(
             f"{_PREFIX}submissions", "Submissions answered.", ["outcome", "scoring"], registry=registry
@@ -55,7 +55,7 @@ class Metrics:
         )
 
     def observer(self) -> Observer:
-        """Return what the pool tells its work to."""
+        """Return the observer that counts the pool's work."""
         return Observer(
             spent=lambda phase, seconds: self._phases.labels(phase.value).observe(seconds),
             judged=self._judged,
@@ -74,11 +74,11 @@ class Metrics:
         self._refused.labels(str(status)).inc()
 
     def repeated(self) -> None:
-        """Count a request that costs no judging, since its answer is known or under way."""
+        """Count a request that needs no judging, because its answer is known or pending."""
         self._repeated.inc()
 
     def watch(self, capacity: Callable[[], Capacity]) -> None:
-        """Export what `capacity` says whenever metrics are read."""
+        """Export the values of `capacity` whenever metrics are read."""
         first = capacity()
         for name, text, read in (
             ("slots", "Programs that the judge runs at once.", lambda: capacity().slots),
@@ -101,7 +101,7 @@ class Metrics:
             limits.labels(limit).set(enforced)
 
     def watch_memory(self, held: Callable[[], dict[str, int]]) -> None:
-        """Export what `held` says whenever metrics are read."""
+        """Export the values of `held` whenever metrics are read."""
         gauge = Gauge(f"{_PREFIX}held_bytes", "Memory held by requests, by purpose.", ["what"], registry=self.registry)
 
         def read(what: str) -> Callable[[], float]:

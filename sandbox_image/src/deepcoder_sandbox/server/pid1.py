@@ -1,8 +1,8 @@
-"""What pid 1 of a container has to do, where the server is the container's program: reap, and pass signals on.
+"""The duties of pid 1, if the server is the container's main program: reap children, and pass signals on.
 
-A runner whose zygote was killed becomes a child of pid 1, and stays a zombie unless it waits for it. The server cannot
-wait for children that it does not know without taking their status from those who do, so it runs as a child of its own.
-When pid 1 leaves, the kernel ends whatever is left.
+A runner whose zygote was killed becomes a child of pid 1, and stays a zombie until pid 1 waits for it. If the server
+waited for children that it does not know, it would take their status from the code that does. So pid 1 runs the server
+as its child. When pid 1 exits, the kernel ends whatever is left.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 
 
 def split_off() -> int | None:
-    """Where this is pid 1, fork: None in the child, which goes on; its exit status here, once it has ended.
+    """If this is pid 1, fork: return None in the child, which goes on, and its exit status here, once it has ended.
 
-    Elsewhere just None. To be called before there are threads.
+    Otherwise just return None. Call it before there are threads.
     """
     if os.getpid() != 1:
         return None
-    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # pid 1 would ignore what comes before it handles it
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # pid 1 ignores signals until it handles them
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
@@ -30,7 +30,7 @@ def split_off() -> int | None:
 
 
 def _stand_over(child: int) -> int:
-    """Pass signals on to `child` and reap whatever ends, until it does; return its exit status, as a shell tells it."""
+    """Pass signals on to `child` and reap whatever ends, until `child` does; return its exit status as a shell does."""
 
     def pass_on(number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -19,7 +19,7 @@ READ_S: Final = 60.0
 
 
 class TooLarge(Exception):
-    """The body is longer than is accepted."""
+    """The body is longer than accepted."""
 
 
 class TooSlow(Exception):
@@ -31,7 +31,7 @@ class Broken(Exception):
 
 
 async def read_body(request: web.Request, share: Share, max_bytes: int) -> bytearray:
-    """Return the body, its size held by `share`. Raises TooLarge, TooSlow, Broken or OverBudget."""
+    """Return the body, whose size `share` holds. Raises TooLarge, TooSlow, Broken or OverBudget."""
     told = request.content_length
     if told is not None and told > max_bytes:
         raise TooLarge

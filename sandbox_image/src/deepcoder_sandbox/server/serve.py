@@ -1,8 +1,8 @@
-"""Running the server: listen, say so, and on SIGTERM drain before leaving.
+"""Runs the server: it listens, and on SIGTERM drains before it exits.
 
-Draining: readiness turns false, new work is refused with 503, what was accepted is finished for at most `drain_s`. What
-is not finished then is answered with 503 too, for another judge to do, and the process leaves within seconds: whoever
-sent the signal follows it with SIGKILL.
+While it drains, it is not ready, new work is refused with 503, and accepted work may take `drain_s` to finish. What is
+not finished then is also answered with 503, for another judge to do, and the process exits within seconds, because
+SIGKILL follows SIGTERM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deepcoder_sandbox.server.memory_budget import MAX_CONNECTIONS
 _log = logging.getLogger("deepcoder_sandbox")
 
 _LAST_ANSWERS_S: Final = 0.5
-"""Time for the last answers to reach their clients, twice: to be given, and to be cut off."""
+"""Seconds for the last answers to reach their clients; spent twice, before and after handlers are cancelled."""
 
 _DESCRIPTORS_A_SLOT = 32
 
@@ -71,12 +71,12 @@ async def serve(judge: Judge, listen: Listen) -> None:
         if listening is not None:
             listening.close()
         await runner.cleanup()
-        if listening is not None and listen.socket is not None:  # never a file that was there before
+        if listening is not None and listen.socket is not None:  # never removes a file that was there before
             await asyncio.to_thread(listen.socket.unlink, missing_ok=True)
 
 
 def _connections(slots: int) -> int:
-    """Return how many connections to let in: never so many that no descriptor is left for judging."""
+    """Return the maximum number of connections, so that descriptors are always left for judging."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + _DESCRIPTORS_A_SLOT * (slots + 8)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""Which code grades: what clients file results under, so that a result of other code is never taken for one of this."""
+"""Identifies the code that grades, so that clients never take a result of other code for one of this."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIGITS = 16
 
 @cache
 def judge_version() -> str:
-    """Digest over this package's files and the contracts' on judging, with the Python that runs programs."""
+    """Return a digest of this package and of the contracts on judging, and the Python version that runs programs."""
     contracts, own = Path(judge.__file__).parent, Path(submission.__file__).parent
     digest = hashlib.sha256()
     for path in (*sorted(contracts.glob("judge*.py")), *sorted(own.rglob("*.py"))):
