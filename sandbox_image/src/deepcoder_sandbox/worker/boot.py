@@ -43,10 +43,10 @@ PREAMBLE = (
     *("itertools", "json", "linecache", "math", "operator", "random", "re", "string", "struct", "threading", "time"),
     *("traceback", "types", "typing"),
 )
-"""Modules that programs commonly import, loaded once a zygote."""
+"""Modules that programs commonly import, loaded once per zygote."""
 
 _PLAIN_PREAMBLE = ("datetime", "decimal", "fractions")
-"""More of them, where programs import for themselves what they use."""
+"""Further ones, for scorings whose programs import what they use themselves."""
 
 _SEED = 0
 _UMASK = 0o022
@@ -56,7 +56,7 @@ _STACK_BYTES, _HARNESS_STACK_BYTES = 128 << 20, 8 << 20  # what the harness's ow
 
 
 def main(descriptor: int, root: str) -> None:
-    """Serve on an inherited socket. `root` is where this package was found, and is forgotten again."""
+    """Serve on an inherited socket. `root`, where this package was found, leaves the path."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(_UMASK)
     channel = socket.socket(fileno=confine.out_of_the_way(descriptor))
@@ -81,13 +81,13 @@ def main(descriptor: int, root: str) -> None:
 
 
 def _load(config: dict[str, Any], root: str) -> ModuleType:
-    """Load what programs commonly import, and make of this interpreter one that could have been started for a program.
+    """Load what programs commonly import, and make the interpreter look as if it was started for a program.
 
     Returns the module with what a runner does once it is confined.
 
-    Modules' fork hooks were kept out so far (see the command line in `deepcoder_sandbox.zygote_process`): none of them
-    matters to a fork of a single thread but that of `random`, which would draw a new seed. Here every run begins with
-    the same one, as it does with the same hash seed: a program is judged alike each time.
+    So far, modules could not register fork hooks (see the command line in `deepcoder_sandbox.zygote_process`). For a
+    fork of a single thread only the hook of `random` matters, which draws a new seed. Here every run begins with the
+    same seed and the same hash seed, so that a program is judged alike each time.
     """
     for name in PREAMBLE if config["harness"] else (*PREAMBLE, *_PLAIN_PREAMBLE):
         importlib.import_module(name)
@@ -109,9 +109,9 @@ def _load(config: dict[str, Any], root: str) -> ModuleType:
 def _set_up(
     config: dict[str, Any], space: namespaces.Space, channel: socket.socket, runner: ModuleType
 ) -> tuple[zygote.Zygote, dict[str, Any]]:
-    """Return what serves, and what is in force for every program that it runs."""
+    """Return the zygote, and what is in force for every program that it runs."""
     gc.collect()
-    heap_fill.fill_holes()  # so that all that is made here, and used in every run, lies together
+    heap_fill.fill_holes()  # so that what is made here, and used in every run, lies together
     confined = config["tier"] != "Unconfined"
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(space.scratch or "/")
@@ -149,7 +149,7 @@ def _set_up(
 
 
 def _settle() -> None:
-    """Leave the heap as each copy is to find it. What is freed hereafter, a copy's first objects take the place of."""
+    """Prepare the heap for copies. Their first objects fill the places of whatever is freed after this."""
     gc.collect()
     libc.trim_heap()
     heap_fill.fill_holes()
@@ -158,7 +158,7 @@ def _settle() -> None:
 
 
 def _thread_gate(proc: int) -> thread_gate.ThreadGate | None:
-    """Return the gate, None where the kernel has none to offer. Raises OSError where it could count no threads."""
+    """Return the gate; None if the kernel does not offer one. Raises OSError if it could not count threads."""
     _check_visible(proc)
     try:
         return thread_gate.ThreadGate(proc)
@@ -175,7 +175,7 @@ def _check_visible(proc: int) -> None:
             os.close(writing)
             os.read(reading, 1)
         finally:
-            os._exit(0)  # whatever fails here: no second zygote goes on from this line
+            os._exit(0)  # whatever fails: no second zygote may continue from here
     try:
         os.close(os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc))
     except OSError as error:

@@ -30,40 +30,40 @@ RUNNERS_DESCRIPTORS = 16
 """Descriptors below this are for runners."""
 
 OPEN_FILES = 64
-"""Most that a program may have open."""
+"""Maximum number of files that a program may have open."""
 
 QUEUED_SIGNALS = 64
-"""Most signals that wait for a program."""
+"""Maximum number of signals that wait for a program."""
 
 _FIXED_LIMITS = (
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_MEMLOCK, 0),
     (resource.RLIMIT_MSGQUEUE, 0),
     (resource.RLIMIT_NOFILE, OPEN_FILES),
-    (resource.RLIMIT_SIGPENDING, QUEUED_SIGNALS),  # counted, with the kernel's memory, for the user on the whole node
+    (resource.RLIMIT_SIGPENDING, QUEUED_SIGNALS),  # the kernel counts them for the user on the whole node
 )
 _PAST_ALL_DESCRIPTORS = 1 << 20
 NO_DESCRIPTOR = _PAST_ALL_DESCRIPTORS - 1
-"""One that nobody can have, where a zygote and its runners may have `OPEN_FILES`."""
+"""A number that no descriptor has, because a zygote and its runners may have only `OPEN_FILES`."""
 
 _NO_CEILING = (1 << 63) - 1
 
 
 class Confinement:
-    """What every runner of a zygote is confined by."""
+    """Confines each runner of a zygote."""
 
     def __init__(
         self, ruleset: int | None, system_calls: Filter | None, uid: int | None, base_address_space: int
     ) -> None:
         """Prepare for `apply`.
 
-        `ruleset` is Landlock's, `system_calls` the filter: None in the unconfined tier. `uid` is the user and group to
-        become, None to stay. `base_address_space` is what an idle runner has, in bytes: a memory limit is added to it.
+        `ruleset` is Landlock's, `system_calls` the filter; None in the unconfined tier. `uid` is the user and group to
+        become, None to stay. `base_address_space` is an idle runner's, in bytes; a memory limit is added to it.
         """
         steps: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
-        if uid is not None:  # which empties its capabilities; the zygote has emptied its groups
+        if uid is not None:  # this drops its capabilities; the zygote has dropped its groups
             steps += [(os.setresgid, (uid, uid, uid)), (os.setresuid, (uid, uid, uid))]
-            # not dumpable, as the kernel had it become, unless fs.suid_dumpable says otherwise
+            # not dumpable: the kernel has done this already, unless fs.suid_dumpable says otherwise
             steps.append((libc.bare_prctl, (libc.PR_SET_DUMPABLE, 0, 0, 0, 0)))
         steps.append((libc.bare_prctl, (libc.PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)))
         if ruleset is not None:
@@ -76,9 +76,9 @@ class Confinement:
 
     @classmethod
     def harmless(cls, *, confined: bool) -> Confinement:
-        """Return one whose steps are no confinement, for a rehearsal in a zygote.
+        """Return one whose steps confine nothing, for a rehearsal in a zygote.
 
-        It leaves things as they are if `apply` is given limits that are above all.
+        With limits above all others, its `apply` changes nothing.
         """
         confinement = cls(None, None, None, 0)
         nobody = (-1, -1, -1)
@@ -90,12 +90,12 @@ class Confinement:
         return confinement
 
     def apply(self, limits: tuple[float, float, int, int], parent: int, descriptors: int, kept: int) -> None:
-        """Confine this process for good and leave it with its first so many `descriptors`, and with the one `kept`.
+        """Confine this process for good; close all but its first `descriptors` descriptors, and the one `kept`.
 
         `limits` are those of `packets.RunLimits`.
         """
         for step, arguments in self._steps:
-            if step(*arguments):  # those of Python's own raise; each other returns 0
+            if step(*arguments):  # Python's own functions raise; the others return 0
                 raise OSError(f"{step.__name__}{arguments} failed")
         if getppid() != parent:
             raise ProcessLookupError("the zygote is gone")
@@ -117,7 +117,7 @@ class Confinement:
 def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
     """Do once, in the zygote, what its runners inherit. `stack_bytes` is a limit that programs may raise."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")  # for want of memory the kernel ends a runner or a zygote, and not the server
+        score.write("1000")  # if memory runs out, the kernel kills a runner or a zygote, not the server
     for number in (signal.SIGXFSZ, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs interrupt themselves (`_thread.interrupt_main`)
@@ -131,12 +131,12 @@ def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
 
 
 def limit_threads(most: int) -> None:
-    """Have the kernel count the threads, and processes, of the zygote's or the runners' user, wherever they are."""
+    """Have the kernel limit the threads and processes of the runners' user, wherever they are."""
     _lower(resource.RLIMIT_NPROC, most, most)
 
 
 def out_of_the_way(descriptor: int) -> int:
-    """Return a copy of a descriptor that a zygote goes on using, with a number that runners do not use."""
+    """Return a copy of a descriptor that a zygote keeps using, with a number that runners do not use."""
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, RUNNERS_DESCRIPTORS)
 
 

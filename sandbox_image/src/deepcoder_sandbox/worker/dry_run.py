@@ -35,7 +35,7 @@ def become_runner(
     *,
     sessions: bool,
 ) -> None:
-    """Do as a runner does that was asked for, and come back. `confinement` is a harmless one."""
+    """Do what a requested runner does, and return. `confinement` is a harmless one."""
     statuses: list[int] = []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:

@@ -20,11 +20,11 @@ _SMALL: Final = range(16, 513, 16)
 """Sizes of small objects: each has pools of its own."""
 _BYTES_OBJECT: Final = 33
 _OF_A_NEW_POOL: Final = 4
-"""Objects in a row from a pool's beginning that show it to be new. One that was in use gives them in the order in which
-they were freed, of which the first two are in a row by chance in one of some fifty."""
+"""Adjacent objects from a pool's start that show the pool to be new. A used pool returns places in the order in which
+they were freed, where the first two are adjacent by chance in one of some fifty."""
 _AT_ONCE: Final = 8
-"""Objects that are made before one is looked at: the numbers that tell where objects lie are small objects themselves,
-and would lie between those of their size. Numbers up to 256 are not made anew."""
+"""Objects that are made before one is looked at: the integers for their addresses are small objects themselves, and
+would lie between those of their size. Integers up to 256 are not created anew."""
 _MOST: Final = 100_000
 """More holes than a zygote can have."""
 
@@ -32,7 +32,7 @@ _taken: list[object] = []
 
 
 def fill_holes() -> None:
-    """Take them all."""
+    """Fill all holes."""
     for size in _SMALL:
         _fill(size)
     libc.fill_heap()

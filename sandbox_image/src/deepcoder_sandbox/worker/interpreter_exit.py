@@ -23,18 +23,18 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 _CERTAIN = b"__del__ weakref ctypes"
-"""What a program's text holds that has something run, or flushed, by the end and shows in no object."""
+"""Words in a program's text for what the end may run or flush, and what shows in no object."""
 
 _HINTS = _CERTAIN + b" open IO Buffered yield async"
-"""That, and what it holds that makes objects which do. One object: each is on a page that would be copied."""
+"""`_CERTAIN`, and words for what shows in objects. One string, because each object's page would be copied."""
 
 _ODD = (_io._IOBase, GeneratorType, CoroutineType, AsyncGeneratorType)
 _READERS = (_io.FileIO, _io.BufferedReader, _io.BytesIO, _io.StringIO)
-"""Files of which the end writes nothing. FileIO has no buffer."""
+"""Files for which the end writes nothing. FileIO has no buffer."""
 
 
 def exit_status(leaving: SystemExit) -> int:
-    """Return the exit status that an interpreter makes of it, having shown what is no number."""
+    """Return the exit status that an interpreter makes of it; print a code that is no number."""
     code = leaving.code
     if code is None:
         return 0
@@ -53,20 +53,20 @@ def show_uncaught() -> int:
     _flush()
     try:
         if sys.excepthook is sys.__excepthook__:
-            traceback.print_exc()  # which knows the program's lines
+            traceback.print_exc()  # it knows the program's lines
         else:
             sys.excepthook(kind, error, trace)  # type: ignore[arg-type]
     except SystemExit as leaving:
         return exit_status(leaving)
-    except BaseException:  # a hook that fails is told of on stderr, no more
+    except BaseException:  # a hook that fails is only reported on stderr
         return 1
     return 1
 
 
 def finish(status: int, source: bytes) -> int:
-    """Come to the end of a program that ended with `status`; return its exit status.
+    """Finish a program that ended with `status`; return its exit status.
 
-    Raises SystemExit where the interpreter has to end by itself, with all frames above left; MemoryError.
+    Raises SystemExit if the interpreter itself has to end, with all frames above left; MemoryError.
     """
     if len(threading._active) > 1 or threading._limbo or atexit._ncallbacks():  # type: ignore[attr-defined]
         _flush()
@@ -79,19 +79,19 @@ def finish(status: int, source: bytes) -> int:
 
 def _await_threads_and_callbacks() -> None:
     for step in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
-        with contextlib.suppress(BaseException):  # told of on stderr, no more
+        with contextlib.suppress(BaseException):  # only reported on stderr
             step()
 
 
 def _flush() -> None:
-    """Flush as it is done when the program's last line has been run: failures are met again at the end."""
+    """Flush as after the program's last line. Failures show again at the end."""
     for name in ("stderr", "stdout"):
         with contextlib.suppress(Exception):
             getattr(sys, name).flush()
 
 
 def _flushed() -> bool:
-    """Flush stdout and stderr; whether that is all that an interpreter would do with them. Raises MemoryError."""
+    """Flush stdout and stderr; return whether an interpreter would do no more with them. Raises MemoryError."""
     try:
         out, error = sys.stdout, sys.stderr
         out.flush()
@@ -118,14 +118,14 @@ def _nothing_is_left(source: bytes) -> bool:
 
 
 def _odd_objects() -> list[Any]:
-    """Files and generators among the program's objects."""
+    """Return the program's files and generators."""
     objects = gc.get_objects()  # the zygote's own are frozen, and not among them
     odd = {kind for kind in set(map(type, objects)) if issubclass(kind, _ODD)}
     return [found for found in objects if type(found) in odd] if odd else []
 
 
 def _is_unfinished(found: Any) -> bool:
-    """Whether finalising a file may write, or finalising a generator run some of it."""
+    """Return whether finalising a file may write, or a generator may run."""
     if isinstance(found, GeneratorType):
         return found.gi_suspended and bool(found.gi_code.co_exceptiontable)
     if isinstance(found, CoroutineType):

@@ -21,7 +21,8 @@ SELDOM: Final = {
     " linear_regression mean median median_grouped median_high median_low mode multimode pstdev pvariance quantiles"
     " stdev variance",
 }
-"""What they export. None of it is exported by another of the modules, so when it is put in makes no difference."""
+"""Rarely used modules and what they export. No other module exports any of it, so it makes no difference when it is
+added."""
 
 _WORDS = (*SELDOM, *" ".join(SELDOM.values()).split(), "dir", "gc")
 _PARTS = (
@@ -29,22 +30,22 @@ _PARTS = (
     *("trace", "excepthook", "__dict__", "__import__", "__builtins__", "__subclasses__"),
 )
 _MAY_SEE = re.compile(
-    rf"\b(?:{'|'.join(_WORDS)})\b|{'|'.join(_PARTS)}|[^\W\x00-\x7f]"  # the last may stand for another letter
+    rf"\b(?:{'|'.join(_WORDS)})\b|{'|'.join(_PARTS)}|[^\W\x00-\x7f]"  # a non-ASCII letter may stand for an ASCII one
 )
 _HINTS = " ".join(
     word for word in (*_WORDS, *_PARTS) if not any(other != word and other in word for other in _WORDS + _PARTS)
 )
-"""The shortest of them: a program that may see holds one. Most hold none, which is found out faster; and of one text a
-copy touches a page, of many some pages."""
+"""The shortest of these: a program that may see a difference has one of them. Most have none, which is quick to see.
+One string, because a copy touches one page for it, and more for many."""
 
 
 def put_usual(names: dict[str, Any]) -> None:
-    """Put in the names of all modules but those."""
+    """Add all modules' names except `SELDOM`."""
     _put([name for name in _STARRED if name not in SELDOM], names)
 
 
 def put_seldom(source: str, names: dict[str, Any]) -> None:
-    """Put in the names of the others where the program may see them."""
+    """Add the names of `SELDOM` if the program may see them."""
     for hint in _HINTS.split(" "):
         if hint in source:
             break

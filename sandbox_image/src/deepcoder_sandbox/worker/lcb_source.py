@@ -15,8 +15,8 @@ from typing import Final
 
 FUNCTION: Final = "wrapped_function"
 
-_PLAIN_CHARS = 16 << 10  # shorter than any literal or chain of elif that the long way could stumble over
-_PLAIN_LINE = 150  # as deep as a line nests, the unparser's recursion has room for
+_PLAIN_CHARS = 16 << 10  # shorter than any literal or chain of elif that the long way could fail on
+_PLAIN_LINE = 150  # the unparser's recursion has room for what nests in one line
 
 _TOKEN = re.compile(
     r"#[^\n]*"
@@ -24,14 +24,14 @@ _TOKEN = re.compile(
     r"|'''[^'\\\n]+'''|\"\"\"[^\"\\\n]+\"\"\""
     r"|'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
 )
-"""A comment, an f-string without quotes inside, a text in three quotes on one line, any other text."""
+"""A comment, an f-string without quotes inside, a triple-quoted literal on one line, any other string literal."""
 
 _ODD_ESCAPE = re.compile(r"\\[^nt\\'\"]")
 _ODD_TEXTS = "\r|\0|class Solution|trace|inspect|frame|lineno|profile|warn|exc_info|__code__|co_|tb_"
-"""Texts, of which those from the fourth on could show line numbers; one object, for a copy to touch."""
+"""What needs the long way; from the fourth on, it could show line numbers. One string, for a copy to touch."""
 
 _ODD_QUOTE = re.compile(r"['\"](?:[ #\n]*['\"]|(?<=\w['\"]))")
-"""Of a literal that follows another, or has a prefix."""
+"""The quote of a literal that follows another, or has a prefix."""
 
 _ODD_CLASS = re.compile(r"\bclass +Solution")
 _ODD_STATEMENT = re.compile(
@@ -44,7 +44,7 @@ _ODD_STATEMENT = re.compile(
 _BRACKETS = re.compile(r"[(\[{][^()\[\]{}\n]*[)\]}]")
 _BRACKET = re.compile(r"[()\[\]{}]")
 _JOINT = re.compile(r"[()\[\]{}'\"#]|\n[ \n]*")
-"""What matters to who joins lines: brackets, places of texts and comments, ends of lines."""
+"""What matters for joining lines: brackets, placeholders of literals and comments, line ends."""
 
 _ODD_IMPORT = re.compile(r"[('\"]")
 _PLACE = re.compile(r"['\"#]")
@@ -56,12 +56,12 @@ _GUARD_LINE = re.compile(r"^if __name__ == (['\"])__main__\1:", re.MULTILINE)
 
 
 def wrap(source: str) -> str | None:
-    """Return the rewritten program, None where the harness would execute it as it is."""
+    """Return the rewritten program; None if the harness would execute it as it is."""
     return _wrap_text(source) or _wrap_tree(source)
 
 
 def _wrap_text(source: str) -> str | None:
-    """Rewrite a program without parsing it; None where it is not plain enough."""
+    """Rewrite a program without parsing it; None if it is not plain enough."""
     if len(source) > _PLAIN_CHARS or ("\\" in source and _ODD_ESCAPE.search(source)):
         return None
     for text in _ODD_TEXTS.split("|"):
@@ -72,7 +72,7 @@ def _wrap_text(source: str) -> str | None:
     if _is_odd(bare):
         return None
     if _brackets_span_lines(bare):
-        if len(taken) != len(_PLACE.findall(bare)):  # a text without an end
+        if len(taken) != len(_PLACE.findall(bare)):  # an unterminated literal
             return None
         bare, taken = _statements_on_one_line(bare, taken)
         if _brackets_span_lines(bare):
@@ -97,20 +97,20 @@ def _wrap_text(source: str) -> str | None:
 
 
 def _take(token: str, taken: list[str]) -> str:
-    """Take a text or a comment; return what holds its place: one quote, or a comment's first character."""
+    """Take a literal or comment; return its placeholder: one quote, or a comment's first character."""
     taken.append(token)
     return "#" if token[0] == "#" else "'"
 
 
 def _put_back(taken: list[str], bare: str) -> str:
-    """Return the program from which they were taken."""
+    """Return the program with `taken` put back."""
     first, *after = _PLACE.split(bare)
     return first + "".join([part for pair in zip(taken, after, strict=True) for part in pair])
 
 
 def _is_odd(bare: str) -> bool:
-    """Whether a program, its texts and comments taken, has what could make a difference, wherever it stands."""
-    if not bare.isascii() or not bare.replace("\n", "").isprintable():  # tabs, identifiers that are no ASCII
+    """Return whether a program, without literals and comments, has what could make a difference anywhere."""
+    if not bare.isascii() or not bare.replace("\n", "").isprintable():  # tabs, non-ASCII identifiers
         return True
     if ";" in bare or "yield" in bare or _ODD_QUOTE.search(bare):
         return True
@@ -118,7 +118,7 @@ def _is_odd(bare: str) -> bool:
 
 
 def _statements_on_one_line(bare: str, taken: list[str]) -> tuple[str, list[str]]:
-    """Return the program with no end of a line, and no comment, in brackets, and what is left of what was taken."""
+    """Return the program without line ends and comments in brackets, and what is left of `taken`."""
     depth, parts, at = 0, [], 0
     kept, tokens = [], iter(taken)
     for match in _JOINT.finditer(bare):

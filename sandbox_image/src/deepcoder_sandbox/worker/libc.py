@@ -85,11 +85,11 @@ bare_prctl: Any = _bare.prctl
 bare_prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
 bare_syscall: Any = _bare.syscall
 bare_fork: Any = _bare.fork
-"""Without what os.fork does before and after it: it makes the interpreter's locks and threads anew. For a process of a
-single thread, which no lock can be held by another of, and whose modules have no hooks (`boot`)."""
+"""fork(2) without what os.fork does around it, which resets the interpreter's locks and threads. For a process with a
+single thread, so that no other one can hold a lock, and without fork hooks of modules (`boot`)."""
 bare_waitpid: Any = _bare.waitpid
-"""That there is no child is an exception of os.waitpid, and no rare case here."""
-# What these two tell is written where the caller says: no objects are made of it.
+"""os.waitpid raises an exception if there is no child, which is a common case here."""
+# These two write their results where the caller says, and create no objects.
 bare_wait4: Any = _bare.wait4
 bare_wait4.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
 bare_poll: Any = _bare.poll
@@ -136,7 +136,7 @@ def drop_capabilities() -> None:
 
 
 def landlock_abi() -> int:
-    """Return the kernel's Landlock ABI version, 0 where it has none."""
+    """Return the kernel's Landlock ABI version; 0 if it has none."""
     version = _libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     return max(0, int(version))
 
@@ -162,40 +162,40 @@ def seccomp_listener(instructions: bytes) -> int:
 
 
 def map_memory(length: int) -> int | None:
-    """Return the address of new memory, None where there is none."""
+    """Return the address of new memory; None if there is none."""
     address: int | None = _libc.mmap(None, length, PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
     return None if address == _MAP_FAILED else address
 
 
 def unmap(address: int, length: int) -> None:
-    """Give memory back; none is no error."""
+    """Unmap memory; 0 bytes are no error."""
     if length:
         _libc.munmap(address, length)
 
 
 def advise(address: int, length: int, advice: int) -> bool:
-    """madvise(2): whether the kernel follows."""
+    """madvise(2); return whether it worked."""
     return bool(_libc.madvise(address, length, advice) == 0)
 
 
 def protect(address: int, length: int, protection: int) -> bool:
-    """mprotect(2): whether it was done."""
+    """mprotect(2); return whether it worked."""
     return bool(_libc.mprotect(address, length, protection) == 0)
 
 
 def move_mapping(source: int, target: int, length: int) -> bool:
-    """Put memory in place of what is at `target`: whether it was done."""
+    """Replace what is at `target` by memory; return whether it worked."""
     return bool(_libc.mremap(source, length, length, _MREMAP_MAYMOVE_FIXED, target) == target)
 
 
 def trim_heap() -> None:
-    """Give back to the kernel what the allocator holds free, where it can: every fork would copy its page tables."""
+    """Return the allocator's free memory to the kernel, if possible: every fork would copy its page tables."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def fill_heap() -> None:
-    """Take for good what the allocator holds free between what is in use, largest first, where it can be told."""
+    """Take for good the allocator's free memory between what is in use, largest first, if it can be found."""
     if not hasattr(_libc, "malloc_trim"):
         return
     _libc.sbrk.restype = _libc.malloc.restype = ctypes.c_void_p

@@ -40,8 +40,8 @@ _GUARDED_WHERE_USED = {"shutil": dict.fromkeys(("rmtree", "move", "chown")), "su
 _CLOSED = io.TextIOWrapper(io.BytesIO())
 _CLOSED.close()
 _BEFORE_STDIN, _BEFORE_FUNCTION = "pass" + "\n" * 36, "pass" + "\n" * 37
-"""Stand for the preamble's lines before the program: lines have the harness's numbers, and imports from __future__ come
-too late."""
+"""Stand for the preamble's lines before the program, so that line numbers are the harness's, and imports from
+__future__ come too late."""
 _MAX_DETAIL = 300
 
 
@@ -50,12 +50,12 @@ class TimeoutException(Exception):  # programs and the grading know it by this n
 
 
 _module = ModuleType("tmp_sol", "")
-"""The program's, with the names that star imports put before every program. Those are hundreds of objects, each of
-which a copy would have to touch in every process."""
+"""The program's module, with the names that star imports put before every program. These are hundreds of objects, each
+of which a copy would otherwise have to touch in every process."""
 
 
 class _Alarm:
-    """What the judge's alarm does during a step: it raises, once, and out of a step it does nothing."""
+    """Handles the judge's alarm: it raises once during a step, and does nothing outside of one."""
 
     def __init__(self) -> None:
         self.heeded = False
@@ -72,9 +72,9 @@ _alarm = _Alarm()
 
 
 def prepare_zygote() -> None:
-    """Do what the harness does before every program, once in a zygote that serves no other.
+    """Do, once in the zygote, what the harness does before every program.
 
-    Among it, take away what the harness takes away. No protection, only the same failures.
+    That includes removing what the harness removes: no protection, only the same failures.
     """
     sys.set_int_max_str_digits(_INTEGER_DIGITS)
     sys.modules.update(_GUARDED_MODULES)  # type: ignore[arg-type]
@@ -88,9 +88,9 @@ def prepare_zygote() -> None:
 
 
 def prepare(source: str) -> None:
-    """Do what can be done before a program's text counts: whatever this raises is no doing of the program's.
+    """Do what can be done before the program's text is run: nothing that this raises is the program's fault.
 
-    Modules that the zygote has not loaded are loaded only where the program may use them.
+    Modules that the zygote has not loaded are loaded only if the program may use them.
     """
     sys.modules[_GUARDED_LATE] = None  # type: ignore[assignment]
     for name in _GUARDED_WHERE_USED:
@@ -100,14 +100,14 @@ def prepare(source: str) -> None:
 
 
 def load(source: str, fn_name: str | None) -> Callable[..., Any]:
-    """Execute the module of a program that was prepared for, once a process; return what is called for each test.
+    """Execute the module of a prepared program, once per process; return what is called for each test.
 
-    Raises whatever the module does; AttributeError and TypeError where there is nothing to call.
+    Raises whatever the module does; AttributeError and TypeError if there is nothing to call.
     """
     _alarm.heeded = True
     try:
         text = source if fn_name else lcb_source.wrap(source)
-        if text is None:  # then the harness puts nothing before it either
+        if text is None:  # the harness then puts nothing before it either
             module, text = ModuleType("tmp_sol", ""), source
             exec(compile(text, "<string>", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
         else:
@@ -128,7 +128,7 @@ def load(source: str, fn_name: str | None) -> Callable[..., Any]:
 
 @contextmanager
 def without_a_program() -> Iterator[None]:
-    """At the end, have no program loaded again."""
+    """Unload the program at the end."""
     names = set(vars(_module))
     yield
     for name in set(vars(_module)) - names:
@@ -136,14 +136,14 @@ def without_a_program() -> Iterator[None]:
 
 
 def _owner(module: ModuleType, text: str) -> Any:
-    """The one Solution instance where the text has such a class, even inside the wrapped function, else the module."""
+    """Return a Solution instance if the text has such a class, even in the wrapped function, else the module."""
     return getattr(module, "Solution")() if "class Solution" in text else module  # noqa: B009
 
 
 def run_once(called: Callable[..., Any], text: str) -> bytes | dict[str, Any]:
     """Call the wrapped program on `text`; return its output, or how it failed.
 
-    Leaving with SystemExit is as good as returning. Any other exception that is no Exception ends the process.
+    SystemExit counts as returning. Any other exception that is no Exception ends the process.
     """
     try:
         _start_fault_handler()
@@ -184,41 +184,41 @@ def call_once(called: Callable[..., Any], text: str) -> bytes | dict[str, Any]:
 
 
 def arguments(text: str) -> list[Any]:
-    """Return one JSON value a line; an empty last line is an error."""
+    """Return a JSON value per line; an empty last line is an error."""
     return [json.loads(line) for line in text.split("\n")]
 
 
 def _start_fault_handler() -> None:
-    """Fail as faulthandler.enable() does before each test, where a test took away the file that it writes to."""
+    """Fail as faulthandler.enable() does before each test, if a test removed the file that it writes to."""
     if sys.stderr is None:
         raise RuntimeError("sys.stderr is None")
     sys.stderr.fileno()
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    """How an exception counts. One whose own repr fails takes the whole result down with it: it raises that."""
+    """Return how an exception counts. If its repr fails, that is raised, which spoils the whole result."""
     shown = repr(error)
     timed_out = "timeoutexception" in shown.lower()
     return {"timed_out": timed_out, "memory": isinstance(error, MemoryError), "detail": shown[:_MAX_DETAIL]}
 
 
 def describe(error: Exception) -> dict[str, Any]:
-    """What is told of an exception outside a test. One that cannot be shown ends the process, as in the harness."""
+    """Describe an exception outside a test. One that cannot be shown ends the process, as in the harness."""
     return {"detail": f"{type(error).__name__}: {error}"[:_MAX_DETAIL], "memory": isinstance(error, MemoryError)}
 
 
-class MockBuffer:  # programs can see the name
-    """stdin.buffer: read is everything, readline always the first line, and there is nothing else."""
+class MockBuffer:  # programs can see this name
+    """stdin.buffer: read returns everything, readline always the first line; it has nothing else."""
 
     def __init__(self, text: str) -> None:
         self.inputs = text.encode("utf-8")
 
     def read(self, *_: object) -> bytes:
-        """Everything, each time."""
+        """Return everything."""
         return self.inputs
 
     def readline(self, *_: object) -> bytes:
-        """The first line, each time."""
+        """Return the first line."""
         return self.inputs.split(b"\n")[0] + b"\n"
 
 
@@ -231,15 +231,15 @@ class MockStdinWithBuffer:
         self.buffer = MockBuffer(text)
 
     def read(self, *_: object) -> str:
-        """Everything, each time."""
+        """Return everything."""
         return self.inputs
 
     def readline(self, *limits: int) -> str:
-        """The next line, or a part of it."""
+        """Return the next line or part."""
         return self._stringio.readline(*limits)
 
     def readlines(self, *_: object) -> list[str]:
-        """All lines without their ends, and an empty one after the last end."""
+        """Return lines without their ends, and an empty one after the last."""
         return self.inputs.split("\n")
 
     def __getattr__(self, name: str) -> Any:
@@ -247,10 +247,10 @@ class MockStdinWithBuffer:
 
 
 class StandInForStdio:
-    """For one test: sys.stdin from a text, sys.stdout into one.
+    """Replaces sys.stdin by a text, and captures sys.stdout.
 
-    The real stdin object, which programs hold that import it by name, gets other oddities: its readline drops the
-    newline and raises StopIteration at the end.
+    The real stdin object, for programs that import it by name, gets other oddities: its readline drops the newline and
+    raises StopIteration at the end.
     """
 
     def __init__(self, text: str) -> None:

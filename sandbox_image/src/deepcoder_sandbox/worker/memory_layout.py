@@ -40,7 +40,7 @@ def mappings() -> list[Mapping]:
 
 
 def move_text() -> None:
-    """Have text and constants of libraries lie on large pages, where they fill one."""
+    """Move text and constants of libraries to large pages, where they fill one."""
     for library in constant_parts(mappings()):
         first = -(-library[0].start // LARGE) * LARGE
         length = library[-1].end // LARGE * LARGE - first
@@ -49,9 +49,9 @@ def move_text() -> None:
 
 
 def join() -> None:
-    """Join what is constant of each library, text among it, and what was made constant to what is written.
+    """Join the constant parts of each library, with its text, and what became constant with what is written.
 
-    That protects nobody less: a program may change text and addresses in its own process anyway, and no other's.
+    Nobody loses protection: a program may change text and addresses in its own process anyway, and in no other.
     """
     found = mappings()
     followers = {mapping.start: mapping for mapping in found}
@@ -93,7 +93,7 @@ def _move(start: int, length: int) -> None:
     libc.advise(copy, length, libc.MADV_HUGEPAGE)
     ctypes.memmove(copy, start, length)
     moved = (
-        libc.advise(copy, length, libc.MADV_COLLAPSE)  # small pages would make a fork dearer
+        libc.advise(copy, length, libc.MADV_COLLAPSE)  # small pages would make forks slower
         and libc.protect(copy, length, libc.PROT_READ_EXECUTE)
         and libc.move_mapping(copy, start, length)
     )

@@ -25,32 +25,32 @@ from deepcoder_sandbox.worker.libc import bare_waitpid
 from deepcoder_sandbox.worker.rootfs import empty_scratch
 
 HOST_USERS = range(0x7000_0000, 0x7FFF_FFFF)
-"""Users of the host for zygotes and programs: two for each pid, from a number that each judge draws."""
+"""Users of the host for zygotes and programs: two per pid, from a base number that each judge draws."""
 
 HOST_USERS_OF_A_JUDGE = 2 * (1 << 22)
-"""As many as there may be pids, twice."""
+"""Two for each possible pid."""
 
 _ZYGOTE_USER, _PROGRAM_USER = 0, 1
 _MAX_THREADS = 128
 
 
 class Space(NamedTuple):
-    """Where runners live."""
+    """Where runners run."""
 
     proc: str
     """Mounted /proc whose pids are ours."""
 
     scratch: str | None
-    """Directory a program may write in, None for none."""
+    """Directory that a program may write in; None if there is none."""
 
     program_uid: int | None
-    """User that runners become, None to stay."""
+    """User that runners become; None to stay."""
 
     max_threads: int
-    """Threads of that user."""
+    """Maximum threads of that user."""
 
     clean: Callable[[], None]
-    """Removes what a program left behind; raises OSError or RecursionError where it cannot."""
+    """Removes what a program left behind; raises OSError or RecursionError if it cannot."""
 
 
 def _nothing_to_clean() -> None:
@@ -58,11 +58,11 @@ def _nothing_to_clean() -> None:
 
 
 HOST = Space(proc="/proc", scratch=None, program_uid=None, max_threads=4096, clean=_nothing_to_clean)
-"""No namespaces: nothing is writable, so nothing is left behind. Threads are counted with all else of the user."""
+"""No namespaces: nothing is writable, so nothing is left behind. Threads count together with all others of the user."""
 
 
 def enter(config: dict[str, Any], channel: socket.socket) -> Space:
-    """Enter new namespaces; the caller returns inside, as pid 1. Raises OSError where they are not allowed."""
+    """Enter new namespaces; the caller returns inside, as pid 1. Raises OSError if they are not allowed."""
     many_users = os.geteuid() == 0 and _has_full_range()
     if not many_users:
         _enter_user_namespace_alone()
@@ -97,7 +97,7 @@ def enter(config: dict[str, Any], channel: socket.socket) -> Space:
 
 
 def _has_full_range() -> bool:
-    """Whether this user namespace knows the users that would be mapped."""
+    """Return whether this user namespace has the users to be mapped."""
     with open("/proc/self/uid_map") as lines:
         ranges = [[int(number) for number in line.split()] for line in lines]
     return any(first <= 0 and first + count >= HOST_USERS.stop for first, _, count in ranges)
@@ -117,7 +117,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _wait_outside(zygote: int, telling: socket.socket, host_users: int | None) -> NoReturn:
-    """The parent's half: map the zygote's users when it asks (None: it has none), then wait for its end."""
+    """In the parent, map the zygote's users when it asks (None: it has none), then wait for its end."""
     try:
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
         if host_users is not None and telling.recv(16) == b"map me":
@@ -132,7 +132,7 @@ def _wait_outside(zygote: int, telling: socket.socket, host_users: int | None) -
 
 
 def _clean() -> None:
-    if bare_waitpid(-1, None, WNOHANG) >= 0:  # else nobody is left: each in this namespace descends from its init
+    if bare_waitpid(-1, None, WNOHANG) >= 0:  # else no process is left: all in this namespace descend from its init
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             kill(-1, signal.SIGKILL)
             while os.waitpid(-1, 0)[0]:

@@ -16,62 +16,62 @@ import struct
 from typing import NamedTuple
 
 ERROR = b"error "
-"""What the packet begins with that a zygote sends for a run which failed by no doing of the program's."""
+"""Prefix of a zygote's packet for a run that failed through no fault of the program."""
 
 RING, CANCEL, HUNG_UP = b"ring", b"cancel", b"hung up"
 TO_A_RUN = (RING, CANCEL, HUNG_UP)
 GO_ON = (RING, HUNG_UP)
-"""What the judge may send during a run: have its alarm rung, have it ended, look out for its end, which is near.
+"""What the judge may send during a run: ring its alarm, end it, or look out for its end, which is near.
 
-After those of `GO_ON` it goes on."""
+After those in `GO_ON`, the run continues."""
 
 TOLD_BYTES = 32
-"""Longest of those, and more."""
+"""Longest of these, with room to spare."""
 
 JOB_BYTES = 384
-"""Longest packet that asks for a run."""
+"""Longest packet that requests a run."""
 
 INLINE_BYTES = 1 << 13
-"""A session's (livecodebench): longest input or output that a packet holds, or program and first input."""
+"""Sessions (livecodebench): longest input or output in a packet, or program with the first input."""
 
 SESSION_BYTES = INLINE_BYTES + 1
 """Longest packet of a session."""
 
 STARTED = b"started "
-"""What the packet begins with by which a session's runner makes itself known to the judge, over the zygote's socket. It
-lies in memory as it is sent: two numbers more, which `decode_started` returns."""
+"""Prefix of the packet by which a session's runner makes itself known to the judge, over the zygote's socket. It lies
+in memory as it is sent, with two numbers after the prefix, which `decode_started` returns."""
 
 _TOLD_AT_START = struct.Struct("=8sdd")
 STARTED_BYTES = _TOLD_AT_START.size
 
 PREPARED, NOT_PREPARED, INLINE, IN_FILE, WITH_PROGRAM = b"prepared", b"!", b"=", b"#", b"+"
-"""A session's packets, or what they begin with: that preparing took its time, why it failed, a text, the length of one
-in its file, or the program and, behind it, the first text. Anything else is JSON that tells how a test failed."""
+"""A session's packets, or their prefixes: preparing took a while and is done, why it failed, a text, the length of a
+text in its file, or the program followed by the first text. Anything else is JSON that says how a test failed."""
 
 CANCELLED = (b"cancelled, unclean", b"cancelled")
-"""What a zygote says of a run that it has ended since the judge said so: whether nothing was left behind, and no more.
-The judge knows when that was, and what the run has used; a zygote that writes numbers would touch what its next copy
-has to copy."""
+"""A zygote's answer for a run that it has ended because the judge said so: only whether nothing was left behind. The
+judge knows when that was, and what the run has used. A zygote that writes numbers would touch what its next copy has to
+copy."""
 
 ENDED = b"ended   "
-"""What the packet begins with that tells how a run ended. It lies in memory as it is sent (`worker.reap`)."""
+"""Prefix of the packet that reports how a run ended. The packet lies in memory as it is sent (`worker.reap`)."""
 
 _ENDED = struct.Struct("=8sii3d4qq104x")
 """`ENDED`, the wait status and whether the run was clean; its wall, starved and setup seconds; the kernel's rusage, of
 which user time, system time (seconds and microseconds each) and the peak of memory are read."""
 
 ENDED_BYTES = _ENDED.size
-"""Length of that. What the zygote ended the run for follows, if it did."""
+"""Length of that. If the zygote ended the run, the reason follows."""
 
 RUSAGE_AT = 40
-"""Where the rusage begins, in bytes."""
+"""Offset of the rusage, in bytes."""
 STATUS_AT, CLEAN_AT = 2, 3
 """The place of each integer, counted in integers."""
 WALL_AT, STARVED_AT, SETUP_AT = 2, 3, 4
 """The place of each float, counted in floats."""
 
 FOR_WALL = "wall:"
-"""How the field that tells what a run was ended for begins where it is the wall clock; the threads' states follow."""
+"""Prefix of the reason if a run was ended for the wall clock; the threads' states follow."""
 
 
 class RunLimits(NamedTuple):
@@ -79,45 +79,45 @@ class RunLimits(NamedTuple):
 
     cpu_limit_s: float
     wall_limit_s: float
-    """Time in which others kept the run from going on left out."""
+    """Without time in which others kept the run from running."""
     memory_limit_mb: int
     file_bytes: int
 
 
 class Job(NamedTuple):
-    """A run that the judge asks for."""
+    """A run that the judge requests."""
 
     kind: str
     limits: RunLimits
     source_bytes: int = 0
     """Length of the source in the code descriptor."""
     name_bytes: int = 0
-    """Length of the name behind it of the function that is called; 0 where none is."""
+    """Length of the name of the function to call, after the source; 0 if there is none."""
     compiled_bytes: int = 0
-    """Length of the code object behind that, which an earlier runner left and sealed; 0 where there is none."""
+    """Length of the code object after that, which an earlier runner stored and sealed; 0 if there is none."""
     preamble: bool = False
-    """Whether the released reward's imports stand before the program (taco-compat)."""
+    """Whether the released reward's imports precede the program (taco-compat)."""
 
 
 class RunEnded(NamedTuple):
-    """How a run ended, as the zygote, which the program cannot reach, saw it."""
+    """How a run ended, as seen by the zygote, which no program can reach."""
 
     wait_status: int
-    """As wait(2) tells it."""
+    """As wait(2) reports it."""
     cpu_s: float
-    """User and system time of the whole process, what confining it took left out."""
+    """User and system time of the whole process, without what confining it took."""
     wall_s: float
     """From fork to end."""
     starved_s: float
-    """How much of that others kept it from going on; not told of runs shorter than a second."""
+    """How much of that others kept it from running; 0 for runs shorter than a second."""
     max_rss_kb: int
     """Peak resident set, in KiB."""
     killed_for: str | None
-    """cpu, wall or cancelled, where the zygote ended it."""
+    """cpu, wall or cancelled, if the zygote ended it."""
     clean: bool
-    """Whether nothing was left behind; if not, the zygote is to be replaced."""
+    """Whether nothing was left behind; if not, the zygote must be replaced."""
     states: str = ""
-    """What its threads did when it was ended for the wall clock: a letter each, as /proc has it (S: it sleeps)."""
+    """States of its threads when it was ended for the wall clock: a letter each, as in /proc (S: it sleeps)."""
 
     @property
     def signal(self) -> int | None:
@@ -141,24 +141,24 @@ def encode_job(job: Job) -> bytes:
 
 
 PlainJob = tuple[str, tuple[float, float, int, int], int, int, int, bool]
-"""The fields of a Job: classes of tuples are more for a runner to touch."""
+"""The fields of a Job. With a named tuple, a runner would touch more memory."""
 
 
 def decode_job(packet: bytes) -> PlainJob:
-    """Return the fields of what `encode_job` was given."""
+    """Return the fields of the job in a packet."""
     kind, cpu, wall, memory, file, source, name, compiled, preamble = packet.decode().split(" ")
     limits = float(cpu), float(wall), int(memory), int(file)
     return kind, limits, int(source), int(name), int(compiled), preamble == "1"
 
 
 def decode_started(packet: bytes) -> tuple[float, float]:
-    """Return what the runner has used so far, and the time (monotonic), both in s."""
+    """Return the runner's CPU time so far and the time (monotonic), both in s."""
     cpu_s, now = _TOLD_AT_START.unpack(packet)[1:]
     return cpu_s, now
 
 
 def decode_ended(packet: bytes) -> RunEnded:
-    """Return how a run ended; of one that was cancelled only that is known. Raises ValueError for any other packet."""
+    """Return how a run ended; of a cancelled one only that is known. Raises ValueError for any other packet."""
     if packet in CANCELLED:
         return RunEnded(int(signal.SIGKILL), 0.0, 0.0, 0.0, 0, "cancelled", packet == CANCELLED[True])
     if len(packet) < ENDED_BYTES or not packet.startswith(ENDED):

@@ -40,7 +40,7 @@ STORED_CODE_BYTES = 8 << 20
 
 _SEALED = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _DETAIL_BYTES = 500
-"""Of ASCII, six times as many in JSON at most: whatever a claim tells, it fits the room for it."""
+"""In ASCII, which takes at most six times as many bytes in JSON: every claim fits the room for it."""
 
 _source = b""
 _OUT_OF_MEMORY = b'{"failure":"memory"}'
@@ -67,7 +67,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def report(descriptor: int, **fields: Any) -> None:
-    """Leave a claim for the judge to read after the end."""
+    """Write a claim that the judge reads after the end."""
     write_all(descriptor, json.dumps(fields).encode())
 
 
@@ -91,8 +91,8 @@ def _run_nothing(_: PlainJob, begin: Callable[[], None]) -> int:
 def run(job: PlainJob, begin: Callable[[], None]) -> int:
     """Compile or load the program, run it once and return the exit status Python would have had.
 
-    `begin` is called before its first instruction. Raises SystemExit where the interpreter itself has to come to its
-    end (`deepcoder_sandbox.worker.interpreter_exit`).
+    `begin` is called before its first instruction. Raises SystemExit if the interpreter itself has to end
+    (`deepcoder_sandbox.worker.interpreter_exit`).
     """
     loaded = _load(job)
     begin()
@@ -100,7 +100,7 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
 
 
 def _load(job: PlainJob) -> tuple[CodeType, str, list[Any]] | None:
-    """Return the program, the name of its function and the arguments; None where there is nothing to run."""
+    """Return the program, the name of its function and the arguments; None if there is nothing to run."""
     try:
         _, _, source_bytes, name_bytes, compiled_bytes, _ = job
         code_at = source_bytes + name_bytes
@@ -114,18 +114,18 @@ def _load(job: PlainJob) -> tuple[CodeType, str, list[Any]] | None:
 
 
 def _code_object(source: bytes, compiled: memoryview, code_at: int) -> CodeType | None:
-    """Return the code object that lies `code_at` of the code descriptor, or make it and leave it there."""
+    """Return the code object at `code_at` of the code descriptor, or make it and store it there."""
     global _source
     _source = source
     if compiled:
-        loaded: CodeType = marshal.loads(compiled)  # our own compile's, and sealed since  # noqa: S302
+        loaded: CodeType = marshal.loads(compiled)  # we compiled and sealed it  # noqa: S302
         os.close(CODE)
         return loaded
     try:
         code = compile(_source, FILENAME, "exec", dont_inherit=True)
     except MemoryError:
         raise
-    except Exception as error:  # whatever it raises, it is the text that made it
+    except Exception as error:  # whatever it is, the text caused it
         where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         message = _cut(f"{type(error).__name__}: {getattr(error, 'msg', error)}")
         report(REPORT, failure="compile", detail=message + where)
@@ -136,7 +136,7 @@ def _code_object(source: bytes, compiled: memoryview, code_at: int) -> CodeType 
 
 
 def _keep(code: CodeType, code_at: int) -> None:
-    """Leave the code object for later runners, if it can be, and seal it, which tells them that it is there."""
+    """Store the code object for later runners, if it can be, and seal it, which shows that it is there."""
     try:
         stored = marshal.dumps(code)
     except ValueError:  # functions within functions, 1000 deep
@@ -148,7 +148,7 @@ def _keep(code: CodeType, code_at: int) -> None:
 
 
 def _cut(detail: str) -> str:
-    """Cut what a claim tells to the room there is for it, however its characters are written."""
+    """Truncate a claim's detail to the room for it, however its characters are written."""
     return detail.encode("ascii", "backslashreplace")[:_DETAIL_BYTES].decode()
 
 
@@ -156,7 +156,7 @@ def _execute(code: CodeType, fn_name: str, arguments: list[Any], kind: str, prea
     module = sys.modules["__main__"]
     module.__dict__.update(preamble)
     if kind == "function":
-        module.__name__ = "solution"  # a block for the command line is not for the caller of a function
+        module.__name__ = "solution"  # a `__main__` block is not for callers of a function
         sys.modules["solution"] = module
     status = 0
     recursion.start_anew()
@@ -188,7 +188,7 @@ def _execute(code: CodeType, fn_name: str, arguments: list[Any], kind: str, prea
 
 
 def _arguments() -> list[Any]:
-    """One JSON value a line, integers of any length."""
+    """Read a JSON value per line; integers of any size."""
     text = read_all(STDIN).decode()
     usual = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
@@ -199,10 +199,10 @@ def _arguments() -> list[Any]:
 
 
 def _run_appended_test(module: ModuleType) -> None:
-    """Run the test's code in the program's namespace; its first line is a word that tells that it came to its end.
+    """Run the test's code in the program's namespace. The input's first line is a word to report at the end.
 
-    It tells an early exit from the end, no more: program and test share a process, so a program that sets out to can
-    read the word from its input (`os.pread`) and write the claim itself.
+    The word only shows an early exit: program and test share a process, so a malicious program can read the word from
+    its input (`os.pread`) and write the claim itself.
     """
     word, _, text = read_all(STDIN).decode().partition("\n")
     exec(compile(text, "test.py", "exec", dont_inherit=True), module.__dict__)  # noqa: S102

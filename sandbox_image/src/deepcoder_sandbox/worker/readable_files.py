@@ -37,7 +37,7 @@ def library_files() -> list[str]:
 
 
 def other_files() -> list[str]:
-    """Return what is left: the loader's cache, the local time zone, the locale of every program's environment."""
+    """Return the rest: the loader's cache, the local time zone, the locale of every program's environment."""
     names = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/usr/lib/locale/C.utf8")
     return [name for name in names if exists(name)]
 
@@ -54,7 +54,7 @@ def readable(packages: list[str], scratch: str | None) -> list[tuple[str, int]]:
 
 
 def _library_rules(library: str) -> list[tuple[str, int]]:
-    """The standard library as a whole (fewer rules are faster), or without the other packages that lie in it."""
+    """Return rules for the whole standard library (fewer are faster), or without other packages in it."""
     with os.scandir(library) as entries:
         found = {entry.name: entry.path for entry in entries}
     if not any(name in found and any(os.scandir(found[name])) for name in OTHER_PACKAGES):

@@ -14,7 +14,7 @@ from deepcoder_sandbox.worker.packets import STATUS_AT
 
 
 class Reaped:
-    """The packet of one run after another. `packets` has the place of each number."""
+    """The packet of each run in turn. `packets` has the place of each number."""
 
     def __init__(self) -> None:
         self._memory = ctypes.create_string_buffer(packets.ENDED, packets.ENDED_BYTES)
@@ -26,12 +26,12 @@ class Reaped:
         self._usage_address = address + packets.RUSAGE_AT
 
     def reap(self, pid: int) -> int:
-        """Wait for a process to end; return its wait status. Raises ChildProcessError where it is no child."""
+        """Wait for a process to end; return its wait status. Raises ChildProcessError if it is no child."""
         if bare_wait4(pid, self._status_address, 0, self._usage_address) != pid:
             raise ChildProcessError(f"{pid} is no child of the zygote")
         status: int = self.integers[STATUS_AT]
         return status
 
     def packet_of_killed(self, killed_for: str) -> bytes:
-        """Return the packet of a runner that the zygote has ended, and what for."""
+        """Return the packet of a runner that the zygote ended, with the reason."""
         return bytes(self.packet) + killed_for.encode()

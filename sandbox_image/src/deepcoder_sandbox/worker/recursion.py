@@ -15,10 +15,10 @@ _WORDS = 32
 """How far into the state to look."""
 
 _MOST_CALLS = 100
-"""More than are nested when it is looked for."""
+"""More calls than are nested during the search."""
 
 _count: memoryview | None = None
-"""How many more calls may be nested, and behind it the limit."""
+"""How many more calls may be nested, followed by the limit."""
 
 
 def prepare_zygote() -> None:
@@ -36,6 +36,6 @@ def prepare_zygote() -> None:
 
 
 def start_anew() -> None:
-    """From here on, count no call that is under way."""
+    """From here on, do not count the current calls."""
     if _count is not None:
         _count[0] = _count[1]

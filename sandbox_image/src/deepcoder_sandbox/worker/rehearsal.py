@@ -39,7 +39,7 @@ _METHOD: Final = b"""class Solution:
         return n
 """
 _SAMPLES: Final = ((_PROGRAM, b"", b"3\n5\n", b"3 5 \n"), (_METHOD, b"same", b"3", b"3"))
-"""Programs, the function that is called, what it is given, and what comes of it."""
+"""For each sample: the program, the function to call, its input, and the answer."""
 
 run: Final = session.run
 
@@ -47,7 +47,7 @@ run: Final = session.run
 def prepare_zygote(harmless: confine.Confinement) -> None:
     """Do once, in the zygote, what is the same for every program, and serve each sample several times.
 
-    Descriptors that are for runners are closed, and used as they use them.
+    Descriptors of runners are closed, and used as runners use them.
     """
     session.prepare_zygote()
     with _as_it_was():
@@ -70,7 +70,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 def _serve(source: bytes, fn_name: bytes, given: bytes, harmless: confine.Confinement) -> list[bytes]:
-    """Be the runner of a session with one test, and return what it answers."""
+    """Act as the runner of a session with one test; return its answers."""
     os.closerange(session.CONTROL, confine.RUNNERS_DESCRIPTORS)  # what is opened now has a runner's numbers
     control, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control, socket.socket(fileno=confine.out_of_the_way(near.fileno())) as judge:

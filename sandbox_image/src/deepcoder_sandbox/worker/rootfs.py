@@ -16,7 +16,7 @@ SCRATCH = "/tmp"  # noqa: S108  # the one writable directory, of the new root
 """Where programs may write."""
 
 SCRATCH_MB = 64
-"""Size of it."""
+"""Its size, in MiB."""
 
 _BUILD_AT = "/sys"  # hidden by the mount in our own namespace only; no source lies beneath
 _MAX_FILES = 4096
@@ -24,7 +24,7 @@ _LOCKED = libc.MS_NOSUID | libc.MS_NODEV
 
 
 def enter(packages: list[str]) -> None:
-    """Build the root and make it this process's. Needs a mount namespace of its own and the right to mount."""
+    """Build the root and enter it. Needs a mount namespace of its own and the right to mount."""
     libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
     libc.mount("tmpfs", _BUILD_AT, "tmpfs", _LOCKED, "size=1m,mode=755")
     for name in ("lib", "lib64", "bin"):
@@ -50,7 +50,7 @@ def enter(packages: list[str]) -> None:
 
 
 def _sources(packages: list[str]) -> list[str]:
-    """Directories and files to bind, outer before inner. Raises ValueError for one that the scratch would hide."""
+    """Return what to bind, outer before inner. Raises ValueError for what the scratch directory would hide."""
     if hidden := [path for path in packages if f"{path}/".startswith(f"{SCRATCH}/")]:
         raise ValueError(f"packages: {hidden[0]} lies in {SCRATCH}, where programs have one of their own: move it")
     library = {dirname(os.__file__), readable_files.stdlib_dir()}
@@ -65,7 +65,7 @@ def _sources(packages: list[str]) -> list[str]:
 
 
 def _hidden() -> list[str]:
-    """Directories of other packages inside the standard library's."""
+    """Return directories of other packages in the standard library."""
     candidates = [f"{readable_files.stdlib_dir()}/{name}" for name in readable_files.OTHER_PACKAGES]
     return [path for path in candidates if isdir(path)]
 
@@ -91,7 +91,7 @@ def _mount_new(target: str, kind: str, data: str) -> None:
 
 
 def empty_scratch() -> None:
-    """Remove whatever a program left in the scratch directory. Raises OSError or RecursionError where it cannot."""
+    """Remove whatever a program left in the scratch directory. Raises OSError or RecursionError if it cannot."""
     if not listdir(SCRATCH):  # the usual case
         return
     with os.scandir(SCRATCH) as entries:

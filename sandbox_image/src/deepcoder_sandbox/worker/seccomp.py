@@ -40,7 +40,7 @@ _EINVAL = 0x0005_0000 | 22
 _ENOTTY = 0x0005_0000 | 25
 _EOPNOTSUPP = 0x0005_0000 | 95
 _DONE = 0x0005_0000
-"""Not made, and answered with 0."""
+"""The call is not made, and returns 0."""
 
 _CLONE_THREAD = 0x0001_0000
 _CLONE_VFORK = 0x0000_4000
@@ -48,10 +48,10 @@ _NEW_NAMESPACES = 0x7E02_0080
 _SIGKILL, _SIGSTOP = 9, 19
 _RLIMIT_CPU = 0
 _RLIMITS_SETTABLE = (1, 2, 3, 4, 7, 9)
-"""FSIZE, DATA, STACK, CORE, NOFILE, AS: passing them is never answered by SIGKILL."""
+"""FSIZE, DATA, STACK, CORE, NOFILE, AS: exceeding them never causes SIGKILL."""
 _PRCTL_OPTIONS = (
     *(15, 16, 0x5356_4D41),  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (the allocator names its memory)
-    *(3, 21, 39),  # PR_GET_DUMPABLE, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS: the judge has its own program ask
+    *(3, 21, 39),  # PR_GET_DUMPABLE, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS: the judge's own probe asks
 )
 _PRCTLS_TO_CONFINE = (libc.PR_SET_PDEATHSIG, libc.PR_SET_DUMPABLE, libc.PR_SET_SECCOMP)
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
@@ -68,7 +68,7 @@ _ADVICE = (
     *(0, 1, 2, 3, 4, 8),  # MADV_NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE
     *(10, 11, 14, 15, 16, 17, 18, 19),  # of forks, huge pages and dumps
 )
-"""Not COLD, PAGEOUT and COLLAPSE, which write out, or wait for every processor to let go of, what the caller names."""
+"""Not COLD, PAGEOUT and COLLAPSE, which write pages to disk, or wait until every processor has let go of them."""
 
 
 _TO_SERVE: dict[str, tuple[int, int]] = {
@@ -80,7 +80,7 @@ _TO_SERVE: dict[str, tuple[int, int]] = {
     "setresgid": (119, 149),
     "landlock_restrict_self": (446, 446),
 }
-"""What a zygote needs beyond what a program may do, up to where a runner loads its part: (x86_64, aarch64) numbers."""
+"""Calls that a zygote needs beyond a program's, until a runner loads its part: (x86_64, aarch64) numbers."""
 
 
 class _Pid(int):
@@ -106,7 +106,7 @@ def _in_set(index: int, values: tuple[int, ...], inside: int, outside: int) -> l
 
 
 def _prlimit_rule() -> list[Instruction]:
-    """Allow to read any limit of the caller's own, and to set those that are safe to (and for now that of CPU time)."""
+    """Allow reading any limit of the caller, and setting those that are safe (and in this part that of CPU time)."""
     to_set = _in_set(1, (_RLIMIT_CPU, *_RLIMITS_SETTABLE), _ALLOW, _EPERM)
     to_refusal, to_leave = len(to_set) - 2, len(to_set) - 1
     return [
@@ -158,7 +158,7 @@ class Program:
     """A filter program in memory, ready to load, with holes where a runner's pid belongs."""
 
     def __init__(self, instructions: list[Instruction], option: int = libc.PR_SET_SECCOMP) -> None:
-        """`option` is for prctl(2): another one does not load it."""
+        """`option` is prctl(2)'s; any other does not load it."""
         packed = b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
         code = (ctypes.c_char * len(packed)).from_buffer_copy(packed)
         self._words = memoryview(code).cast("B").cast("I")
@@ -223,7 +223,7 @@ def _bisect(bounds: list[tuple[int, str]], block: Callable[[str], list[Instructi
 
 
 def assemble_own(machine: str | None = None) -> list[Instruction]:
-    """Return the part for a runner alone. The other part has checked the machine, and what calls both know of."""
+    """Return the part for a runner only. The other part has checked the machine, and what both would refuse."""
     column = syscalls.machine_column(machine)
     numbers = syscalls.allowed_numbers(machine)
     rules: list[Line] = [

@@ -30,10 +30,10 @@ from deepcoder_sandbox.worker.packets import (
 )
 
 NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, OUTPUT, GIVEN = range(6)
-"""Descriptors of a session's runner; what is given, where anything is long, is the program, and behind it an input."""
+"""Descriptors of a session's runner. If anything is long, GIVEN has the program, followed by an input."""
 
 _SHORT_S = 0.005
-"""Preparing that takes no longer is a part of the first test, for which the judge need not look up."""
+"""Preparing that takes no longer is part of the first test, and is not reported to the judge."""
 
 
 def prepare_zygote() -> None:
@@ -48,7 +48,7 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
     """
     _, _, source_bytes, name_bytes, _, _ = job
     given_at = source_bytes + name_bytes
-    packet = os.read(CONTROL, SESSION_BYTES)  # left unread at our end, it would take our last packet with it
+    packet = os.read(CONTROL, SESSION_BYTES)  # left unread when we end, it would discard our last packet
     if packet[:1] == WITH_PROGRAM:
         content, packet = packet[1 : 1 + given_at], INLINE + packet[1 + given_at :]
     else:
@@ -56,7 +56,7 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
     source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
     try:
         livecodebench.prepare(source)
-    except MemoryError as error:  # of a limit that the submission chose
+    except MemoryError as error:  # the submission chose the limit
         begin()
         _tell_failure(error)
         return 0
@@ -84,13 +84,13 @@ def _serve(source: str, fn_name: str | None, packet: bytes, given_at: int) -> No
 
 
 def _tell_failure(error: Exception) -> None:
-    """Tell that there is nothing to call."""
+    """Report that nothing can be called."""
     failed = {"compile": isinstance(error, SyntaxError), **livecodebench.describe(error)}
     os.write(CONTROL, NOT_PREPARED + json.dumps(failed).encode())
 
 
 def _told(output: bytes) -> bytes:
-    """Return the packet that tells of an output, which is in the output file where it is long."""
+    """Return the packet for an output, which is in the output file if it is long."""
     if len(output) <= INLINE_BYTES:
         return INLINE + output
     os.ftruncate(OUTPUT, len(output))

@@ -14,24 +14,23 @@ What a program can forge, and what it cannot:
 
 - Threads that wake at a common instant wait for each other: the sum of their waits grows without end on an idle
   machine. But while one of them waits for another, that other runs: the process is not stalled.
-- A sample that takes a thread which runs for one that waits (the CPU clock of a process lags up to a tick) costs the
-  program the CPU time; so does a thread whose wait is another's run. On a machine with nothing else to do, all that
-  counts as waiting for a processor is therefore about the process's own CPU time at most.
+- A sample that takes a running thread for a waiting one (a process's CPU clock lags up to a tick) costs the program the
+  CPU time; so does a thread that waits while another runs. So on an idle machine, at most about the process's own CPU
+  time counts as waiting for a processor.
 - It can have itself held, by reading what nobody has read. The cheap ways, in which it would be held for as long as it
-  likes and use no CPU time, are refused (`deepcoder_sandbox.worker.seccomp`). For those that nobody has thought of,
-  there is a bound: being held counts only so far that, with what may be forged of waiting for a processor, it is half
-  of the time.
-- What it ran is never taken for waiting. So on a machine with nothing else to do no program makes its time count less
-  than half: deadlines of twice the limits lie beyond it.
+  likes and use no CPU time, are refused (`deepcoder_sandbox.worker.seccomp`). For ways that nobody has thought of there
+  is a bound: being held, with what may be forged of waiting for a processor, counts for at most half of the time.
+- Time that it ran never counts as waiting. So on an idle machine at least half of every program's time counts: twice
+  the limit is never exceeded.
 - It cannot be ready, or held, just when a sample is taken: the moments come from the kernel's random numbers.
-- It is believed where others do keep it waiting: on a machine whose processors are all taken, a program that has one
-  thread queue for them counts as starved while another sleeps, since a program whose work is in that thread looks the
-  same. That lasts as long as the others' load, which no program here brings about: each has limits of its own.
+- It is believed if others do keep it waiting: on a machine whose processors are all taken, a program with one thread in
+  the queue counts as starved while another thread sleeps, because a program whose work is in the first looks the same.
+  That lasts as long as the others' load, which no program here causes: each has limits of its own.
 
-Where the kernel does not say, nothing counts. A wait that is still going on is in no sum of the scheduler's, and being
-held is not in the samples yet. So who is about to end a process notes the time, then looks at its threads' `states`,
-then asks for `seconds`, in this order: whatever others kept it from up to the look is in the sum then, unless
-`may_go_on` says that one of its threads is kept, still.
+If the kernel does not report a value, nothing counts. A wait that is still going on is not in the scheduler's sums yet,
+nor is being held in the samples. So before a process is ended, note the time, then read its threads' `states`, then
+`seconds`, in this order. The sum then has all waits up to that reading, unless `may_go_on` says that a thread is still
+being kept.
 """
 
 from __future__ import annotations
@@ -42,26 +41,26 @@ from collections.abc import Callable
 
 _SAMPLES_A_LIMIT = 50
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
-"""Mean distance of two samples; a short limit asks for more of them."""
+"""Bounds of the mean time between two samples; a short limit needs more of them."""
 
 _SLOW_SAMPLE_S = 0.005
-"""A sample takes longer only where this process was kept waiting itself: that its subject ran meanwhile says nothing
-then."""
+"""A sample takes longer only if this process was kept waiting itself. That its subject ran meanwhile then says
+nothing."""
 
 _MOST_THREADS = 256
 
 _MOST_HELD_S = 5.0
-"""A process may be held for so long past a limit. Twice that, since it counts by half, is within the margin that a
-submission's deadline has beyond its limit."""
+"""A process may be held for this long past a limit. Being held counts by half, and twice this is within the margin of a
+submission's deadline beyond its limit."""
 
 READY, HELD = "R", "D"
 
 
 class Starvation:
-    """Follows one process, by its pid in the /proc that is given (a descriptor, or the usual one).
+    """Follows one process, by its pid in the given /proc (a descriptor, or the usual one).
 
-    `cpu_s` tells the CPU time that the process has had, None once it is gone; `limit_s` is the shortest time that
-    matters to whoever asks.
+    `cpu_s` returns the CPU time of the process, None once it is gone; `limit_s` is the shortest time that matters to
+    the caller.
     """
 
     def __init__(
@@ -89,18 +88,18 @@ class Starvation:
         self._since = self._sampled = self._drawn = time.monotonic()
 
     def draw(self) -> None:
-        """Choose when the next sample is taken, from now on.
+        """Choose when to take the next sample, counted from now.
 
-        Nobody foresees it: the module `random` would begin with the same seed here and in every program.
+        No program can foresee it; `random` would begin with the same seed here and in every program.
         """
         share = int.from_bytes(os.urandom(2)) / 0xFFFF
         self._drawn = time.monotonic()
         self.sample_at = self._drawn + self._every_s * (0.5 + share)
 
     def sample(self) -> None:
-        """Look whether the process is stalled or held, if it is time to; else do nothing.
+        """If a sample is due, look whether the process is stalled or held.
 
-        No sum bounds how long it is held: what was before the moment of this sample was drawn is not looked at.
+        No sum bounds how long it is held, so only the time since this sample's moment was drawn counts.
         """
         began = time.monotonic()
         if began < self.sample_at:
@@ -117,7 +116,7 @@ class Starvation:
         self.draw()
 
     def seconds(self) -> float:
-        """Return how long others kept it from going on since the mark (or its start)."""
+        """Return how long others kept it from running since the mark (or its start)."""
         for thread in self._threads():
             self._waited[thread] = max(self._waited.get(thread, 0), self._read(thread))
         waits = [waited - self._marked.get(thread, 0) for thread, waited in self._waited.items()]
@@ -130,7 +129,7 @@ class Starvation:
         return waited_s + max(0.0, min(self._held_s, most_held_s))
 
     def states(self) -> str:
-        """Return what each of its threads does at this moment, as /proc has it: R, D, S, …; empty where it is gone."""
+        """Return the current state of each of its threads, as in /proc: R, D, S, …; empty if it is gone."""
         return "".join((self._field(thread, "stat", _state) or b"").decode() for thread in self._threads())
 
     def _read_cpu(self) -> float:
@@ -151,7 +150,7 @@ class Starvation:
             os.close(descriptor)
 
     def _read(self, thread: str) -> int:
-        """Nanoseconds that the thread has waited, up to when it was last given a processor."""
+        """Return the ns that the thread has waited, up to when it last got a processor."""
         return int(self._field(thread, "schedstat", _second) or 0)
 
     def _field(self, thread: str, name: str, pick: Callable[[bytes], bytes]) -> bytes | None:
@@ -169,9 +168,9 @@ class Starvation:
 
 
 def may_go_on(states: str, over_s: float) -> bool:
-    """Whether a limit that seems over by so much may be none, since threads in these `states` are kept at this moment.
+    """Return whether a limit exceeded by `over_s` must wait, because threads in these `states` are kept now.
 
-    One that is ready will run, and meets a limit of CPU time; one that is held is believed for a while.
+    A ready thread will run, and meets a limit of CPU time; a held one is believed for a while.
     """
     return READY in states or (HELD in states and over_s <= _MOST_HELD_S)
 
@@ -181,5 +180,5 @@ def _second(schedstat: bytes) -> bytes:
 
 
 def _state(stat: bytes) -> bytes:
-    """The letter behind the command's name, which is in brackets and may hold any character."""
+    """Return the letter after the command's name in brackets, which may hold any character."""
     return stat.rpartition(b")")[2].split()[0]

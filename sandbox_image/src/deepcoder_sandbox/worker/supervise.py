@@ -66,10 +66,10 @@ class Supervisor:
         *,
         sessions: bool,
     ) -> None:
-        """`channel` is the judge's, `proc` a descriptor of /proc, `gate` what counts threads, if anything does.
+        """`channel` is the judge's, `proc` a descriptor of /proc; `gate` counts threads, if it is not None.
 
-        `setup_cpu_s` tells what confining has cost: that belongs to the judge, not to the program. Of `sessions` the
-        judge tells when they are over.
+        `setup_cpu_s` returns what confining has cost, which is the judge's and not the program's. For `sessions` the
+        judge says when they are over.
         """
         self._channel = channel
         self._channel_number = channel.fileno()
@@ -92,11 +92,11 @@ class Supervisor:
         self._runner_descriptor, self._runner_events = runner[:4].cast("i"), runner[6:].cast("h")
 
     def wait(self, pid: int, packet: bytes, job: PlainJob | None = None) -> str | None:
-        """Wait for `pid`, ending it at its limits or when the judge says so, or hangs up; reap it into `reaped`.
+        """Wait for `pid`, end it at its limits or when the judge says so or hangs up, and reap it into `reaped`.
 
-        `packet` asked for the run; `job` is the decoded packet, None if nobody has decoded it yet. Returns what the run
-        was ended for, empty if it ended by itself; the states of its threads follow `packets.FOR_WALL`. None: it was a
-        session that the judge has ended, and `reaped` tells nothing of it.
+        `packet` requested the run; `job` is the decoded packet, None if it is not decoded yet. Returns why the run was
+        ended, empty if it ended by itself; the states of its threads follow `packets.FOR_WALL`. None: it was a session
+        that the judge has ended, and `reaped` says nothing of it.
         """
         started = monotonic()
         if self._sessions:
@@ -129,14 +129,14 @@ class Supervisor:
         floats[STARVED_AT] = starved_s
         status = self.reaped.reap(pid)
         if killed_for.startswith(FOR_WALL) and status != _SIGKILL:
-            return ""  # its last steps came between the look and the end that this brought
+            return ""  # it ended by itself between the look and the SIGKILL
         return killed_for
 
     def _told(self, pid: int) -> bytes:
-        """Return what the judge says, the alarm rung if it says so.
+        """Return the judge's packet, and ring the alarm if it says so.
 
-        Rung first, and then taken: the judge asks for no other test before it sees that the word is, and on a busy
-        machine an alarm between the two would go off in that one.
+        Ring first, then receive: the judge requests the next test once it sees the packet received, and on a busy
+        machine an alarm after that would go off in that test.
         """
         if self._channel.recv(TOLD_BYTES, _PEEK) == RING:
             kill(pid, _SIGALRM)
@@ -150,7 +150,7 @@ class Supervisor:
         cpu_limit_s: float,
         wall_limit_s: float,
     ) -> tuple[str, float]:
-        """Look after a runner that is not over in a moment; return what it was ended for, and how long it starved."""
+        """Watch a runner that is not over in a moment; return why it was ended, and how long it starved."""
         starvation = Starvation(pid, lambda: cpu_seconds(pid), wall_limit_s, started, self._proc)
         killed_for = ""
         look_at = time.monotonic()
@@ -162,7 +162,7 @@ class Supervisor:
                 self._gate.answer(pid)
             starvation.sample()
             now = time.monotonic()
-            if now >= look_at or killed_for:  # seldom: a look reads much of a program with many threads
+            if now >= look_at or killed_for:  # rarely: a look reads much if a program has many threads
                 used_s = (cpu_seconds(pid) or 0.0) - self._setup_cpu_s()
                 states = starvation.states()
                 waited_s = now - started - starvation.seconds()

@@ -17,7 +17,7 @@ class Group(NamedTuple):
     """Calls allowed for one purpose, and what keeps a program from misusing them."""
 
     attacked_as: tuple[str, ...]
-    """Properties that the judge attacks at its start, with exactly these calls or beside them."""
+    """Properties that the judge attacks at its start, with these calls or with related ones."""
 
     calls: dict[str, tuple[int | None, int | None]]
     """Name to (x86_64, aarch64) number; None where that machine has no such call."""
@@ -209,17 +209,17 @@ GROUPS: dict[str, Group] = {
         },
     ),
 }
-"""All that is allowed. Every number that is not here is tried at the judge's start too, and has to be refused."""
+"""All that is allowed. At its start the judge also tries every other number, which must be refused."""
 
 NEWEST_KNOWN = 461
-"""Calls above are newer than this table: they are answered ENOSYS, so that libraries fall back."""
+"""Calls with higher numbers are newer than this table: they get ENOSYS, so that libraries fall back."""
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """How the kernel names each machine to a seccomp filter."""
 
 
 _UNASKED = ((335, 336), ())
-"""uretprobe and uprobe: called by hand, they are answered by SIGILL before any filter is asked."""
+"""uretprobe and uprobe: called directly, they cause SIGILL before the kernel asks any filter."""
 
 
 class UnsupportedMachine(OSError):

@@ -21,8 +21,8 @@ import struct
 from deepcoder_sandbox.worker import confine, libc, syscalls
 
 MAX_THREADS = 128
-"""Threads of a program at once. One that was let through counts once the kernel has made it: of 127 threads that ask at
-the same moment each gets its own, so that a program which sets out to has fewer than twice as many."""
+"""Threads of a program at once. An allowed thread counts once the kernel has created it: if 127 threads ask at the same
+moment, each gets its own, so that a malicious program has fewer than twice as many."""
 
 _LD_W_ABS, _JEQ, _JSET, _RET = 0x20, 0x15, 0x45, 0x06
 _NR, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
@@ -53,7 +53,7 @@ class ThreadGate:
     """The zygote's end: readable when a program wants a thread."""
 
     def __init__(self, proc: int) -> None:
-        """Lay the filter on this process and all it will fork. Needs no_new_privs; `proc` is a descriptor of /proc."""
+        """Put the filter on this process and all it will fork. Needs no_new_privs; `proc` is a descriptor of /proc."""
         self._proc = proc
         listener = libc.seccomp_listener(b"".join(struct.pack("<HBBI", *each) for each in assemble()))
         self._listener = confine.out_of_the_way(listener)
@@ -63,7 +63,7 @@ class ThreadGate:
         return self._listener
 
     def answer(self, pid: int) -> None:
-        """Let the thread that the program `pid` asks for come to be, or fail as a user's limit would have it fail."""
+        """Allow the thread that the program `pid` asks for, or make it fail as at a user's limit."""
         try:
             asked = fcntl.ioctl(self._listener, libc.SECCOMP_IOCTL_NOTIF_RECV, bytes(_QUESTION.size))
             number = _QUESTION.unpack(asked)[0]
@@ -73,11 +73,11 @@ class ThreadGate:
                 libc.SECCOMP_IOCTL_NOTIF_SEND,
                 _ANSWER.pack(number, 0, refusal, 0 if refusal else _GO_ON),
             )
-        except (FileNotFoundError, InterruptedError):  # whoever asked has ended meanwhile
+        except (FileNotFoundError, InterruptedError):  # the asking thread has ended meanwhile
             return
 
     def _threads(self, pid: int) -> int:
-        """How many threads the process has; as if too many where that cannot be told."""
+        """Return the process's number of threads; too many if that cannot be read."""
         try:
             descriptor = os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         except OSError:

@@ -19,7 +19,7 @@ MAX_BYTES = 8 << 20
 """Longest encoding that the judge reads."""
 
 _JSON_NAN = json.loads("NaN")
-"""The one object that every NaN in JSON is: in a list it equals itself, as an item is equal to itself."""
+"""The one object that every NaN in JSON becomes: in a list it equals itself, because items are compared by identity."""
 _JSON_INTEGERS = 1 << 63
 _ALWAYS_PLAIN = {bool, str, type(None)}
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
@@ -30,11 +30,11 @@ _WRAPPERS: dict[type, Callable[[Any], Any]] = {
     UserList: lambda value: value.data,
     UserString: lambda value: value.data,
 }
-_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)  # what it is given has no circles
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)  # what it gets has no cycles
 
 
 def encode(value: Any) -> bytes:
-    """Return the value's encoding. Too deep, or circular: opaque."""
+    """Encode the value; opaque if it is too deep or circular."""
     try:
         return _ENCODER.encode(_tagged(value)).encode()
     except RecursionError:
@@ -61,7 +61,7 @@ def _tagged(value: Any) -> Any:
 
 
 def _all_plain(items: list[Any]) -> bool:
-    """Whether a list's items are written as they are, as those of most long lists are: found out without a loop."""
+    """Return whether a list's items are written as they are, as in most long lists; found without a loop."""
     kinds = set(map(type, items))
     if kinds == {int}:
         return bool(min(items) > -_JSON_INTEGERS and max(items) < _JSON_INTEGERS)
@@ -71,10 +71,10 @@ def _all_plain(items: list[Any]) -> bool:
 
 
 def _other(value: Any, kind: type) -> Any:
-    """A subclass that compares as its base does is its base (named tuples, int enums); wrappers are what they wrap.
+    """Encode a subclass that compares as its base as that base (named tuples, int enums), a wrapper as its content.
 
-    Wrappers of the standard library, and numpy's numbers, are equal to plain values, but JSON would not write them.
-    Anything else is opaque.
+    Wrappers of the standard library and numpy's numbers equal plain values, but JSON would not write them. Anything
+    else is opaque.
     """
     for base in (bool, int, float, str, list, tuple, dict):
         if issubclass(kind, base):
@@ -96,7 +96,7 @@ def _other(value: Any, kind: type) -> Any:
 
 
 def _loaded(module: str, name: str) -> type | None:
-    """A type of a module that only some programs load, None where this one did not."""
+    """Return a type of a module if this program has loaded that, else None."""
     return getattr(sys.modules.get(module), name, None)
 
 

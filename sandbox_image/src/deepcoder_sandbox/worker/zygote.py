@@ -40,13 +40,13 @@ _DESCRIPTOR_BYTES = 4
 _ANCILLARY_BYTES = socket.CMSG_SPACE(confine.RUNNERS_DESCRIPTORS * _DESCRIPTOR_BYTES)
 _CUT = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
 _FAILED = 1
-_SETUP_S, _STARTED_AT = 1, 2  # after what names the packet
+_SETUP_S, _STARTED_AT = 1, 2  # after the packet's prefix
 _REASON_AT, _REASON_BYTES = packets.STARTED_BYTES, 500
 _MORE_THAN_0_S = 1e-9
 
 
 class NotStarted(OSError):
-    """A runner ended before its program started, by no doing of its text."""
+    """A runner ended before its program started, not because of its text."""
 
 
 class Zygote:
@@ -63,11 +63,11 @@ class Zygote:
         sessions: bool,
         leave: Callable[[int], object] = os._exit,
     ) -> None:
-        """`proc` is a descriptor of /proc, `sessions` whether runs are such that the judge tells when they are over.
+        """`proc` is a descriptor of /proc, `sessions` whether the judge says when runs are over.
 
-        `run` is what a runner does once it is confined: it calls what it is given right before the program's first
-        instruction, and returns the exit status, or raises SystemExit to have the interpreter end by itself. With that
-        status a runner leaves by `leave`: who rehearses one stays.
+        `run` is what a runner does once it is confined: it calls its second argument right before the program's first
+        instruction, and returns the exit status, or raises SystemExit to have the interpreter end by itself. A runner
+        exits through `leave`, which returns in a rehearsal.
         """
         self._pid = os.getpid()
         self._leave = leave
@@ -75,26 +75,26 @@ class Zygote:
         self._channel_number = channel.fileno()
         self._sessions = sessions
         self._kept = self._channel_number if sessions else confine.NO_DESCRIPTOR
-        """What a runner leaves open when it is confined: over it, it makes itself known, and closes it."""
+        """The descriptor that a confined runner keeps, to make itself known and then close it."""
         self._confinement = confinement
         self._supervisor = supervise.Supervisor(channel, proc, gate, self._setup_cpu_s, sessions=sessions)
         self._run_program = run
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        """Shared with the runner, until its program starts: why that failed, behind what is told below."""
+        """Shared with the runner until its program starts: the fields below, then why starting it failed."""
         self._page[: len(packets.STARTED)] = packets.STARTED
         self._started = memoryview(self._page)[: packets.STARTED_BYTES]
-        """It begins with what a session's runner makes itself known by."""
+        """The packet by which a session's runner makes itself known, at the start of the page."""
         self._numbers = memoryview(self._page).cast("d")
-        """Two numbers of it: CPU seconds that confining took, 0 before it is confined, and when that was."""
+        """Two numbers in it: CPU seconds that confining took, 0 before it is done, and when it was done."""
 
     def serve(self, after_run: Callable[[], None]) -> None:
         """Answer requests until the judge hangs up. `after_run` cleans up what a program may have left."""
-        closerange(0, confine.RUNNERS_DESCRIPTORS)  # what is received gets these numbers, in order, at once
+        closerange(0, confine.RUNNERS_DESCRIPTORS)  # received descriptors get these numbers, in order
         while True:
             packet, ancillary, flags, _ = self._channel.recvmsg(JOB_BYTES, _ANCILLARY_BYTES)
             if not packet:
                 return
-            if packet in TO_A_RUN:  # which was over already
+            if packet in TO_A_RUN:  # whose end came first
                 continue
             received = 0
             for _, _, data in ancillary:
@@ -114,7 +114,7 @@ class Zygote:
     def _run(self, packet: bytes, descriptors: int, after_run: Callable[[], None]) -> bytes | memoryview:
         self._numbers[_SETUP_S] = 0.0
         self._page[_REASON_AT] = 0
-        # Before the fork, so that it is not done on both sides of it. Of a session the runner alone needs it.
+        # Decoded before the fork, so that it is not done on both sides. In a session, only the runner needs it.
         job = None if self._sessions else decode_job(packet)
         pid = fork()
         if pid == 0:
@@ -143,9 +143,9 @@ class Zygote:
         return reaped.packet_of_killed(killed_for) if killed_for else reaped.packet
 
     def become_runner(self, packet: bytes, descriptors: int, zygote: int, job: PlainJob | None = None) -> None:
-        """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote.
+        """Confine this copy, mark it ready and hand it to the program. The copy never returns as a zygote.
 
-        `job` is the decoded packet, None if nobody has decoded it yet.
+        `job` is the decoded packet, None if it is not decoded yet.
         """
         status = _FAILED
         try:
@@ -168,14 +168,14 @@ class Zygote:
         self._leave(status)
 
     def _begin(self) -> None:
-        """Let go of the page: from here on nothing that this copy claims is the judge's failure."""
+        """Release the page: from here on nothing that this copy claims is the judge's failure."""
         self._numbers.release()
         self._started.release()
         self._page.close()
 
 
 def _disown_sockets() -> None:
-    """Let no socket of the zygote's be closed as the interpreter ends: its number may be a file of the program's."""
+    """Keep the ending interpreter from closing the zygote's sockets: their numbers may be files of the program."""
     for found in gc.get_objects():
         if isinstance(found, socket.socket):
             found.detach()
