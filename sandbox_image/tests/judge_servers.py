@@ -40,12 +40,15 @@ class Server:
         self._command = [*COMMAND, "serve", *where, "--token-file", str(token), *options]
         self.base_url = "http://judge" if port is None else f"http://127.0.0.1:{port}"
         self.log: deque[str] = deque(maxlen=2000)
+        self._restart = threading.Lock()
+        self._over = False
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
         listening = threading.Event()
-        threading.Thread(target=self._follow, args=(process, listening), daemon=True).start()
+        self._reader = threading.Thread(target=self._follow, args=(process, listening), daemon=True)
+        self._reader.start()
         until = time.monotonic() + START_S
         while process.poll() is None and time.monotonic() < until:
             if listening.wait(0.1):
@@ -79,10 +82,11 @@ class Server:
         )
 
     def kill_and_restart(self) -> None:
-        """End it as the kernel would, and start it again."""
-        self.process.kill()
-        self.process.wait()
-        self.process = self._start()
+        """End it as the kernel would, and start it again, unless the test is over: nobody would end that one."""
+        with self._restart:
+            if not self._over:
+                self._kill()
+                self.process = self._start()
 
     def stop(self, within_s: float = 60.0) -> int:
         """Ask it to leave; return its exit status."""
@@ -104,8 +108,14 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with self._restart:
+            self._over = True
+            self._kill()
+
+    def _kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        self._reader.join(START_S)  # its pipe would still count among the descriptors of whoever looks next
 
 
 def children(pid: int) -> list[int]:

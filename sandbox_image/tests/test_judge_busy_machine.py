@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from judge_harness import descendants
+from scripted_slots import wait_until
 
 from deepcoder_contracts.judge import Kind, Tier, Verdict
 from deepcoder_sandbox import limits
@@ -333,7 +335,14 @@ def unconfined_slot():
 def test_program_that_the_kernel_holds_is_not_blamed_for_it(unconfined_slot, make, hold, scoring, held_s):
     program, let_go = hold
     request = make(f"{program}hold()\nprint(3)", ("", "3"), scoring=scoring, time_limit_s=0.3)
-    later = threading.Timer(held_s, let_go)  # past all limits of the test
+    zygote = unconfined_slot.ensure_zygote(harness=scoring == "livecodebench").pid
+
+    def let_go_later():
+        wait_until(lambda: any(process.state == "D" for process in descendants(zygote)))
+        time.sleep(held_s)  # past all limits of the test
+        let_go()
+
+    later = threading.Thread(target=let_go_later)
     later.start()
     answer = unconfined_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60)
     later.join()

@@ -230,13 +230,22 @@ def test_deadline_of_a_line_counts_from_when_its_judging_begins():
     assert [json.loads(each)["passed"] for each in done.stdout.splitlines()] == [True] * 8
 
 
+def read_to_the_end(terminal):
+    """What was written to a terminal that nobody has open any more: the kernel hands it over piece by piece."""
+    content = b""
+    with contextlib.suppress(OSError):  # EIO: nobody can write any more
+        while True:
+            content += os.read(terminal, 10_000)
+    return content
+
+
 def test_progress_is_shown_to_a_terminal_and_to_nothing_else():
     ours, theirs = pty.openpty()
     done = subprocess.run(
         [*COMMAND, "judge"], input=(line(1) + "\n" + "{\n").encode(), stdout=subprocess.PIPE, stderr=theirs, timeout=60
     )
     os.close(theirs)
-    shown = os.read(ours, 10_000).decode()
+    shown = read_to_the_end(ours).decode()
     os.close(ours)
     assert len(done.stdout.splitlines()) == 2
     assert "2 answered, 1 passed" in shown
@@ -301,10 +310,11 @@ def test_socket_path_that_is_taken_is_refused_and_left_alone(tmp_path, capsys):
 
 
 async def test_server_on_a_socket_judges_and_drains_on_sigterm(tmp_path):
-    path = tmp_path / "judge.sock"
-    server = subprocess.Popen(
-        [*COMMAND, "serve", "--socket", str(path), "--slots", "1"], stderr=subprocess.PIPE, text=True
-    )
+    path, packages = tmp_path / "judge.sock", tmp_path / "packages"
+    packages.mkdir()
+    may_go_on = packages / "may_go_on"
+    command = [*COMMAND, "serve", "--socket", str(path), "--slots", "1", "--packages", str(packages)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for text in server.stderr:
             if "listening" in text:
@@ -313,13 +323,15 @@ async def test_server_on_a_socket_judges_and_drains_on_sigterm(tmp_path):
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
             async with session.post("http://judge/v1/judge", data=line(1)) as response:
                 assert (await response.json())["passed"] is True
-            slow = line(3, code="import time\ntime.sleep(0.7)\nprint(3)")
+            code = f"import os, time\nwhile not os.path.exists({str(may_go_on)!r}): time.sleep(0.01)\nprint(3)"
+            slow = line(3, code=code, time_limit_s=60)
             under_way = asyncio.ensure_future(session.post("http://judge/v1/judge", data=slow))
             busy = 0
             while not busy:
                 async with session.get("http://judge/v1/capacity") as response:
                     busy = (await response.json())["busy"]
             server.send_signal(signal.SIGTERM)
+            may_go_on.touch()
             response = await under_way
             assert (await response.json())["passed"] is True
         assert server.wait(30) == 0

@@ -28,14 +28,31 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def runners(zygote):
+    return children(zygote.pid if zygote.config.tier is not Tier.NAMESPACES else children(zygote.pid)[0])
+
+
 def runner_of(zygote):
     """The runner under way, waited for."""
-    inside = zygote.pid if zygote.config.tier is not Tier.NAMESPACES else children(zygote.pid)[0]
     until = time.monotonic() + 30
-    while not (found := children(inside)):
+    while not (found := runners(zygote)):
         assert time.monotonic() < until
         time.sleep(0.002)
     return found[0]
+
+
+@pytest.fixture
+def once_begun(monkeypatch):
+    """Do something to the first run that begins, before the judge goes on."""
+    start, left = ZygoteProcess.start_run, []
+
+    def start_run(zygote, *job):
+        start(zygote, *job)
+        while left:
+            left.pop()(zygote)
+
+    monkeypatch.setattr(ZygoteProcess, "start_run", start_run)
+    return left.append
 
 
 def state_of(pid):
@@ -54,17 +71,17 @@ def in_background(action):
 
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
-def test_killed_zygote_is_replaced_and_the_submission_answered_once(slot, judge, scoring):
-    zygote = slot.ensure_zygote(harness=scoring == "livecodebench")
-    first = zygote.pid
+def test_killed_zygote_is_replaced_and_the_submission_answered_once(slot, judge, scoring, once_begun):
+    first = slot.ensure_zygote(harness=scoring == "livecodebench").pid
 
-    def kill():
-        runner_of(zygote)
+    def kill(zygote):
+        until = time.monotonic() + 5  # it may have ended already, where nobody looked for long
+        while not runners(zygote) and time.monotonic() < until:
+            time.sleep(0.002)
         os.kill(first, signal.SIGKILL)
 
-    killer = in_background(kill)
+    once_begun(kill)
     answer = judge(SLOW, ("1", "1"), ("2", "2"), scoring=scoring)
-    killer.join()
     assert answer.passed is True
     assert len(answer.verdicts) == 2
     assert slot.zygote_pid != first
@@ -83,7 +100,7 @@ def test_zygote_that_dies_every_time_gives_error_and_no_verdict(slot, judge):
 
     killer = in_background(kill_all)
     try:
-        answer = judge(SLOW, ("1", "1"), ("2", "2"))
+        answer = judge("import time\ntime.sleep(60)", ("1", "1"), ("2", "2"))
     finally:
         killing.set()
         killer.join()
