@@ -103,6 +103,11 @@ async def judge(
         await asyncio.gather(beside, return_exceptions=True)
 
 
+def starved(caplog: pytest.LogCaptureFixture) -> int:
+    """How often a judge said that the busy machine, and not the program, took the time: then it is asked again."""
+    return sum("kept a program from the CPUs" in record.getMessage() for record in caplog.records)
+
+
 @pytest.mark.parametrize(
     ("problem", "code", "verdicts"),
     [
@@ -137,15 +142,15 @@ async def judge(
     ],
 )
 async def test_a_program_has_the_same_verdict_whoever_judges(
-    judge: Judge, problem: Problem, code: str, verdicts: str
+    judge: Judge, problem: Problem, code: str, verdicts: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     judgement = await judge.judge(JudgedProblem(problem).submission(code, "g/0"))
     assert judgement.response is not None
     got = [verdict.verdict.value for verdict in judgement.response.verdicts]
     assert got == verdicts.split(), judgement.response
     assert judgement.response.passed is (set(got) == {"passed"})
-    assert judgement.attempts == 1
-    assert judge.errors == 0
+    assert judgement.attempts == 1 + starved(caplog)
+    assert judge.errors == starved(caplog)
 
 
 async def test_a_response_is_of_its_own_submission_and_says_who_judged(judge: Judge) -> None:
@@ -165,7 +170,9 @@ async def test_a_detail_never_holds_what_was_expected(judge: Judge) -> None:
     assert secret not in judgement.response.model_dump_json()
 
 
-async def test_many_at_once_are_each_answered_once_and_with_their_own_verdict(judge: Judge) -> None:
+async def test_many_at_once_are_each_answered_once_and_with_their_own_verdict(
+    judge: Judge, caplog: pytest.LogCaptureFixture
+) -> None:
     def submission(index: int) -> Any:
         code = f"print({2 + index % 2}*int(input()))  # {index}"
         return JudgedProblem(DOUBLE).submission(code, f"g/{index}")
@@ -176,7 +183,7 @@ async def test_many_at_once_are_each_answered_once_and_with_their_own_verdict(ju
         assert judgement.response is not None
         assert judgement.response.id == given.request.id
         assert judgement.response.passed is (index % 2 == 0)
-        assert judgement.attempts == 1
+    assert sum(judgement.attempts for judgement in judgements) == len(judgements) + starved(caplog)
 
 
 async def test_a_large_test_set_is_judged_like_a_small_one(judge: Judge) -> None:
