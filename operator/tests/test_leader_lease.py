@@ -198,7 +198,7 @@ async def test_lease_that_is_let_go_is_taken_at_the_next_look(world: World) -> N
     await second.turn()
     await first.release()
     assert not first.leads
-    with pytest.raises(errors.LeadershipLost, match="was let go"):
+    with pytest.raises(errors.LeadershipLost, match="was released"):
         first.check()
     await second.turn()
     assert second.leads

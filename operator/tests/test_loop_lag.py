@@ -33,7 +33,7 @@ def test_loop_that_was_held_up_for_long_is_not_alive_for_a_minute() -> None:
     lag = LoopLag(lambda: now)
     assert lag.check() is None
     lag.note(LONGEST_LAG_SECONDS + 1)
-    assert lag.check() == "the event loop was held up for 31 s within the last minute"
+    assert lag.check() == "the event loop was blocked for 31 s within the last minute"
     now = WINDOW_SECONDS + 1
     lag.note(0)
     assert lag.check() is None

@@ -102,7 +102,7 @@ def _release(path: Path | None, *, take_lease: bool) -> int:
         print(f"deepcoder-operator: the operator's Lease cannot be taken: {e}", file=sys.stderr)
         return 1
     for problem in kept:
-        print(f"deepcoder-operator: not let go: {problem}", file=sys.stderr)
+        print(f"deepcoder-operator: not released: {problem}", file=sys.stderr)
     return 1 if kept else 0
 
 

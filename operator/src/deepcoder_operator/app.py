@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_SECONDS = 30.0
 EVERY_ADDRESS = None
-"""Of IPv4 and IPv6: probes and trainers come to the pod's first address, whichever family that is."""
+"""Listen on all addresses, IPv4 and IPv6: probes and trainers use the pod's first address, of either family."""
 
 
 class Operator:
@@ -111,11 +111,11 @@ class Operator:
 
     @property
     def leader(self) -> asyncio.Event:
-        """Set when this replica has begun to lead."""
+        """Event that is set when this replica becomes the leader."""
         return self.election.leader
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until told to stop. Raises whatever ended a part."""
+        """Run until `stop` is set. Raises the error of a part that fails."""
         await self.health.start(EVERY_ADDRESS, self.config.health_port)
         try:
             async with asyncio.TaskGroup() as group:
@@ -124,19 +124,19 @@ class Operator:
                     group.create_task(self.lag.run(), name="loop lag"),
                 ]
                 await stop.wait()
-                log.info("told to stop")
+                log.info("stopping on request")
                 for task in tasks:
                     task.cancel()
         finally:
             await self.runs.stop()
-            await self.record.flush()  # before the Lease is let go: nothing is sent after that
+            await self.record.flush()  # before the Lease is released: nothing can be sent after that
             await self.election.release()
             await self.progress.stop()
             await self.health.stop()
             self.storage.close()
 
     async def _work(self) -> None:
-        """Serve progress, then watch and act until cancelled."""
+        """Serve progress reports, then watch and reconcile until cancelled."""
         await self._first_certificates()
         self.executor.settings = self._trainer_settings(self.certificates.bundle)
         port = await self.progress.start(EVERY_ADDRESS, self.config.progress.port, self.certificates.context)
@@ -152,18 +152,18 @@ class Operator:
             group.create_task(self._lead(), name="lead")
 
     async def _first_certificates(self) -> None:
-        """Wait for an API server that cannot be reached yet: beginning anew would not make it come sooner."""
+        """Load the certificates, retrying while the API server cannot be reached: a restart would not help."""
         pause = 1.0
         while True:
             try:
                 return await self.certificates.refresh()
             except errors.KubeError as e:
-                log.warning("the certificates cannot be read or made yet: %s; again in %.0f s", e, pause)
+                log.warning("the certificates cannot be read or created yet: %s; retrying in %.0f s", e, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _lead(self) -> None:
-        """Be a candidate once all caches are filled, and work while this replica leads."""
+        """Stand for election once all caches are filled, and reconcile while this replica leads."""
         await self.children.synced()
         log.info("caches are filled, %s is a candidate", self.election.identity)
         async with asyncio.TaskGroup() as group:
@@ -176,7 +176,7 @@ class Operator:
             group.create_task(self.watch.run(), name="watch DeepCoderRuns")
 
     async def _keep_certificates(self) -> None:
-        """Serve and hand out the newest certificates."""
+        """Keep the certificates current, in the server and in the settings of new attempts."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.certificates.run())
             while True:
@@ -184,7 +184,7 @@ class Operator:
                 self.executor.settings = self._trainer_settings(self.certificates.bundle)
 
     def _of_runs(self, resource: Resource) -> Informer:
-        """What belongs to runs, by its run's uid."""
+        """Return an informer for child objects of runs, indexed by their run's UID."""
         namespaces = self.config.watch_namespaces
         return Informer(self.kube, resource, LABEL_RUN_UID, self._child_changed, namespaces=namespaces, index=_run_uid)
 
@@ -249,7 +249,7 @@ class Operator:
 
 
 def _reviewer(config: OperatorConfig, kube: Kube) -> Reviewer:
-    """What finds out about tokens; a library that only one of the two needs is imported with that one alone."""
+    """Return the configured token reviewer. The library that only `KeyReviewer` needs is imported only for it."""
     if config.progress.authentication is not Authentication.JWKS:
         return TokenReviewer(kube)
     from deepcoder_operator.progress.jwks import KeyReviewer
@@ -263,7 +263,7 @@ def _run_uid(obj: Object) -> str | None:
 
 
 def _identity() -> str:
-    """A pod's name is its own, also when its container starts again, which then goes on where it was."""
+    """Return this replica's identity. A pod keeps its name, and so its Lease, when its container restarts."""
     return os.environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
 
@@ -275,11 +275,11 @@ async def run_operator(config: OperatorConfig) -> None:
         loop.add_signal_handler(signum, stop.set)
     kube = await Kube.connect()
     gc.collect()
-    gc.freeze()  # What was imported stays: garbage is looked for, and sooner found, among what came later.
+    gc.freeze()  # Imported modules stay: the collector need not scan them again.
     try:
         await Operator(config, kube).run(stop)
     except* errors.LeadershipLost:
         logging.shutdown()
-        os._exit(1)  # without waiting for threads: another replica may work by now
+        os._exit(1)  # without waiting for threads: another replica may be the leader by now
     finally:
         await kube.close()

@@ -1,10 +1,11 @@
-"""The operator's clock: the time of day, which no setting of the node's clock makes jump.
+"""The operator's clock: the time of day, without jumps when the node's clock is set.
 
-Deadlines, drains and the age of heartbeats decide about GPUs. A node whose clock is set an hour ahead would give up
-every attempt at once, one that is set back would wait an hour too long. So time goes on as the kernel counts it, time
-asleep included, and comes nearer to the wall clock by at most one second in a hundred. Until this process decides
-anything (`hold`) it is the wall clock itself: a node that has just booted may be an hour behind until it asks for the
-time. Times that another process wrote, before a restart or on another node, may still lie ahead: see `domain.times`.
+Deadlines, drains and the age of heartbeats decide about GPUs. If the node's clock were set an hour ahead, the operator
+would give up every attempt at once; if it were set back, the operator would wait an hour too long. So this clock
+follows the kernel's boot clock, which includes suspended time, and approaches the wall clock by at most one second in a
+hundred. Before this process makes decisions (`hold`), it is the wall clock itself, because a node that has just booted
+may be an hour behind until it synchronizes. Times that another process wrote, before a restart or on another node, may
+still lie in the future: see `domain.times`.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from datetime import UTC, datetime
 log = logging.getLogger(__name__)
 
 SLEW = 0.01
-"""Share of the time that has passed by which a difference from the wall clock may shrink."""
+"""Largest correction towards the wall clock, as a share of the elapsed time."""
 TOLD_SECONDS = 5.0
-"""A difference from the wall clock that is worth a line in the log."""
+"""Difference from the wall clock, in seconds, from which a warning is logged."""
 
 
 def since_boot() -> float:
-    """Seconds that only go forward, those in which the machine was asleep among them."""
+    """Return the seconds since boot, including time in which the machine was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SteadyClock:
-    """Seconds since the epoch that, once held, only go forward, at the pace of a second a second."""
+    """A clock in seconds since the epoch that, once held, never jumps and never goes back."""
 
     def __init__(self, wall: Callable[[], float] = time.time, boot: Callable[[], float] = since_boot) -> None:
         self._wall, self._boot = wall, boot
@@ -36,12 +37,12 @@ class SteadyClock:
         self._told = self._held = False
 
     def hold(self) -> None:
-        """From now on it makes no step."""
+        """Follow the boot clock from now on, without jumps."""
         self.time()
         self._held = True
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         read = self._boot()
         elapsed, self._read = read - self._read, read
         if not self._held:
@@ -54,7 +55,7 @@ class SteadyClock:
         return self._time
 
     def now(self) -> datetime:
-        """As statuses hold times: in whole seconds."""
+        """Return the time in whole seconds, as statuses hold it."""
         return datetime.fromtimestamp(int(self.time()), UTC)
 
     def _tell(self, behind: float) -> None:

@@ -74,7 +74,7 @@ class Progress(Config):
 
 
 class Price(Config):
-    """Price of a GPU on pods with a node selector."""
+    """Price of a GPU in pods with a node selector."""
 
     per_gpu_hour: Annotated[float, Field(ge=0)]
     """Price of one GPU for one hour."""
@@ -139,7 +139,8 @@ class OperatorConfig(Config):
 
 
 def load_config(path: Path | None) -> OperatorConfig:
-    """Read the file, or take the defaults; raises `ConfigError` naming the file, the field and the mend."""
+    """Load the configuration file, or the defaults if there is none. Raises `ConfigError`, which names the file and the
+    field."""
     if path is None:
         return OperatorConfig()
     try:

@@ -1,4 +1,7 @@
-"""The CRD files, byte for byte as they are in `crds/`: a line a field, or half of a file would be indentation."""
+"""Generates the CRD files, byte for byte as they are in `crds/`.
+
+A map without nested maps is written on one line. Otherwise half of each file would be indentation.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ HEADER = "# Generated from the operator's types by `deepcoder-operator crds`; ch
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what has no parts of its own in one line, but for rules, which are long; and nothing by reference."""
+    """Writes maps without nested maps on one line, except rules, which are long. Uses no YAML aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Whether a value that is there twice is written twice."""
+        """Return True, so that repeated values are written in full."""
         return True
 
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        """A mapping."""
+        """Represent a map: a rule on several lines, any other as PyYAML decides."""
         return super().represent_mapping(tag, mapping, False if "rule" in mapping else flow_style)
 
 
 def crd_files() -> dict[str, str]:
-    """File name to content."""
+    """Return the content of each CRD file by file name."""
     return {f"{GROUP}_{each.plural}.yaml": HEADER + _written(each) for each in (run.RESOURCE, sandboxpool.RESOURCE)}
 
 

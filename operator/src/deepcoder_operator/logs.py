@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, for machines; plain lines on a terminal."""
+"""Structured logs: one JSON object per line, or plain lines on a terminal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object."""
+    """Formats a log record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the record as a line of JSON."""
         out = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -28,7 +28,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Log to stderr; kopf's own chatter from warnings up."""
+    """Log to stderr. Libraries log only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     if sys.stderr.isatty():
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
@@ -37,5 +37,5 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in ("kopf", "botocore", "aiohttp.access", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns at each start that it leaves signals alone, which is why it has a thread of its own.
+    # kopf warns at each start that it handles no signals outside the main thread. That is why it runs in a thread.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 BEAT_SECONDS = 0.5
 WINDOW_SECONDS = 60.0
 LONGEST_LAG_SECONDS = 30.0
-"""A loop that was held up for longer than this is not alive."""
+"""A loop that was blocked for longer than this fails its liveness probe."""
 
 LAG = Gauge(
     "deepcoder_operator_loop_lag_seconds", "Longest time in the last minute for which the event loop was blocked"
@@ -23,7 +23,7 @@ LAG = Gauge(
 
 
 class LoopLag:
-    """Measures the loop that `run` runs in."""
+    """Measures the lag of the event loop in which `run` runs."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -37,7 +37,7 @@ class LoopLag:
             self.note(max(0.0, self._clock() - due))
 
     def note(self, lag: float) -> None:
-        """The loop was late by this much; only what no later one exceeds need be remembered."""
+        """Record a lag. Earlier lags that are no larger are dropped, because they cannot be the worst again."""
         now = self._clock()
         while self._worst and (self._worst[-1][1] <= lag):
             self._worst.pop()
@@ -48,11 +48,11 @@ class LoopLag:
 
     @property
     def worst(self) -> float:
-        """The longest of the last minute."""
+        """The longest lag of the last minute, in seconds."""
         return self._worst[0][1] if self._worst else 0.0
 
     def check(self) -> str | None:
-        """For a liveness probe."""
+        """Return why the loop is not alive, or None. For a liveness probe."""
         if self.worst <= LONGEST_LAG_SECONDS:
             return None
-        return f"the event loop was held up for {self.worst:.0f} s within the last minute"
+        return f"the event loop was blocked for {self.worst:.0f} s within the last minute"

@@ -1,8 +1,8 @@
-"""Prometheus metrics of the run controller and of what it uses.
+"""Prometheus metrics of the run controller, the API client and storage.
 
 Labels are bounded: namespaces, phases, reasons and results, never names of runs. Metrics about runs carry the
-namespace, so that an alert shows whose run it is. Known label values start at 0, those of a namespace with its first
-run (`Namespaces`), because Prometheus sees no increase in a counter that appears with its first count.
+namespace, so that an alert shows whose run it is. Series of known label values start at 0, those of a namespace with
+its first run (`Namespaces`), because Prometheus sees no increase in a counter that appears with its first count.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _BEGIN: list[tuple[Counter | Gauge, tuple[str, ...]]] = []
 
 
 def begin_in_each_namespace(metric: Counter | Gauge, values: Iterable[str]) -> None:
-    """Values of the label beside the namespace's that are known, and are told from 0 on."""
+    """Register a metric whose series start at 0 in each namespace: one for each of these values of its second label."""
     _BEGIN.append((metric, tuple(map(str, values))))
 
 
@@ -90,7 +90,7 @@ begin_in_each_namespace(WARNINGS, WARNED_REASONS)
 begin_in_each_namespace(HINDERED, ("Forbidden", "KubeRayNotFound", "KubeRayTooOld", "NameConflict", "RayJobForbidden"))
 
 State = tuple[str, ...]
-"""Values of a gauge's labels, in their order; () is no state, and not counted."""
+"""Values of a gauge's labels, in order. () means no state, which is not counted."""
 
 
 class Tally:
@@ -101,7 +101,7 @@ class Tally:
         self._counts: Counts[State] = Counts()
 
     def move(self, before: State, after: State) -> None:
-        """One of them has changed."""
+        """Count one thing that has changed its state."""
         for state, by in ((before, -1), (after, 1)):
             if state and before != after:
                 self._counts[state] += by
@@ -109,14 +109,14 @@ class Tally:
 
 
 class Oldest:
-    """Keeps a gauge of how long that which has been in each state longest has been in it; 0 where nothing is."""
+    """Keeps a gauge, for each state, of the longest time that a thing has been in it. 0 if nothing is in that state."""
 
     def __init__(self, gauge: Gauge, clock: Callable[[], float] = time.monotonic) -> None:
         self._gauge, self._clock = gauge, clock
         self._since: dict[State, dict[Hashable, float]] = {}
 
     def move(self, thing: Hashable, before: State, after: State) -> None:
-        """One of them has changed; it goes to the end of those in its new state."""
+        """Record that a thing has changed its state. It becomes the newest of those in its new state."""
         if before == after:
             return
         if thing in self._since.get(before, {}):
@@ -124,7 +124,7 @@ class Oldest:
             if not self._since[before]:
                 del self._since[before]
         if after:
-            if after not in self._since:  # anew, should the series have been taken away meanwhile
+            if after not in self._since:  # again, because the series may have been removed meanwhile
                 self._gauge.labels(*after).set_function(partial(self._seconds, after))
             self._since.setdefault(after, {})[thing] = self._clock()
 
@@ -134,10 +134,10 @@ class Oldest:
 
 
 class Namespaces:
-    """Has each namespace's series begin at 0 with its first run, and go `KEPT_SECONDS` after its last.
+    """Creates a namespace's series, at 0, with its first run, and removes them `KEPT_SECONDS` after its last run.
 
-    Not with its last: what was counted of that one is still to be scraped. So namespaces that come and go for ever, one
-    a job, leave nothing behind.
+    Removing them is delayed because Prometheus still has to scrape what the last run counted. Removing them at all
+    bounds the number of series if every job has a namespace of its own.
     """
 
     KEPT_SECONDS = 3600.0
@@ -148,7 +148,7 @@ class Namespaces:
         self._empty: dict[str, float] = {}
 
     def enter(self, namespace: str) -> None:
-        """A run is there."""
+        """Count a new run of a namespace, and remove the series of namespaces that have had no run for long."""
         self._runs[namespace] += 1
         self._empty.pop(namespace, None)
         if self._runs[namespace] == 1:
@@ -162,7 +162,7 @@ class Namespaces:
                     metric.remove_by_labels({"namespace": name})
 
     def leave(self, namespace: str) -> None:
-        """It is gone."""
+        """Count a run of a namespace as gone."""
         self._runs[namespace] -= 1
         if not self._runs[namespace]:
             del self._runs[namespace]

@@ -19,8 +19,8 @@ from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import RUNS
 
 WATCH_AGE_SECONDS = 420.0
-"""A watch is ended by the server after 300 s, and one that is silent for 100 s is begun anew: one of which neither an
-event nor a failure was heard for longer than this stands still."""
+"""Age from which a watch counts as stuck. The server ends each watch after 300 s, and the client restarts a watch that
+is silent for 100 s, so a working watch shows a sign of life, an event or a failure, well before this."""
 
 WATCH_AGE = Gauge("deepcoder_operator_watch_age_seconds", "Time since the last sign of life from a watch", ["watch"])
 
@@ -35,7 +35,7 @@ class Probes:
     """Checks for the health server, and the age of each watch as a metric."""
 
     def __init__(self, informers: Mapping[str, Informer], runs: RunWatch, leader: asyncio.Event) -> None:
-        """What is watched to its informer; runs are watched while this replica leads."""
+        """`informers` maps names, for people, to informers. `runs` is active only while this replica leads."""
         self._informers, self._runs, self._leader = informers, runs, leader
         self._alive: dict[str, Callable[[], float]] = {
             name: partial(getattr, informer, "alive_at") for name, informer in informers.items()
@@ -48,15 +48,15 @@ class Probes:
             WATCH_REFUSED.labels(watch=name).set_function(partial(self._refused, watch))
 
     def watches(self) -> str | None:
-        """A watch that tries no more, if there is one."""
+        """Return which watch is stuck, or None."""
         for name in self._alive:
             age = self._age(name)
             if age > WATCH_AGE_SECONDS:
-                return f"the watch of {name} has stood still for {age:.0f} s"
+                return f"the watch of {name} has shown no sign of life for {age:.0f} s"
         return None
 
     def caches(self) -> str | None:
-        """What has not been listed yet, if anything."""
+        """Return which caches have not been filled yet, or None."""
         filled = {name: informer.synced for name, informer in self._informers.items()}
         if self._leader.is_set():
             filled[RUNS.plural] = self._runs.listed
@@ -68,6 +68,6 @@ class Probes:
         return float(watch.refused)
 
     def _age(self, name: str) -> float:
-        """Seconds since a watch was heard of; 0 for one that has not begun."""
+        """Return the seconds since a watch's last sign of life, or 0 if it has not begun."""
         at = self._alive[name]()
-        return time.monotonic() - at if at else 0.0  # the clock of event loops, wherever this is asked
+        return time.monotonic() - at if at else 0.0  # the event loop's clock; a scrape has no running loop

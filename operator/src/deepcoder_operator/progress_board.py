@@ -14,13 +14,13 @@ from typing import NamedTuple
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
 
 FIGURES_SECONDS = 15.0
-"""Figures of a run are taken from its reports, and its status written for them alone, at most this often; so reports
-that are no news need wake their run no sooner."""
+"""Shortest time between two status writes that only copy figures from a run's reports. Reports without news therefore
+wake their run no more often."""
 
 
 OVERTAKEN_SECONDS = 60.0
-"""A report that was sent before the one that is known, by less than this, was held up on its way (its token was being
-reviewed, its sender had given it up); by more, its sender's clock was set back, and it is the newest."""
+"""If a report was sent up to this long before the known one, it was delayed on its way, for example while its token was
+reviewed, and is ignored. If it seems older than that, its sender's clock was set back, and the report is the newest."""
 
 
 class RunKey(NamedTuple):
@@ -38,29 +38,30 @@ class Heartbeat:
     """A report and when it arrived."""
 
     report: ProgressReport
-    """What the trainer said."""
+    """The trainer's report."""
 
     received_at: float
-    """Operator's clock, seconds since the epoch, which only goes forward."""
+    """Time of arrival, in seconds since the epoch by the operator's clock, which never goes back."""
 
     pod_uid: str | None = None
-    """UID of the pod that spoke."""
+    """UID of the pod that sent the report."""
 
     alive_at: float | None = None
-    """When this pod's last report that `shows_life` arrived; the board sets it."""
+    """Time of arrival of this pod's last report that `shows_life`. Set by the board."""
 
 
 def shows_life(before: ProgressReport, report: ProgressReport) -> bool:
-    """Whether a report shows that work goes on: another step than `before`, the same pod's last one, or another phase.
+    """Whether a report shows that work proceeds: its step differs from `before`, or its phase is not training.
 
-    Outside of training a report is enough: an evaluation may take longer than any step. Told from every report when it
-    arrives, since what comes between two passes of the run, or two writes of its status, is seen nowhere else.
+    `before` is the previous report of the same pod. Outside of training any report is enough, because an evaluation may
+    take longer than any step. Every report is checked on arrival, because passes and status writes see only some of
+    them.
     """
     return report.step != before.step or report.phase is not TrainerPhase.TRAINING
 
 
 def is_news(before: Heartbeat | None, heartbeat: Heartbeat) -> bool:
-    """Whether a report says what its run should be planned for at once, not only figures that may wait."""
+    """Whether a report contains more than figures, so that its run should be planned at once."""
     if before is None or before.pod_uid != heartbeat.pod_uid:
         return True
     old, new = before.report, heartbeat.report
@@ -68,7 +69,7 @@ def is_news(before: Heartbeat | None, heartbeat: Heartbeat) -> bool:
 
 
 def is_overtaken(before: Heartbeat | None, heartbeat: Heartbeat) -> bool:
-    """Whether a report says what was, and the one that is known, of the same pod, what came after it."""
+    """Whether a report was sent before the known report of the same pod, and arrived after it."""
     if before is None or before.pod_uid != heartbeat.pod_uid:
         return False
     return 0 < (before.report.sent_at - heartbeat.report.sent_at).total_seconds() < OVERTAKEN_SECONDS
@@ -76,13 +77,13 @@ def is_overtaken(before: Heartbeat | None, heartbeat: Heartbeat) -> bool:
 
 @dataclass
 class RunEntry:
-    """What is known of one run."""
+    """What the board holds about one run."""
 
     reply: ProgressReply
-    """Answer to the next report."""
+    """Reply to the next report."""
 
     ordinal: int
-    """The live attempt; reports of others are told to drain at once."""
+    """Number of the live attempt. Other attempts that report are told to drain at once."""
 
     run_uid: str
     """UID of the run."""
@@ -91,16 +92,16 @@ class RunEntry:
     """SandboxPool in the run's namespace that judges for it."""
 
     head_uid: str | None = None
-    """UID of the pod that the live attempt runs on, once it was seen: nobody else speaks for it."""
+    """UID of the live attempt's head pod, once it has been seen. Only this pod may then report for the attempt."""
 
     heartbeat: Heartbeat | None = None
     """Newest report of the live attempt."""
 
     posted_at: float = 0.0
-    """Since when its reports are taken."""
+    """Time since which the attempt's reports are accepted."""
 
     told_at: float = float("-inf")
-    """When the run was last told of a report."""
+    """Time at which a report last woke the run."""
 
 
 @dataclass
@@ -108,28 +109,28 @@ class ProgressBoard:
     """Entries of all runs that have a live attempt. Used from one event loop, so it needs no lock."""
 
     entries: dict[RunKey, RunEntry] = field(default_factory=dict)
-    """Run to entry."""
+    """Entries of runs with a live attempt."""
 
     last_heard: tuple[RunKey, float] | None = None
-    """Whose the last report of a live attempt was, and when it came."""
+    """Run and time of arrival of the last report of any live attempt."""
 
     other_heard: tuple[RunKey, float] | None = None
-    """The same of the last report that came of another run than that one."""
+    """The same for the last report from a run other than that one."""
 
     waiting: dict[RunKey, str] = field(default_factory=dict)
-    """Runs that ask for no GPU before a judge is ready, and the SandboxPool in their namespace that is to have one."""
+    """Runs that request no GPUs until a judge is ready, and the name of the SandboxPool that each waits for."""
 
     on_report: Callable[[RunKey], None] | None = None
-    """Called after each report; the pool controller looks for announced programs."""
+    """Called after each report. The pool controller looks for announced programs in it."""
 
     on_news: Callable[[RunKey], None] | None = None
-    """Called after a report that is news, and after any when `FIGURES_SECONDS` have passed; wakes the run."""
+    """Called to wake a run after a report that is news, and after any report once `FIGURES_SECONDS` have passed."""
 
     _of_pool: dict[tuple[str, str], set[RunKey]] = field(default_factory=dict, init=False)
-    """Runs of the two above by namespace and pool. Every pass over a pool looks at its own, not at all runs."""
+    """Runs of `entries` and `waiting` by namespace and pool, so that a pass over a pool need not look at all runs."""
 
     _with_head: set[RunKey] = field(default_factory=set, init=False)
-    """Runs whose live attempt's head was seen."""
+    """Runs whose live attempt has a known head pod."""
 
     def post(
         self,
@@ -142,7 +143,7 @@ class ProgressBoard:
         head_uid: str | None = None,
         at: float = 0.0,
     ) -> None:
-        """Set what the live attempt of a run is answered. A new ordinal drops the old attempt's report."""
+        """Set the reply to the live attempt of a run. A new ordinal drops the old attempt's report."""
         old = self.entries.get(key)
         self.withdraw(key)
         new = self.entries[key] = RunEntry(reply, ordinal, run_uid, pool, head_uid, posted_at=at)
@@ -153,7 +154,7 @@ class ProgressBoard:
             new.heartbeat, new.told_at, new.posted_at = old.heartbeat, old.told_at, old.posted_at
 
     def withdraw(self, key: RunKey) -> None:
-        """The run has no live attempt (any more)."""
+        """Remove a run that has no live attempt and waits for no judge."""
         entry, waited_for = self.entries.pop(key, None), self.waiting.pop(key, None)
         pool = entry.pool if entry else waited_for
         if pool is not None:
@@ -164,7 +165,7 @@ class ProgressBoard:
         self._with_head.discard(key)
 
     def wait(self, key: RunKey, pool: str) -> None:
-        """The run has no live attempt, and waits until a judge of the pool is ready."""
+        """Record that a run without a live attempt waits until a judge of the pool is ready."""
         self.withdraw(key)
         self.waiting[key] = pool
         self._note(key, pool)
@@ -174,7 +175,7 @@ class ProgressBoard:
             self._of_pool.setdefault((key.namespace, pool), set()).add(key)
 
     def receive(self, key: RunKey, heartbeat: Heartbeat) -> ProgressReply | None:
-        """Take a report and return the answer, None if the run has not been planned yet (answer 503)."""
+        """Store a report and return the reply, or None if the run has not been planned yet (answer 503)."""
         entry = self.entries.get(key)
         if entry is None:
             return None
@@ -199,10 +200,10 @@ class ProgressBoard:
         return entry.reply
 
     def heard(self, key: RunKey, since: float) -> float | None:
-        """When a report of another run than this one last came, `since` (this process leads) if none did.
+        """Return the time of the last report from any other run, but at least `since`, when this process began to lead.
 
-        None where no other attempt runs, so that silence of all would mean no more than that of one. One that waits in
-        its queue says nothing by being silent.
+        Returns None if no other run has an attempt with a head pod: then silence of the others means nothing, because
+        an attempt that waits in its queue does not report.
         """
         if len(self._with_head) == (key in self._with_head):
             return None
@@ -210,17 +211,18 @@ class ProgressBoard:
         return since if last is None else max(last[1], since)
 
     def heartbeat(self, key: RunKey, ordinal: int) -> Heartbeat | None:
-        """Newest report of this attempt."""
+        """Return the newest report of this attempt, or None."""
         entry = self.entries.get(key)
         return entry.heartbeat if entry and entry.ordinal == ordinal else None
 
     def listening_since(self, key: RunKey, ordinal: int) -> float | None:
-        """Since when this attempt's reports are taken; None: they are not yet, and its silence means nothing."""
+        """Return the time since which this attempt's reports are accepted. None if they are not accepted yet, so that
+        its silence means nothing."""
         entry = self.entries.get(key)
         return entry.posted_at if entry and entry.ordinal == ordinal else None
 
     def expected_submissions(self, namespace: str, pool: str, now: float) -> int:
-        """Programs announced to a pool whose time has not passed yet, summed over its runs."""
+        """Return the number of programs that the pool's runs have announced and that are still expected."""
         total = 0
         for key in self._of_pool.get((namespace, pool), ()):
             heartbeat = self.entries[key].heartbeat if key in self.entries else None
@@ -230,6 +232,6 @@ class ProgressBoard:
         return total
 
     def runs_at(self, namespace: str, pool: str) -> int:
-        """Runs that want a judge of this pool, whatever they have announced: a live attempt's head was seen, or they
-        wait for one."""
+        """Return the number of runs that need a judge of this pool: those whose live attempt has a known head pod, and
+        those that wait for a judge."""
         return sum(key in self._with_head or key in self.waiting for key in self._of_pool.get((namespace, pool), ()))

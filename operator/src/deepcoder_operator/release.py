@@ -1,10 +1,11 @@
-"""What is left to do once the operator is gone for good: let go of the runs.
+"""Removes the finalizer from all runs when the operator is uninstalled.
 
-A run's finalizer waits for an operator that lets its trainer save and deletes its artifacts. Without one it would keep
-the run, its namespace and the CRD from being deleted for ever. The chart's pre-delete hook calls this, with the
-operator's own account while that is still there; so it takes the operator's Lease first, or the operator would hold the
-runs again. Attempts that run go on meanwhile, and the next operator takes the runs over as they are. What cannot be let
-go is named, and fails; a namespace that is closed to us is named alone, since one that is gone looks the same.
+A run's finalizer waits for an operator that lets the trainer save and that deletes artifacts. Without an operator, the
+finalizer would block the deletion of the run, its namespace and the CRD forever. The chart's pre-delete hook calls this
+with the operator's service account while that still exists. So it takes the operator's Lease first; otherwise the
+operator would add the finalizers again. Attempts continue to run, and the next operator takes over the runs as they
+are. Each run that keeps its finalizer is reported, and the command fails. A namespace that we may not access is only
+logged, because a deleted namespace looks the same.
 """
 
 from __future__ import annotations
@@ -23,24 +24,26 @@ log = logging.getLogger(__name__)
 _TRIES = 5
 _HOLDER = "uninstallation"
 _WORK_SECONDS = 300
-"""How long the Lease is taken for at first: longer than letting all runs go may take."""
+"""Duration, in seconds, for which the Lease is first taken: longer than releasing all runs may take."""
 
 _AFTER_SECONDS = 30
-"""How long it is left for in the end: until the operator is deleted. Whoever installs it again waits for as long."""
+"""Duration, in seconds, for which the Lease is kept at the end, so that the operator is deleted before it expires. An
+operator that is installed again waits as long."""
 
 
 async def stop_operator(kube: Kube, config: OperatorConfig) -> None:
-    """Lead in the place of the operator of this configuration, which from now on writes nothing."""
+    """Take the Lease of the operator with this configuration, which then writes nothing any more."""
     await lease.take_away(kube, config.namespace, config.lease, _HOLDER, _WORK_SECONDS)
 
 
 async def let_operator_follow(kube: Kube, config: OperatorConfig) -> None:
-    """Be out of the way soon: of an operator that is installed again, or whose uninstallation was called off."""
+    """Let the Lease expire soon, for an operator that is installed again or whose uninstallation was cancelled."""
     await lease.leave_to_others(kube, config.namespace, config.lease, _HOLDER, _AFTER_SECONDS)
 
 
 async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:
-    """Take our finalizer from every run of these namespaces (none: of all); returns those that kept it, and why."""
+    """Remove our finalizer from every run of these namespaces, or of all if none are given. Returns the runs that kept
+    it, each with the reason."""
     kept: list[str] = []
     for namespace in namespaces or (None,):
         try:
@@ -49,10 +52,10 @@ async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:
             continue  # the kind, or the namespace, is gone already
         except errors.Forbidden:
             if namespace is None:
-                kept.append("the runs of all namespaces cannot be listed: the right is missing")
+                kept.append("the runs of all namespaces cannot be listed: the permission is missing")
                 continue
-            # Its Role went with it. To fail here would keep the chart from being uninstalled.
-            log.warning("namespace %s is gone, or closed to us: runs in it would keep their finalizer", namespace)
+            # The namespace was probably deleted with its Role. A failure here would block the chart's uninstallation.
+            log.warning("namespace %s is gone or may not be accessed: runs in it keep their finalizer", namespace)
             continue
         except errors.KubeError as e:
             kept.append(f"the runs of {namespace or 'all namespaces'} cannot be listed: {e}")
@@ -83,6 +86,6 @@ async def _release(kube: Kube, run: Object) -> str | None:
             continue
         except errors.KubeError as e:
             return f"{namespace}/{name}: {e}"
-        log.info("let go of %s/%s", namespace, name)
+        log.info("released run %s/%s", namespace, name)
         return None
-    return f"{namespace}/{name}: changed by others {_TRIES} times meanwhile"
+    return f"{namespace}/{name}: others changed it {_TRIES} times meanwhile"

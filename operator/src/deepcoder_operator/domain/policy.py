@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Price:
-    """Price of a GPU on pods with a node selector."""
+    """Price of a GPU in pods with a node selector."""
 
     per_gpu_hour: float
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -24,4 +24,4 @@ class Policy:
     operator_version: str = ""
     """Recorded in provenance."""
     prices: tuple[Price, ...] = ()
-    """The first match applies. Without any, no cost is estimated."""
+    """The first matching price applies. If there are no prices, no cost is estimated."""

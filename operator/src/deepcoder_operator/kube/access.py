@@ -1,9 +1,9 @@
-"""How the API server is reached, and as whom: a pod's service account, or a kubeconfig.
+"""Finds the API server and our credentials: a pod's service account, or a kubeconfig.
 
-Read here instead of by the official client, whose import alone takes half a second and many megabytes for the types of
-all kinds, of which none is used; kopf's connection is made from the same (`session`). What says who we are has to be in
-files: a kubeconfig that names a program to ask is refused, with the mend. A pod reaches the API server at an address of
-the cluster's own, which no proxy knows, so those of the environment are for kubeconfigs alone.
+The official client is not used for this: its import alone takes half a second and many megabytes, for types of all
+kinds that nothing here uses. kopf's connection uses the same settings (`session`). Credentials must be in files: a
+kubeconfig that runs a program to get them is refused, with a message that says how to fix it. Proxies of the
+environment apply only to kubeconfigs, because a pod uses an address inside the cluster, which no proxy can reach.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ import yaml
 from deepcoder_operator.kube.errors import NoAccess
 
 TOKEN_SECONDS = 60.0
-"""A token in a file is read again after this: the kubelet puts a new one there long before the old one ends."""
+"""Time, in seconds, after which a token file is read again. The kubelet renews it long before the old token expires."""
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class TokenFile:
-    """A bearer token that somebody renews in a file."""
+    """A bearer token in a file that somebody else, such as the kubelet, renews."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `NoAccess` if it is not there."""
+        """Read the token. Raises `NoAccess` if there is none."""
         self._path, self._clock = path, clock
         self._token, self._until = _token(path), clock() + TOKEN_SECONDS
 
     def __call__(self) -> str:
-        """The Authorization header; while the file cannot be read the token before it is used."""
+        """Return the Authorization header. While the file cannot be read, the previous token is used."""
         if self._clock() >= self._until:
             self._until = self._clock() + TOKEN_SECONDS
             with suppress(NoAccess):
@@ -52,29 +52,29 @@ class TokenFile:
 
 @dataclass(frozen=True)
 class Access:
-    """A server, and what it is to be shown."""
+    """How to connect to a server and authenticate to it."""
 
     server: str
-    """URL without a slash at its end."""
+    """URL, without a trailing slash."""
 
     tls: ssl.SSLContext | None = None
-    """What the server's certificate is checked against, and the client's own; None: the system's authorities."""
+    """Authorities for the server's certificate, and the client's certificate. None: the system's authorities."""
 
     authorization: Callable[[], str] | None = None
-    """The Authorization header."""
+    """Returns the Authorization header."""
 
     server_name: str | None = None
-    """Name in the server's certificate, where that is not its host."""
+    """Name in the server's certificate, if it differs from the host."""
 
     proxy: str | None = None
 
     reread: Callable[[], None] = lambda: None
-    """Take certificates from their files once more, for connections from now on: whoever meets a certificate that
-    nothing here vouches for calls it, since authorities are renewed, too."""
+    """Reads certificates from their files again, for later connections. Call it when the server's certificate is not
+    trusted, because the authority may have been renewed."""
 
 
 def find() -> Access:
-    """From the pod's service account, or from KUBECONFIG (or ~/.kube/config); raises `NoAccess`."""
+    """Return the access of the pod's service account, or of KUBECONFIG (or ~/.kube/config). Raises `NoAccess`."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     if host and port and not os.environ.get("KUBECONFIG"):
         return of_pod(host, port, _ACCOUNT)
@@ -82,7 +82,7 @@ def find() -> Access:
 
 
 def of_pod(host: str, port: str, account: Path) -> Access:
-    """The service account that Kubernetes mounts into a pod."""
+    """Return the access of the service account that Kubernetes mounts into a pod. Raises `NoAccess`."""
     server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
     authority = account / "ca.crt"
     if not authority.is_file():
@@ -97,7 +97,8 @@ def of_pod(host: str, port: str, account: Path) -> Access:
 
 
 def of_kubeconfig(paths: str) -> Access:
-    """The current context of one file, or of several, of which the first that names something is followed."""
+    """Return the access of the current context. If several files define an entry, the first one counts. Raises
+    `NoAccess`."""
     config = _Kubeconfig([Path(p).expanduser() for p in paths.split(os.pathsep) if p])
     context, where = config.context()
     cluster, cluster_file = config.entry("clusters", "cluster", context.get("cluster"), where)
@@ -106,7 +107,7 @@ def of_kubeconfig(paths: str) -> Access:
     for field in ("exec", "auth-provider"):
         if user.get(field):
             raise NoAccess(
-                f"{user_file}: user {context['user']} has {field}, which the operator does not follow: name a user "
+                f"{user_file}: user {context['user']} has {field}, which the operator does not support: name a user "
                 "with a token, tokenFile or client certificate"
             )
     server = str(cluster.get("server") or "").rstrip("/")
@@ -114,7 +115,7 @@ def of_kubeconfig(paths: str) -> Access:
     if scheme not in ("http", "https"):
         raise NoAccess(f"{cluster_file}: cluster {context['cluster']} has no server with http:// or https://: set it")
     authorization = _authorization(_Files(user, user_file))
-    if scheme == "http":  # kubectl's proxy, which shows no certificate: to read all the system's takes a while
+    if scheme == "http":  # such as kubectl proxy; without TLS there is no need to load the system's authorities
         return Access(server, authorization=authorization, proxy=cluster.get("proxy-url") or _proxy_for(server))
     certificates = _Files(cluster, cluster_file), _Files(user, user_file)
     tls = _tls(*certificates)
@@ -129,11 +130,11 @@ def of_kubeconfig(paths: str) -> Access:
 
 
 class _Kubeconfig:
-    """Several files read as one."""
+    """Several kubeconfig files, merged."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._files: list[tuple[Path, Mapping[str, Any]]] = []
-        for path in [p for p in paths if p.exists()] or paths:  # kubectl, too, passes over those that are not there
+        for path in [p for p in paths if p.exists()] or paths:  # like kubectl, ignore missing files
             try:
                 found = yaml.safe_load(path.read_text()) or {}
             except (OSError, yaml.YAMLError) as e:
@@ -149,7 +150,7 @@ class _Kubeconfig:
         raise NoAccess(f"no current-context in {', '.join(str(p) for p, _ in self._files)}: set one")
 
     def entry(self, kind: str, field: str, name: object, where: Path) -> tuple[Mapping[str, Any], Path]:
-        """An entry by name, and the file that it is in."""
+        """Return an entry by name, and the file that contains it."""
         for path, found in self._files:
             for item in found.get(kind) or ():
                 if item.get("name") == name:
@@ -158,7 +159,7 @@ class _Kubeconfig:
 
 
 class _Files:
-    """What an entry names as a file, or holds itself under `<field>-data`."""
+    """Files of a kubeconfig entry. Each is named by a field, or included under `<field>-data`."""
 
     def __init__(self, entry: Mapping[str, Any], where: Path) -> None:
         self.entry, self._where = entry, where
@@ -173,7 +174,7 @@ class _Files:
             raise NoAccess(f"{self._where}: {field} cannot be read: {e}") from e
 
     def path(self, field: str) -> Path | None:
-        """Of the file; relative ones are so to the kubeconfig."""
+        """Return the path of the file. Relative paths are relative to the kubeconfig."""
         path = self.entry.get(field)
         return self._where.parent / Path(path).expanduser() if path else None
 
@@ -191,12 +192,12 @@ def _tls(cluster: _Files, user: _Files) -> ssl.SSLContext:
 
 
 def _load(context: ssl.SSLContext, cluster: _Files, user: _Files) -> None:
-    """Trust the cluster's authority as it is now, beside those before, and show the user's certificate as it is now."""
+    """Add the cluster's current authority to the trusted ones, and use the user's current certificate."""
     if authority := cluster.read("certificate-authority"):
         context.load_verify_locations(cadata=authority.decode())
     certificate, key = user.read("client-certificate"), user.read("client-key")
     if certificate and key:
-        with tempfile.TemporaryDirectory() as directory:  # ssl reads them from files only
+        with tempfile.TemporaryDirectory() as directory:  # ssl loads certificates only from files
             path = Path(directory) / "client.pem"
             path.touch(mode=0o600)
             path.write_bytes(certificate + b"\n" + key)
@@ -204,7 +205,7 @@ def _load(context: ssl.SSLContext, cluster: _Files, user: _Files) -> None:
 
 
 def _nobody_to_ask() -> str:
-    """For the passphrase of an encrypted key: the library would ask at the terminal, and wait there."""
+    """Refuse an encrypted key. Without this callback, the library would wait for a passphrase at the terminal."""
     raise NoAccess("the client-key of the kubeconfig is encrypted: name one that is not")
 
 
@@ -230,7 +231,7 @@ def _token(path: Path) -> str:
 
 
 def _proxy_for(server: str) -> str | None:
-    """The proxy that the environment names for a server, as HTTPS_PROXY and NO_PROXY are read by kubectl."""
+    """Return the proxy for a server from the environment, which is read as kubectl reads HTTPS_PROXY and NO_PROXY."""
     url, named = urlsplit(server), getproxies_environment()
     if proxy_bypass(url.netloc) or _is_within(url.hostname or "", named.get("no", "")):
         return None
@@ -238,7 +239,7 @@ def _proxy_for(server: str) -> str | None:
 
 
 def _is_within(host: str, networks: str) -> bool:
-    """Whether an address is one of NO_PROXY's, or lies in a network of it (CIDR)."""
+    """Whether an address is in NO_PROXY, or in one of its networks (CIDR)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

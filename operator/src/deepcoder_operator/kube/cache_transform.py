@@ -20,22 +20,22 @@ Object = dict[str, Any]
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "generation", "labels", "ownerReferences", "finalizers")
 _TIMES = ("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
 _LONGEST_SHARED = 64
-"""Longer strings are hardly ever met twice."""
+"""Longest string, in characters, that is stored once for all objects. Longer ones hardly ever repeat."""
 
 
 def trim_for_cache(resource: Resource, obj: Mapping[str, Any], before: Object | None = None) -> Object:
     """Return a copy of the part of an object that is cached.
 
-    `before` is what is kept of an earlier state under the same name: what is equal in it is taken from it.
+    `before` is the cached part of the object's earlier state. An equal spec is shared with it.
     """
     keep = _KEEP.get(resource)
     return keep(obj) if keep is not None else _custom_resource(obj, before)
 
 
 def _custom_resource(obj: Mapping[str, Any], before: Object | None) -> Object:
-    """Ours, whose every field is read; its spec hardly ever changes.
+    """Return one of our own objects, of which all fields are read. Its spec hardly ever changes, so it is shared.
 
-    It is compared and not told by its generation: a CRD that knows other fields changes what is served of the same one.
+    Specs are compared, not their generations: an upgraded CRD can serve another spec for the same generation.
     """
     out: Object = {k: interned(v) for k, v in obj.items() if k not in ("metadata", "spec")}
     if "spec" in obj:
@@ -97,7 +97,7 @@ def _only(values: Mapping[str, Any] | None, fields: Iterable[str]) -> Object:
 
 
 def interned(value: Any) -> Any:
-    """A copy of a JSON value in which keys and short strings are the same objects wherever they are equal."""
+    """Return a copy of a JSON value in which equal keys and equal short strings are the same objects."""
     kind = type(value)
     if kind is str:
         return sys.intern(value) if len(value) <= _LONGEST_SHARED else value

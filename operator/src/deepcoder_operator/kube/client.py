@@ -3,7 +3,7 @@
 There are no typed models, because they would drop fields that this release does not know. A request is retried only if
 repeating it is harmless (reads, server-side apply, deletion, a status put guarded by resourceVersion), and only on
 overload or a broken connection, at most `ATTEMPTS` times within its deadline. Then it raises `Unavailable`. A creation
-is repeated only if it certainly was not carried out: the server answered 429, or could not be reached. In other cases
+is retried only if it certainly was not carried out: the server answered 429, or could not be reached. In other cases
 the outcome may be unknown, and the caller's deterministic name resolves that.
 
 Requests queue for a shared number of `CONNECTIONS`. Watches hold a connection for minutes, so they have an unbounded
@@ -35,31 +35,31 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 
 CONNECTIONS = 64
-"""Requests that are under way at once, watches not counted."""
+"""Largest number of concurrent requests, not counting watches."""
 
 DEADLINE_SECONDS = 15.0
 ATTEMPTS = 4
 PAGE = 25
-"""Objects listed at once. A RayJob or a RayCluster has whole pod templates, a hundred kilobytes in memory, and several
-kinds are listed at a time: what pages take at once is never given back to the system as a whole."""
+"""Number of objects per page of a list. A RayJob or a RayCluster contains whole pod templates, a hundred kilobytes in
+memory, and several kinds are listed at a time. The allocator never returns all of the memory of large pages."""
 WATCH_SECONDS = 300
 WATCH_SILENCE_SECONDS = 100.0
-"""Bookmarks come about each minute: a watch silent for longer is dead."""
+"""Bookmarks arrive about once a minute, so a watch that is silent for longer is dead."""
 
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
-"""Who asks has a deadline around it."""
+"""For requests whose caller sets a deadline around them."""
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
 _WEBHOOK = "failed calling webhook"
-"""In what the server says where it could not ask one."""
+"""Part of the server's message if it could not call a webhook."""
 _MALFORMED = frozenset({400, 422})
 _STRICT = "strict decoding error"
 _UNKNOWN_FIELD = re.compile(r'unknown field \\?"([^"\\]+)')
-"""In what the server says where an object has fields that it does not know, and where it was to refuse them."""
+"""Part of the server's message about an unknown field, if the request said to refuse unknown fields."""
 _DENIED = ("denied the request", "denied request")
-"""In what the server says where a webhook or a policy refused. Unless it names a status a webhook's refusal is a 400,
-and a policy's a 422, as if the object were malformed."""
+"""Parts of the server's message if a webhook or a policy refused the request. By default a webhook's refusal has status
+400, and a policy's 422, as if the object were malformed."""
 _BY_STATUS: Mapping[int, type[errors.KubeError]] = {
     400: errors.Invalid,
     403: errors.Forbidden,
@@ -81,23 +81,23 @@ class Kube:
         deadline: float = DEADLINE_SECONDS,
         attempts: int = ATTEMPTS,
     ) -> None:
-        """A request has `deadline` seconds and at most so many attempts."""
+        """Each request has a deadline, in seconds, and a largest number of attempts within it."""
         self._reached = reached
         self._requests = Connections(reached, connections, lambda: self.fence())
         self._watches = Connections(reached, UNBOUNDED)
         self._deadline, self._attempts = deadline, attempts
         self._apart: list[Kube] = []
         self.fence: Callable[[], None] = lambda: None
-        """Called right before every request that may change something is sent; raises when this process may change
-        nothing now."""
+        """Called right before every request that may change something is sent. Raises if this process may not change
+        anything now."""
 
     @classmethod
     async def connect(cls) -> Self:
-        """From the pod's service account, or from KUBECONFIG (or ~/.kube/config); raises `NoAccess`."""
+        """Return a client with the pod's service account, or with KUBECONFIG (or ~/.kube/config). Raises `NoAccess`."""
         return cls(access.find())
 
     def apart(self, connections: int, *, deadline: float, attempts: int) -> Kube:
-        """The same server over connections that nothing else waits for; closed with this one."""
+        """Return a client of the same server with connections of its own, which is closed with this one."""
         own = Kube(self._reached, connections, deadline=deadline, attempts=attempts)
         self._apart.append(own)
         return own
@@ -110,11 +110,11 @@ class Kube:
         await self._requests.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
-        """Read an object; raises `NotFound`."""
+        """Read an object. Raises `NotFound`."""
         return await self._request("GET", resource.path(namespace, name), retry=True)
 
     async def find(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
-        """Read an object, None if there is none."""
+        """Read an object. Returns None if it does not exist."""
         try:
             return await self.get(resource, namespace, name)
         except errors.NotFound:
@@ -128,9 +128,9 @@ class Kube:
         field_selector: str = "",
         keep: Callable[[Object], Object] = lambda obj: obj,
     ) -> tuple[list[Object], str]:
-        """All objects that a label and a field selector pick, and the version to watch from.
+        """Return all objects that match a label and a field selector, and the version to watch from.
 
-        `keep` makes of each object what is returned of it, page by page: a whole list of pods would not fit.
+        `keep` reduces each object as its page arrives, because a complete list of pods would not fit into memory.
         """
         items: list[Object] = []
         query = {"limit": str(PAGE)}
@@ -146,9 +146,9 @@ class Kube:
             query["continue"] = token
 
     async def create(self, obj: Object, *, strict: bool = False) -> Object:
-        """Create; raises `AlreadyExists`. On `Unavailable` it may or may not have happened.
+        """Create an object. Raises `AlreadyExists`. After `Unavailable` the object may or may not exist.
 
-        Fields that the server does not know are dropped in silence; `strict` has them raised as `UnknownFields`.
+        The server silently drops fields that it does not know. With `strict`, they raise `UnknownFields`.
         """
         query = {"fieldManager": FIELD_MANAGER} | ({"fieldValidation": "Strict"} if strict else {})
         try:
@@ -159,7 +159,7 @@ class Kube:
             raise
 
     async def apply(self, obj: Object, *, subresource: str | None = None) -> Object:
-        """Server-side apply: own exactly the fields given, create the object if there is none; see `unless_changed`."""
+        """Apply an object with server-side apply. It is created if it does not exist. See `unless_changed`."""
         return await self._request(
             "PATCH",
             _path(obj, subresource),
@@ -170,7 +170,7 @@ class Kube:
         )
 
     async def replace_status(self, obj: Object) -> Object:
-        """Put the status, guarded by metadata.resourceVersion: raises `Conflict` if the object has changed."""
+        """Replace the status. Raises `Conflict` if the object no longer has this metadata.resourceVersion."""
         return await self._request(
             "PUT", _path(obj, "status"), body=obj, query={"fieldManager": FIELD_MANAGER}, retry=True
         )
@@ -178,7 +178,7 @@ class Kube:
     async def patch(
         self, resource: Resource, namespace: str | None, name: str, patch: Object, subresource: str | None = None
     ) -> Object:
-        """JSON merge patch; put metadata.resourceVersion in it to be told of a conflict."""
+        """Apply a JSON merge patch. Raises `Conflict` if the patch has a metadata.resourceVersion that is outdated."""
         return await self._request(
             "PATCH",
             resource.path(namespace, name, subresource),
@@ -198,7 +198,7 @@ class Kube:
         propagation: str = "Background",
         grace_seconds: int | None = None,
     ) -> bool:
-        """Delete; False if it is gone already. With a uid, an object made again under the name is left alone."""
+        """Delete an object. Returns False if it no longer exists. With a UID, a later object of that name is kept."""
         body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         if uid:
             body["preconditions"] = {"uid": uid}
@@ -215,10 +215,10 @@ class Kube:
         return True
 
     async def read_log(self, namespace: str, pod: str, container: str, tail_lines: int, limit_bytes: int) -> str:
-        """The last lines of a container's log, of these the last so many bytes; raises `NotFound`, and `KubeError` for
-        a container that has not begun. One try, since it may be long.
+        """Return the last `limit_bytes` of the last `tail_lines` of a container's log.
 
-        The server's limitBytes would keep the first bytes of those lines: what is too much is dropped here.
+        Raises `NotFound`, and `KubeError` if the container has not started. There is only one try, because a log may be
+        long. The limit is applied here, because the server's limitBytes would keep the first bytes of those lines.
         """
         query = {"container": container, "tailLines": str(tail_lines)}
         timeout = aiohttp.ClientTimeout(total=DEADLINE_SECONDS)
@@ -231,18 +231,19 @@ class Kube:
             raise errors.Unavailable(f"log of {pod}: {type(e).__name__}: {e}") from e
 
     async def read(self, path: str, query: Mapping[str, str] | None = None) -> Object:
-        """What the API server tells at a path that is no object's: a page of a list, or something of itself."""
+        """Read a path that is not an object's: a page of a list, or information about the API server."""
         return await self._request("GET", path, query=query, retry=True)
 
     async def post(self, path: str, body: Object, *, harmless: bool = False) -> Object:
-        """Post to a path what is no object of a kind that is known here: a review, a request for a token.
+        """Post a body that is not an object of a known kind, such as a review or a request for a token.
 
-        It is tried again on overload and broken connections only where that is `harmless`.
+        `harmless` says that repeating the request does no harm. Only then is it retried on overload and on broken
+        connections.
         """
         return await self._request("POST", path, body=body, retry=harmless)
 
     async def review_token(self, token: str, audience: str) -> Object:
-        """Status of a TokenReview for a service-account token bound to an audience."""
+        """Return the status of a TokenReview for a service-account token that is bound to an audience."""
         obj = {
             "apiVersion": TOKEN_REVIEWS.api_version,
             "kind": TOKEN_REVIEWS.kind,
@@ -255,9 +256,9 @@ class Kube:
     async def watch(
         self, resource: Resource, namespace: str | None, selector: str, version: str
     ) -> AsyncIterator[tuple[str, Object]]:
-        """Events (type, object) after a version, bookmarks among them, until the server ends the watch.
+        """Yield events (type, object) after a version, including bookmarks, until the server ends the watch.
 
-        Raises `Gone` when the version is too old and `Unavailable` on a broken or silent connection.
+        Raises `Gone` if the version is too old, and `Unavailable` if the connection breaks or is silent.
         """
         query = {
             "watch": "true",
@@ -288,7 +289,7 @@ class Kube:
         content_type: str = "application/json",
         retry: bool = False,
     ) -> Object:
-        """Send, read and translate; the deadline covers all attempts."""
+        """Send a request and return the answer. The deadline covers all attempts."""
         try:
             async with asyncio.timeout(self._deadline):
                 data = await self._attempt(method, path, body, query or {}, content_type, retry)
@@ -299,7 +300,7 @@ class Kube:
     async def _attempt(
         self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str, harmless: bool
     ) -> bytes:
-        """Try until it is done, refused, or tried enough; what is not harmless to repeat only while it is not done."""
+        """Send a request, with retries. A request that is not `harmless` is retried only if it was not carried out."""
         statuses = _RETRIED if harmless else _NOT_DONE
         broken = (aiohttp.ClientError, OSError) if harmless else (aiohttp.ClientConnectorError,)
         for attempt in range(1, self._attempts + 1):
@@ -318,7 +319,7 @@ class Kube:
             except (aiohttp.ClientError, OSError) as e:
                 if attempt == self._attempts or not isinstance(e, broken):
                     raise errors.Unavailable(f"{method} {path}: {type(e).__name__}: {e}") from e
-            log.debug("%s %s is tried again in %.1f s", method, path, delay)
+            log.debug("%s %s is retried in %.1f s", method, path, delay)
             await asyncio.sleep(delay)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -331,7 +332,8 @@ class Kube:
         content_type: str,
         timeout: aiohttp.ClientTimeout | None,
     ) -> aiohttp.ClientResponse:
-        """The answer whose body is still to be read; with a `timeout` of its own it is one that went well."""
+        """Return the response, whose body is still unread. With a `timeout`, raises an error for a status of 300 or
+        more."""
         API_REQUESTS.labels(method=method).inc()
         connections = self._watches if "watch" in query else self._requests
         response = await connections.send(method, path, query, body, content_type, timeout or _NO_TIMEOUT)
@@ -342,7 +344,8 @@ class Kube:
 
 
 def unless_changed(obj: Object, found: Object) -> Object:
-    """What is to be applied to what was found: `Conflict` if that has changed since, by another leader perhaps."""
+    """Return the object with the resourceVersion of the found one. Applying it raises `Conflict` if somebody, perhaps
+    another leader, has changed the object since."""
     return obj | {"metadata": obj["metadata"] | {"resourceVersion": found["metadata"]["resourceVersion"]}}
 
 
@@ -356,7 +359,7 @@ def _collection(obj: Object) -> str:
 
 
 def _content(data: bytes, what: str) -> Object:
-    """The object of an answer that says it went well; a proxy in between may say so with a page of its own."""
+    """Parse the body of a successful answer. It may not be JSON, because a proxy may answer with a page of its own."""
     try:
         out: Object = json.loads(data) if data else {}
     except ValueError as e:
@@ -365,7 +368,7 @@ def _content(data: bytes, what: str) -> Object:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds that a server asks to wait; 0 if it names none, or a date, which clocks that differ make worthless."""
+    """Return the seconds that a server asks to wait. 0 for no value, or for a date, because clocks may differ."""
     return float(value) if value.isdigit() else 0.0
 
 

@@ -24,21 +24,24 @@ DROPPED = "StatusFieldsDropped"
 """Reason of the event."""
 
 FORGOTTEN_SECONDS = 3600.0
-"""Time after which a field that nothing has written is taken for dropped no more; events last as long."""
+"""Time, in seconds, after which a dropped field that was not written again is forgotten. Events last as long."""
 
 
 class DroppedFields:
-    """What of a kind's status is dropped, as far as it was written."""
+    """Tracks which written status fields of a kind the API server drops."""
 
     def __init__(self, resource: Resource, clock: Callable[[], float] = time.monotonic) -> None:
         self._kind, self._clock = resource.kind, clock
         self._gone: dict[str, float] = {}
-        """When each was dropped last."""
+        """Time at which each field was last dropped."""
         STATUS_DROPPED.labels(self._kind).set_function(lambda: len(self._lately()))
 
     def compare(self, wrote: Mapping[str, Any], stored: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        """Of a status that was written and what came back of it: the fields, whole, of which something is gone; and
-        what to say of that, empty where it is nothing new."""
+        """Compare a written status with the stored one.
+
+        Returns the top-level fields, with their written values, of which something was dropped, and a message. The
+        message is empty if no newly dropped field was found.
+        """
         kept: dict[str, bool] = {}
         for path, there in _fields(wrote, stored, all_of_them=bool(self._gone)):
             kept[path] = there and kept.get(path, True)
@@ -54,8 +57,8 @@ class DroppedFields:
     def _told(self, new: set[str]) -> str:
         names = ", ".join(f"status.{path}" for path in sorted(new))
         text = (
-            f"the API server drops {names} of a {self._kind}: its CRDs are older than this operator, which forgets "
-            "what it keeps there, at a restart if not before: upgrade the CRDs (kubectl apply --server-side -f crds/, "
+            f"the API server drops {names} of a {self._kind}: its CRDs are older than this operator, which loses what "
+            "it stores there, at the latest when it restarts: upgrade the CRDs (kubectl apply --server-side -f crds/, "
             "or the chart with crds.install)"
         )
         log.warning(text)
@@ -65,7 +68,8 @@ class DroppedFields:
 def _fields(
     wrote: Mapping[str, Any], stored: Mapping[str, Any], where: str = "", *, all_of_them: bool
 ) -> Iterator[tuple[str, bool]]:
-    """Fields that were written and whether they are there; those that are not alone, unless all are asked for."""
+    """Yield the paths of written fields that were not stored, with False. With `all_of_them`, also yield stored ones,
+    with True."""
     for name, value in wrote.items():
         if name not in stored:
             yield f"{where}{name}", False

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class KubeError(Exception):
-    """A request that failed; the message is the API server's."""
+    """A request failed. The message is the API server's."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -18,50 +18,51 @@ class NotFound(KubeError):
 
 
 class AlreadyExists(KubeError):
-    """An object of this name exists: read it and check whose it is."""
+    """An object of this name exists. Read it and check its owner."""
 
 
 class Conflict(KubeError):
-    """The object changed since it was read (or a uid precondition failed): read again and decide again."""
+    """The object has changed since it was read, or a UID precondition failed. Read it and decide again."""
 
 
 class Forbidden(KubeError):
-    """RBAC, a quota, a webhook or a policy refuses: somebody may mend that, and then the same is let through."""
+    """RBAC, a quota, a webhook or a policy refuses the request. It succeeds once somebody changes that."""
 
 
 class Invalid(KubeError):
-    """The object breaks its schema, or cannot even be read as its kind; trying again does not help."""
+    """The object violates its schema, or cannot be parsed as its kind. A retry does not help."""
 
 
 class UnknownFields(Invalid):
-    """The server does not know fields of the object, and was asked to refuse it rather than to drop them."""
+    """The object has fields that the server does not know, and the request said to refuse them instead of dropping
+    them."""
 
     def __init__(self, message: str, status: int, fields: Sequence[str]) -> None:
         super().__init__(message, status)
         self.fields = tuple(fields)
-        """Their paths, such as spec.rayClusterSpec.authOptions."""
+        """Paths of the fields, such as spec.rayClusterSpec.authOptions."""
 
 
 class Unavailable(KubeError):
-    """Unreachable, overloaded or too slow, after bounded retries: come again later."""
+    """The server was unreachable, overloaded or too slow, after bounded retries. Try again later."""
 
 
 class WebhookAway(Unavailable):
-    """An admission webhook that has to be asked gives no answer: nothing was done, and somebody has to see to it."""
+    """A required admission webhook does not answer. The request was not carried out, and somebody has to fix that."""
 
 
 class Gone(KubeError):
-    """A watch asked for a version that is no longer kept: list again."""
+    """The server no longer has the version from which a watch should start. List again."""
 
 
 class LeadershipLost(KubeError):
-    """This replica has led and may lead no more: nothing was sent, and nothing will be."""
+    """This replica was the leader and no longer is. The request was not sent, and no later one will be."""
 
 
 class NoAccess(KubeError):
-    """Nothing says where the API server is, or as whom to ask it; the message has the mend."""
+    """The API server's address or our credentials for it are missing or unusable. The message says how to fix this."""
 
 
 def refuses(error: KubeError) -> bool:
-    """Whether the API server is there and does not let us: whoever we are, a right or a kind is missing."""
+    """Whether the API server answers but refuses us, because credentials, a permission or a kind are missing."""
     return isinstance(error, Forbidden | NotFound) or error.status == 401

@@ -27,17 +27,17 @@ REPEAT_SECONDS = 600.0
 FLUSH_SECONDS = 10.0
 QUEUE = 5000
 NOTE_BYTES = 1024
-"""Of an event's text, as the API server counts it: a longer one is refused. Letters beyond ASCII have up to four."""
+"""Longest note of an event, in UTF-8 bytes, that the API server accepts."""
 _END_BYTES = 300
 _POSTERS = 8
 _REMEMBERED = 20_000
 
 
 class Recorder(Protocol):
-    """Says that something has happened to an object; never fails its caller."""
+    """Posts events on objects. Never raises."""
 
     def __call__(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None:
-        """Post an event on it."""
+        """Post an event on an object."""
         ...
 
 
@@ -53,7 +53,7 @@ class EventRecorder:
         self._count = 0
 
     def __call__(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None:
-        """Post an event on an object, if it is new and there is room."""
+        """Queue an event on an object, unless the same was posted recently or the queue is full."""
         meta = obj["metadata"]
         key = (meta["uid"], reason, message)
         if not self._is_new(key):
@@ -94,7 +94,7 @@ class EventRecorder:
             task.add_done_callback(self._posters.discard)
 
     def _is_new(self, key: tuple[str, str, str]) -> bool:
-        """Whether this was not recorded lately; what is older is forgotten, the oldest first."""
+        """Whether this event was not recorded recently. Forgets old entries, the oldest first."""
         now = self._clock()
         while self._recent:
             oldest = next(iter(self._recent))
@@ -104,7 +104,7 @@ class EventRecorder:
         return key not in self._recent
 
     async def _post(self) -> None:
-        """Post what waits until nothing does; each request has a deadline of its own."""
+        """Post queued events until the queue is empty. Each request has its own deadline."""
         while self._waiting:
             event = self._waiting.popleft()
             try:
@@ -114,7 +114,7 @@ class EventRecorder:
                 log.debug("event %s is lost: %s", event["reason"], e)
 
     async def flush(self) -> None:
-        """Wait for what is still to be posted, for a few seconds at most."""
+        """Wait up to `FLUSH_SECONDS` until all queued events are posted."""
         if not self._posters:
             return
         _, late = await asyncio.wait(self._posters, timeout=FLUSH_SECONDS)
@@ -122,12 +122,12 @@ class EventRecorder:
             for task in late:
                 task.cancel()
             count = len(self._waiting) + len(late)
-            log.warning("%d events are lost: the API server takes them too slowly", count)
+            log.warning("%d events are lost: the API server accepts them too slowly", count)
             EVENTS_LOST.labels(cause="Stopping").inc(count)
 
 
 def _cut(text: str) -> str:
-    """As much of a text as an event may have: its beginning, and its end, which says what follows."""
+    """Shorten a text to what an event may hold. Keeps its beginning, and its end, which says what happens next."""
     data = text.encode(errors="replace")
     if len(data) <= NOTE_BYTES:
         return data.decode()

@@ -5,10 +5,10 @@ server. The store is a cache: what it holds was true, but what it lacks may exis
 conclude that it is gone. The store keeps only the fields that are read of each kind (`kube.cache_transform`).
 
 A watch that ends is restarted. A watch that is too old or broken is replaced by a new list after a bounded, growing
-pause. A kind that is not served has no objects; that is a valid answer, and the kind is requested again later.
+pause. A kind that is not served counts as having no objects, and is listed again later.
 `alive_at` tells liveness probes when the server last answered or a request last failed: an outage of the API server
-must not cause a restart, but a stuck watch must. If only some namespaces are visible, each has its own list and watch.
-A namespace that is closed to us, because its Role was deleted with it, does not delay the others and is tried again.
+must not cause a restart, but a stuck watch must. If only some namespaces are watched, each has its own list and watch.
+A namespace that we may not access, because its Role was deleted with it, does not delay the others and is tried again.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
 SHORTEST_WATCH_SECONDS = 1.0
-"""A watch that the server ends sooner is begun again after a pause, so that no server is asked in a hot loop."""
+"""If the server ends a watch sooner, the next one starts after a pause, to avoid a hot loop."""
 
 RELIST_SECONDS = 1800.0
-"""A list now and then mends what a watch has told wrongly or not at all; none is known that does."""
+"""Time, in seconds, between lists. A list corrects what a watch missed or got wrong, though no such case is known."""
 
 
 @dataclass
 class _Part:
-    """What one list and one watch tell of: a namespace, or all of them."""
+    """The state of one list and watch, of one namespace or of all."""
 
     namespace: str | None
     version: int = 0
-    """What happened up to here has been heard of."""
+    """Resource version up to which all changes have been received."""
     alive_at: float = 0.0
     asked: bool = False
-    """Whether it was listed, or refused to us."""
+    """Whether the first list has been answered, with objects or with a refusal."""
     refused: bool = False
-    """Whether the API server did not let us when it was last asked: what is held may be old."""
+    """Whether the API server refused the last request, so that the store may be stale."""
 
 
 class Informer:
-    """Objects of one kind, by (namespace, name)."""
+    """A cache of the objects of one kind, by (namespace, name)."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class Informer:
         namespaces: Sequence[str] = (),
         index: Callable[[Object], str | None] = lambda obj: None,
     ) -> None:
-        """`index` groups objects (by run, by pool) for `group`; `on_change` is called with each new or last state.
+        """`index` groups objects (by run, by pool) for `group`. `on_change` receives each new or last state.
 
-        No `namespaces` are all of them.
+        Without `namespaces`, all are watched.
         """
         self.resource = resource
         self.synced = asyncio.Event()
@@ -77,35 +77,35 @@ class Informer:
 
     @property
     def alive_at(self) -> float:
-        """When the watch that was silent for longest was last heard of; 0 before the first."""
+        """Time of the last sign of life of the watch that has been silent longest. 0 before the first one."""
         return min(part.alive_at for part in self._parts.values())
 
     @property
     def refused(self) -> bool:
-        """Whether a part of it may not be listed or watched, or is not served."""
+        """Whether the kind is not served, or may not be listed or watched in some namespace."""
         return any(part.refused for part in self._parts.values())
 
     def listen(self, on_change: Callable[[Object], Any]) -> None:
-        """Call another function, too, with each new or last state."""
+        """Also call this function with each new or last state of an object."""
         self._listeners.append(on_change)
 
     def get(self, namespace: str, name: str) -> Object | None:
-        """An object by name, None if the store has none."""
+        """Return an object by name, or None if the store does not have it."""
         return self._store.get((namespace, name))
 
     def objects(self) -> list[Object]:
-        """All objects of the store."""
+        """Return all objects of the store."""
         return list(self._store.values())
 
     def group(self, key: str) -> list[Object]:
-        """Objects that `index` maps to this key."""
+        """Return the objects that `index` maps to this key."""
         return list(self._groups.get(key, {}).values())
 
     def observe(self, obj: Object) -> None:
-        """Put in what a write or a live read of ours returned, so that the next look sees it before the watch does.
+        """Store an object that one of our writes or live reads returned, before the watch reports it.
 
-        An object that is not here although the watch has come past its version was deleted: it stays away, since no
-        event would ever take it out again.
+        If the store lacks an object although the watch has passed its version, the object was deleted. It is not added
+        again, because no event would ever remove it.
         """
         old, version = self._store.get(_key(obj)), _version(obj)
         part = self._parts[None if None in self._parts else _key(obj)[0]]
@@ -148,7 +148,7 @@ class Informer:
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     async def _list(self, part: _Part) -> str:
-        """Fill the store; the version to watch from."""
+        """List the objects into the store. Returns the version to watch from."""
         keep = partial(trim_for_cache, self.resource)
         items, version = await self._kube.list(self.resource, part.namespace, self._selector, keep=keep)
         self._touch(part)
@@ -157,7 +157,7 @@ class Informer:
         return version
 
     def _replace(self, part: _Part, items: list[Object], version: int) -> None:
-        """The store is what was listed at a version, and what was put in after it."""
+        """Replace a part's objects by those listed at a version, but keep newer ones that were stored meanwhile."""
         current = {_key(obj): obj for obj in items}
         known = [(k, obj) for k, obj in self._store.items() if part.namespace in (None, k[0])]
         for key in [k for k, obj in known if k not in current and _version(obj) <= version]:
@@ -171,13 +171,13 @@ class Informer:
         self._has_been_asked(part)
 
     def _has_been_asked(self, part: _Part) -> None:
-        """What there is to know of a part is known; once that is so of all, the store may be used."""
+        """Mark a part as answered. Once all parts are, the store is synced."""
         part.asked = True
         if all(p.asked for p in self._parts.values()):
             self.synced.set()
 
     async def _follow(self, part: _Part, version: str) -> None:
-        """Watch from a version on, until it is time to list again."""
+        """Watch from a version until it is time to list again."""
         relist = self._now() + RELIST_SECONDS
         while self._now() < relist:
             began = self._now()
@@ -219,7 +219,7 @@ class Informer:
             self._tell(obj)
 
     def _ungroup(self, key: tuple[str, str]) -> None:
-        """Out of the group it was in, which its labels may no longer say."""
+        """Remove an object from the group of its stored state. A new state may belong to another group."""
         old = self._store.get(key)
         group = None if old is None else self._index(old)
         if group is None or group not in self._groups:

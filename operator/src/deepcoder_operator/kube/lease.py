@@ -28,20 +28,20 @@ from deepcoder_operator.kube.resources import LEASES
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 15
-"""How long others wait after they last saw the holder renew."""
+"""Time that other replicas wait after they last saw the holder renew the Lease."""
 
 RENEW_SECONDS = 10.0
-"""A leader that could not renew for this long ends."""
+"""Time without a renewal after which a leader stops leading."""
 
 RETRY_SECONDS = 2.0
-"""Between two looks at the Lease, and between two renewals."""
+"""Time between two reads of the Lease, and between two renewals."""
 
 FAILED_SECONDS = 0.5
-"""A leader whose renewal failed tries again after this: its time runs on."""
+"""Time after which a leader retries a failed renewal. It is short, because `RENEW_SECONDS` is running."""
 
 CONNECTIONS = 2
 ANSWER_SECONDS = 4.0
-"""For one answer about the Lease: so a leader asks twice at least before its time is over."""
+"""Deadline of one request, so that a leader can try at least twice within `RENEW_SECONDS`."""
 
 _TAKE_TRIES = 5
 
@@ -53,24 +53,24 @@ TRANSITIONS = Gauge(
 
 @dataclass(frozen=True)
 class Record:
-    """What a Lease says."""
+    """The content of a Lease."""
 
     holder: str
-    """Identity of the replica that leads; empty once it has let go."""
+    """Identity of the leading replica. Empty once it has released the Lease."""
 
     seconds: float
-    """How long its holder is to be taken for alive."""
+    """Duration, in seconds, for which the holder counts as alive after a renewal."""
 
     renewed: str
-    """When it was renewed, by the holder's clock: compared with itself alone."""
+    """Time of the last renewal, by the holder's clock. It is only compared for equality."""
 
     transitions: int
-    """How often it has changed hands."""
+    """Number of times that the holder has changed."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A record, and when we first saw it, by our own clock."""
+    """A record, and the time at which we first saw it, by our own clock."""
 
     record: Record
     at: float
@@ -86,14 +86,14 @@ class Step(Enum):
 
 
 def look(before: Seen | None, record: Record | None, now: float) -> Seen | None:
-    """What is known after a look: a record that has not changed keeps the time at which it was first seen."""
+    """Return what is known after a read. An unchanged record keeps the time at which it was first seen."""
     if record is None:
         return None
     return before if before and before.record == record else Seen(record, now)
 
 
 def decide(seen: Seen | None, me: str, now: float) -> tuple[Step, float]:
-    """What to do, and the seconds after which to look again."""
+    """Return what to do, and the seconds after which to read the Lease again."""
     if seen is None:
         return Step.CREATE, RETRY_SECONDS
     if seen.record.holder == me:
@@ -105,7 +105,7 @@ def decide(seen: Seen | None, me: str, now: float) -> tuple[Step, float]:
 
 
 def read(lease: Object | None) -> Record | None:
-    """The record in a Lease; what is missing in it, since somebody else wrote it, counts as let go."""
+    """Return the record in a Lease. If somebody else wrote it without a holder, it counts as released."""
     if lease is None:
         return None
     spec = lease.get("spec") or {}
@@ -118,10 +118,10 @@ def read(lease: Object | None) -> Record | None:
 
 
 class Election:
-    """This replica's part in it."""
+    """This replica's part in the election."""
 
     def __init__(self, kube: Kube, namespace: str, name: str, identity: str, clock: Callable[[], float]) -> None:
-        """`identity` differs between replicas that may live at once; `clock` only goes forward.
+        """`identity` must be unique among replicas that may run at once. `clock` never goes back.
 
         `kube` should have connections of its own: a renewal that queues behind many passes comes too late.
         """
@@ -139,9 +139,9 @@ class Election:
         return self._until is not None and self._clock() < self._until
 
     def check(self) -> None:
-        """Raise `LeadershipLost` if this replica has led and may lead no more."""
+        """Raise `LeadershipLost` if this replica was the leader and no longer is."""
         if self._let_go:
-            raise errors.LeadershipLost(f"the lease {self._name} was let go")
+            raise errors.LeadershipLost(f"the lease {self._name} was released")
         if self._until is not None and self._clock() >= self._until:
             raise errors.LeadershipLost(f"the lease {self._name} could not be renewed for {RENEW_SECONDS:.0f} s")
 
@@ -151,7 +151,7 @@ class Election:
             await self._compete()
         except errors.LeadershipLost as e:
             LEADER.set(0)
-            log.error("%s leads no more: %s", self.identity, e)
+            log.error("%s no longer leads: %s", self.identity, e)
             raise
 
     async def _compete(self) -> None:
@@ -173,25 +173,25 @@ class Election:
             self.check()
 
     async def release(self) -> None:
-        """Let another replica take over at once; from now on this one sends nothing that could work against it."""
+        """Release the Lease, so that another replica takes over at once. This replica then sends no more writes."""
         if not self.leads:
             return
         try:
             async with asyncio.timeout(RETRY_SECONDS):
                 await self._write(Step.RENEW, self._written, "")
-            log.info("the lease %s is let go", self._name)
+            log.info("the lease %s is released", self._name)
         except (errors.KubeError, TimeoutError) as e:
-            log.warning("the lease %s could not be let go, others wait for its end: %s", self._name, e)
+            log.warning("the lease %s could not be released; others wait until it expires: %s", self._name, e)
         self._until, self._let_go = None, True
         self.leader.clear()
         LEADER.set(0)
 
     def _patience(self) -> float:
-        """Seconds in which an answer is of use."""
+        """Return the seconds within which an answer is still useful."""
         return RENEW_SECONDS if self._until is None else max(self._until - self._clock(), 0.0)
 
     async def turn(self) -> float:
-        """Look and act once; seconds until the next look."""
+        """Read the Lease and act on it once. Returns the seconds until the next turn."""
         began = self._clock()
         lease = await self._kube.find(LEASES, self._namespace, self._name)
         self._seen = look(self._seen, read(lease), self._clock())
@@ -215,10 +215,10 @@ class Election:
 
 
 async def take_away(kube: Kube, namespace: str, name: str, holder: str, seconds: int) -> None:
-    """Take the Lease from whoever leads, for `seconds`; returns once nobody leads any more.
+    """Take the Lease from the leader for `seconds`. Returns once no replica leads any more.
 
-    For the end of an installation alone: among replicas nobody takes a Lease whose holder lives. Who led finds out with
-    its next renewal, or that it cannot renew, and ends; others wait until `seconds` are over.
+    Only for an uninstallation: replicas never take a Lease from a live holder. The leader notices at its next renewal,
+    or when it cannot renew in time, and ends. Other replicas wait until `seconds` have passed.
     """
     for _ in range(_TAKE_TRIES):
         lease = await kube.find(LEASES, namespace, name)
@@ -231,11 +231,12 @@ async def take_away(kube: Kube, namespace: str, name: str, holder: str, seconds:
         if before is not None and before.holder:
             await asyncio.sleep(LEASE_SECONDS)
         return
-    raise errors.Conflict(f"the lease {name} was changed by others {_TAKE_TRIES} times meanwhile")
+    raise errors.Conflict(f"others changed the lease {name} {_TAKE_TRIES} times meanwhile")
 
 
 async def leave_to_others(kube: Kube, namespace: str, name: str, holder: str, seconds: int) -> None:
-    """What was taken away is free after `seconds`. Whoever comes later waits for as long, since it knows no age."""
+    """Let a Lease that was taken away expire after `seconds`. A replica that starts later waits as long, because it
+    cannot know the record's age."""
     lease = await kube.find(LEASES, namespace, name)
     record = read(lease)
     if record is not None and record.holder == holder:
@@ -245,7 +246,7 @@ async def leave_to_others(kube: Kube, namespace: str, name: str, holder: str, se
 async def _write(
     kube: Kube, namespace: str, name: str, step: Step, lease: Object | None, holder: str, seconds: int = LEASE_SECONDS
 ) -> Object:
-    """Put a name, or nobody's, into the Lease as it was read; raises `Conflict` if it has changed."""
+    """Write a holder, or an empty one, into the Lease as it was read. Raises `Conflict` if it has changed."""
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     spec: Object = {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": now}
     if step is not Step.RENEW:

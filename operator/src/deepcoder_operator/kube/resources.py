@@ -1,4 +1,4 @@
-"""The kinds of objects the operator touches, by their place in the API."""
+"""The kinds of objects that the operator uses, with their API groups and versions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Resource(NamedTuple):
 
     @property
     def api_version(self) -> str:
-        """As in an object's apiVersion."""
+        """Value of an object's apiVersion."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """URL path of the collection, an object, or its subresource."""
+        """Return the URL path of the collection, of an object, or of a subresource."""
         parts = ["/apis", self.group, self.version] if self.group else ["/api", self.version]
         if namespace:
             parts += ["namespaces", namespace]

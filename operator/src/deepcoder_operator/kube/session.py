@@ -35,21 +35,22 @@ from deepcoder_operator.kube.errors import NoAccess
 FIELD_MANAGER = "deepcoder-operator"
 
 UNBOUNDED = 0
-"""As many connections as there are requests."""
+"""No limit on the number of connections."""
 _ACCEPT = "application/json, application/jwk-set+json"
 _LONGEST_LINE_BYTES = 2 * 1024 * 1024
-"""Of a watch, whose events are a line each: etcd takes objects of up to 1.5 MiB."""
+"""Longest line of a watch. Each event is one line, and etcd stores objects of up to 1.5 MiB."""
 
 
 def open_session(reached: Access, most: int, fence: Callable[[], None] = lambda: None) -> aiohttp.ClientSession:
-    """A session with at most so many connections, in the loop that runs; whoever opens it closes it.
+    """Open a session with at most `most` connections in the running loop. The caller closes it.
 
-    `fence` is called right before each request that may change something is sent, and raises if it must not be.
+    `fence` is called right before each request that may change something is sent. It raises if the request must not be
+    sent.
     """
 
     class Fenced(aiohttp.ClientRequest):
-        """Asks at the last moment. Until it is sent a request has waited for a connection, for who knows how long; one
-        with a body is written by a task of its own, head and all, after whatever else the loop does first."""
+        """Calls the fence at the last moment. A request may wait long for a connection. A request with a body, headers
+        included, is written by a separate task, which may run much later. So the fence is called again there."""
 
         async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             if self.method != "GET":
@@ -63,7 +64,7 @@ def open_session(reached: Access, most: int, fence: Callable[[], None] = lambda:
                 fence()
             except Exception as e:
                 assert conn.protocol is not None
-                conn.protocol.set_exception(e)  # whoever waits for the answer has it; the connection is given up
+                conn.protocol.set_exception(e)  # raises in the caller that waits for the answer; closes the connection
                 return
             await super().write_bytes(writer, conn, content_length)
 
@@ -76,7 +77,7 @@ def open_session(reached: Access, most: int, fence: Callable[[], None] = lambda:
         try:
             return await handler(request)
         except aiohttp.ClientSSLError:
-            # Whoever asks again, as all do, finds authorities that were renewed since.
+            # The authorities may have been renewed. All callers retry, with the new ones.
             with suppress(NoAccess, OSError, ValueError):
                 reached.reread()
             raise
@@ -88,17 +89,17 @@ def open_session(reached: Access, most: int, fence: Callable[[], None] = lambda:
         middlewares=(as_ourselves,),
         request_class=Fenced,
         proxy=reached.proxy,
-        # Left to aiohttp, a thread looks for a proxy in the environment, another for ~/.netrc, at each request.
+        # With trust_env, aiohttp would search the environment and ~/.netrc in threads for each request.
         trust_env=False,
         read_bufsize=_LONGEST_LINE_BYTES,
     )
 
 
 class Connections:
-    """Connections to the server, at most so many, made with the first request."""
+    """A bounded number of connections to the server. The session is opened with the first request."""
 
     def __init__(self, reached: Access, most: int, fence: Callable[[], None] = lambda: None) -> None:
-        """`most` at once; see `open_session` for `fence`."""
+        """`most` is the largest number of connections. See `open_session` for `fence`."""
         self._reached, self._most, self._fence = reached, most, fence
         self._session: aiohttp.ClientSession | None = None
 
@@ -111,7 +112,7 @@ class Connections:
         content_type: str,
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
-        """The answer, whose body is still to be read."""
+        """Send a request and return the response, whose body is still unread."""
         server, headers = self._reached.server, {"Accept": _ACCEPT}
         if body is not None:
             headers["Content-Type"] = content_type
@@ -125,7 +126,7 @@ class Connections:
         )
 
     async def close(self) -> None:
-        """Close all of them."""
+        """Close all connections."""
         if self._session is not None:
             await self._session.close()
 

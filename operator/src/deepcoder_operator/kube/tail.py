@@ -1,4 +1,4 @@
-"""The end of a stream that may be far longer than what is kept of it."""
+"""Reads the end of a stream that may be much longer than the part that is kept."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import AsyncIterable
 
 
 async def tail(chunks: AsyncIterable[bytes], limit: int) -> bytes:
-    """The last `limit` bytes at most, from a line's beginning on where a line begins in them; no more is ever held
-    than that and a chunk."""
+    """Return at most the last `limit` bytes, starting at the beginning of a line if one begins there.
+
+    Never holds more than that and one chunk in memory.
+    """
     kept: deque[bytes] = deque()
     size, cut = 0, False
     async for chunk in chunks:
