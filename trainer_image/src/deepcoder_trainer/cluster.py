@@ -180,7 +180,7 @@ def start_ray(**settings: Any) -> None:
         except Exception as error:
             if _TOO_SLOW not in str(error) or not left:
                 raise
-            log.warning("Ray's daemons were not up in the 30 s that Ray gives them, as on a busy machine: once more")
+            log.warning("Ray's daemons did not start within Ray's limit of 30 s, as on a busy machine: trying again")
             _end(_descendants() - before)
 
 

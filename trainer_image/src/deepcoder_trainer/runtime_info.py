@@ -1,7 +1,8 @@
-"""What an attempt learns about where it runs, for its manifests: a pod cannot see its own image digest or all GPUs.
+"""Collects facts about the machines of an attempt, for its manifests: image digest and GPU model.
 
-The image comes with the operator's replies. The GPU model comes from the driver's files on the nodes that run samplers
-and learners. Nothing waits for either, and whatever is unknown is left out of the manifests.
+A pod cannot see its own image digest, which comes with the operator's replies, and the trainer's pod may have no GPU.
+The GPU model comes from the driver's files on the nodes that run samplers and learners. Nothing waits for either, and
+unknown facts are left out of the manifests.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ async def find_accelerator(root: Path = GPUS) -> str | None:
         async with asyncio.timeout(PROBE_SECONDS):
             found = await asyncio.gather(*(asyncio.wrap_future(ref.future()) for ref in asked))
     except (TimeoutError, OSError, ray.exceptions.RayError) as error:
-        log.warning("the GPUs' model cannot be told, and stays out of the manifests: %s", error)
+        log.warning("the GPU model is unknown, and is left out of the manifests: %s", error)
         return None
     return _joined(model for models in found for model in models)
 

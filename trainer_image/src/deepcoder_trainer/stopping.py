@@ -24,32 +24,32 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COMMIT_SECONDS = 30.0
-"""Most of a stop's time that is kept for what a checkpoint needs beside weights: groups in flight, the manifest."""
+"""Time between SETTLED and SAVED, for the rest of the checkpoint: pipeline state, metrics, samples, manifest."""
 COMMIT_SHARE = 0.25
-"""The same, as a share of a short stop."""
+"""Upper bound of that time as a share of the whole stop."""
 MANIFEST_SECONDS = 5.0
-"""Most of that time which metrics and samples must leave to the manifest; half of it in a short stop."""
+"""Time between REPORTED and SAVED, for the manifest; at most half of the time for the commit."""
 LEAVE_SECONDS = 25.0
-"""Time after the checkpoint for all else; pods are given 30 s more than the trainer is."""
+"""Time after the checkpoint for everything else. Pods get 30 s more than the trainer's drain time."""
 CANCEL_SECONDS = 3.0
-"""How long work that was ended is waited for."""
+"""How long to wait for cancelled work."""
 DRAIN_SIGNAL = signal.SIGUSR1
-"""The signal that `drain` sends. Any number of them is one request."""
+"""The signal that `drain` sends. Several of them count as one request."""
 
 
 class Moment(Enum):
     """The moments of a stop, in this order."""
 
     ASKED = "asked"
-    """Nothing new is begun."""
+    """A stop was requested; nothing new starts."""
     SETTLED = "settled"
-    """What is in flight has had its time."""
+    """Deadline for rollouts in flight."""
     REPORTED = "reported"
-    """Metrics and samples are stored, or go after the checkpoint."""
+    """Deadline for storing metrics and samples before the checkpoint."""
     SAVED = "saved"
-    """The checkpoint is committed, or will not be."""
+    """Deadline for committing the checkpoint."""
     LEFT = "left"
-    """The process ends."""
+    """Deadline for everything else; the process ends."""
 
 
 class StopReached(Exception):
@@ -61,22 +61,22 @@ class StopReached(Exception):
 
 
 class Stop:
-    """Set once, never taken back."""
+    """A request to stop. Once made, it cannot be withdrawn."""
 
     def __init__(self) -> None:
         self._at = dict.fromkeys(Moment, math.inf)
         self._changed = asyncio.Event()
         self.reason = ""
         self.signalled = False
-        """Whether a signal has asked; set by whoever handles signals."""
+        """Whether a signal has been received; set by the signal handler."""
 
     @property
     def requested(self) -> bool:
-        """Whether stopping was asked for."""
+        """Whether a stop was requested."""
         return self._at[Moment.ASKED] < math.inf
 
     def request(self, seconds: float, reason: str) -> None:
-        """Stop, with `seconds` for saving."""
+        """Request a stop with `seconds` for saving. It has no effect if an earlier request ends sooner."""
         now = asyncio.get_running_loop().time()
         saved = now + seconds
         if saved >= self._at[Moment.SAVED]:
@@ -94,16 +94,16 @@ class Stop:
         self._changed = asyncio.Event()
 
     def seconds_left(self, moment: Moment = Moment.SAVED) -> float:
-        """Time until a moment, never negative; infinite while nothing was asked."""
+        """Return the time until a moment, never negative, and infinite without a request."""
         return max(0.0, self._at[moment] - asyncio.get_running_loop().time())
 
     def check(self) -> None:
-        """Raise StopReached when stopping was asked for."""
+        """Raise StopReached if a stop was requested."""
         if self.requested:
             raise StopReached(Moment.ASKED, self.reason)
 
     async def reached(self, moment: Moment) -> None:
-        """Until a moment has come, however often it is moved nearer meanwhile."""
+        """Wait until a moment has come, even if it is brought forward meanwhile."""
         while (left := self.seconds_left(moment)) > 0:
             try:
                 async with asyncio.timeout(left if left < math.inf else None):
@@ -112,7 +112,7 @@ class Stop:
                 pass
 
     async def before(self, moment: Moment, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`; raises StopReached, and ends it, when `moment` comes first."""
+        """Return the result of `work`. If `moment` comes first, cancel `work` and raise StopReached."""
         if self.seconds_left(moment) <= 0:
             work.close()
             raise StopReached(moment, self.reason)
@@ -128,17 +128,18 @@ class Stop:
             if task.cancel():
                 await asyncio.wait({task}, timeout=CANCEL_SECONDS)
                 if not task.done():
-                    log.warning("work that was ended is still under way and is left behind: %s", task.get_coro())
+                    log.warning("cancelled work is still running and is left behind: %s", task.get_coro())
                 elif not task.cancelled() and (error := task.exception()) is not None:
-                    log.warning("work that was ended failed: %r", error)
+                    log.warning("cancelled work failed: %r", error)
 
 
 def stop_on_signals(stop: Stop, seconds: float) -> None:
-    """SIGTERM and SIGINT ask `stop` to stop within `seconds`; a second signal at once.
+    """Let SIGTERM and SIGINT request a stop within `seconds`, and a second signal a stop at once.
 
-    A signal after another's wish (the operator's, a pod's hook) is the first signal: it must not cut short what that
-    wish gave time for. To be called again after anything that installs handlers of its own. Ray's start does, and its
-    handler for SIGTERM sets an alarm that aborts the process after three seconds, in the middle of a checkpoint.
+    A signal after another kind of request (by the operator or a pod's hook) counts as the first signal, so that it does
+    not shorten the time of that request. Call this again after anything that installs its own handlers. Ray does at its
+    start: its handler for SIGTERM sets an alarm that aborts the process after three seconds, in the middle of a
+    checkpoint.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

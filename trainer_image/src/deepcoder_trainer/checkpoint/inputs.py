@@ -49,7 +49,7 @@ def reward_digest(reward: str | None) -> str | None:
     try:
         return source_digest(reward.partition(":")[0])
     except (ImportError, OSError) as error:
-        log.warning("the source of recipe.reward %s cannot be read, and manifests do not have it: %s", reward, error)
+        log.warning("the source of recipe.reward %s cannot be read, so manifests lack its digest: %s", reward, error)
         return None
 
 

@@ -206,7 +206,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
             "rate is between them"
         )
     if options.model is not None and options.pass_rates is not None:
-        raise BadConfig("--model and --pass-rates: give one of them, a model to sample or the rates that one came to")
+        raise BadConfig("--model and --pass-rates: give one of them, a model to sample or rates measured before")
 
 
 def _model(options: argparse.Namespace, sources: Sources) -> Model:

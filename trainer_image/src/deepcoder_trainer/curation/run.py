@@ -118,8 +118,8 @@ async def curate(curation: Curation, means: Means) -> dict[str, Any]:
         seconds["verify"] = time.monotonic() - began
         if verified.unjudged:
             raise SandboxUnavailable(
-                f"no judge could say anything of {len(verified.unjudged)} problems. What was judged is kept in "
-                f"{means.journal.where}: run it again to go on"
+                f"{len(verified.unjudged)} problems could not be judged. Verdicts so far are kept in "
+                f"{means.journal.where}: run it again to continue"
             )
         rates = None
         if means.rates is not None:

@@ -82,8 +82,8 @@ class JudgeServers:
             if reply.ok:
                 return Capacity.model_validate_json(reply.body).slots
             judge.asked_capacity = reply.status == 404
-        except ValidationError as error:  # of another release: it will not say anything else the next time
-            log.warning("judge %s tells its capacity in words unknown here: %s", judge.url, error)
+        except ValidationError as error:  # a judge of another release; its next answer would be the same
+            log.warning("judge %s reports its capacity in an unknown format: %s", judge.url, error)
         except (aiohttp.ClientError, TimeoutError) as error:
             judge.asked_capacity = False
             log.debug("judge %s does not tell its capacity: %s", judge.url, error)

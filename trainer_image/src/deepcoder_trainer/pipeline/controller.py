@@ -177,7 +177,7 @@ class Controller:
     async def _leave_for(self, failure: BaseException) -> None:
         """Leave within a stop's time. `failure` remains the cause of the end, whatever happens meanwhile."""
         self._failure = failure
-        log.error("saving and leaving, since training cannot go on: %s", failure)
+        log.error("saving and exiting, because training cannot continue: %s", failure)
         self.stop.request(self.config.storage.drain_seconds, str(failure))
         try:
             await self._leave()

@@ -23,7 +23,7 @@ from deepcoder_trainer.shapes import model_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the options of the command."""
     parser.add_argument("file", type=Path, metavar="FILE", help="DeepCoderRun, LocalRun or StageConfig")
     parser.add_argument(
         "--gpus", type=int, nargs="+", default=[8, 16, 32], help="numbers of GPUs to plan for (default 8 16 32)"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the table; the exit status."""
+    """Print the table. Return the exit status."""
     if options.memory <= 0:
         raise BadConfig(f"--memory {options.memory:g}: give the GB of one GPU")
     planned = read_planned(options.file)
@@ -115,5 +115,5 @@ def _beside(question: Question, found: dict[int, list[Split]]) -> list[str]:
         host = max((way.memory.host for ways in found.values() for way in ways if way.memory), default=0.0)
         if host:
             lines.append(f"pinned host memory of each learner, for what is not on its GPU: {gigabytes(host)} GB")
-    lines.append("Reckoned from sizes, not measured: memory_peak_bytes of the first step has the truth.")
+    lines.append("Computed from sizes, not measured: compare memory_peak_bytes of the first step.")
     return lines

@@ -25,15 +25,15 @@ from deepcoder_trainer.problems.rows import LONGEST_ANSWER
 log = logging.getLogger(__name__)
 
 MOST_PARALLEL = 16
-"""Largest number of processes, regardless of CPUs: each holds 0.1 GiB and may take 2."""
+"""Largest number of processes, regardless of CPUs. Each uses 0.1 GiB, and at most 2 GiB."""
 CPU_SECONDS = 10.0
 WALL_SECONDS = 120.0
 TRIES = 3
 START_SECONDS = 120.0
-"""Importing sympy takes two, on a machine with nothing else to do."""
+"""Deadline for a process to start. Importing sympy takes 2 s on an idle machine."""
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV")
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-"""Signals that no comparison causes: the machine is out of memory, or somebody ended the process."""
+"""Signals that no comparison causes: the machine is out of memory, or the process was killed from outside."""
 
 
 class NoVerifier(Exception):
@@ -41,11 +41,11 @@ class NoVerifier(Exception):
 
 
 class _Died(Exception):
-    """The process ended, or said something else than an answer: through what it was given, or by chance."""
+    """The process ended or gave an invalid reply, because of its input or by chance."""
 
 
 class AnswerVerifier:
-    """Compares answers; starts its processes when they are needed."""
+    """Compares answers. It starts processes on demand."""
 
     def __init__(
         self, command: tuple[str, ...] = (sys.executable, "-m", "deepcoder_trainer.rollout.answer_worker")
@@ -58,7 +58,7 @@ class AnswerVerifier:
         self._told = False
 
     async def compare(self, gold: str, given: str) -> Verdict:
-        """passed, wrong_answer, time_limit, or runtime_error where the comparison broke; error: the verifier failed."""
+        """Return passed, wrong_answer, time_limit, runtime_error (comparison failed), or error (verifier failed)."""
         if same_text(gold, given):
             return Verdict.PASSED
         if len(given) > LONGEST_ANSWER:
@@ -75,7 +75,7 @@ class AnswerVerifier:
         return verdict
 
     async def reads(self, gold: str) -> bool | None:
-        """Whether a right answer can be read as mathematics, and compared within the limits; None: no verifier."""
+        """Whether a gold answer can be read as mathematics and compared within the limits; None: no verifier."""
         verdict, gold_read = await self._tried(gold, gold)
         return None if verdict is Verdict.ERROR else gold_read and verdict is Verdict.PASSED
 
@@ -86,7 +86,7 @@ class AnswerVerifier:
         self._idle.clear()
 
     async def _tried(self, gold: str, given: str) -> tuple[Verdict, bool]:
-        """The verdict, and whether `gold` was read; true where that is not known."""
+        """Compare with retries. Return the verdict and whether `gold` was read; true if that is unknown."""
         async with self._free:
             died, reason = False, ""
             for _ in range(TRIES):
@@ -98,12 +98,12 @@ class AnswerVerifier:
                     died, reason = True, str(error)
                 except NoVerifier as error:
                     reason = str(error)
-                log.warning("an answer is compared once more: %s", reason)
+                log.warning("comparing an answer again: %s", reason)
         log.error("an answer could not be compared in %d tries, the last one: %s", TRIES, reason)
         return Verdict.ERROR, True
 
     async def _once(self, gold: str, given: str) -> tuple[Verdict, bool]:
-        """The same, of one process. Raises NoVerifier or _Died."""
+        """Compare in one process. Raises NoVerifier or _Died."""
         process = await self._process()
         try:
             async with asyncio.timeout(WALL_SECONDS):
@@ -127,7 +127,7 @@ class AnswerVerifier:
                 await self._end(process)
 
     async def _process(self) -> Process:
-        """One that waits for a question; those that ended while they waited are forgotten."""
+        """Return an idle process, or start one. Idle processes that have ended are discarded."""
         while self._idle:
             process = self._idle.pop()
             if process.returncode is None:
@@ -173,8 +173,8 @@ class AnswerVerifier:
 
 
 def _end_of(status: int) -> Verdict:
-    """What it means that a process ended over a question."""
-    if status == -signal.SIGPROF:  # which its timer of CPU time sends
+    """Interpret the exit status of a process that ended during a comparison. Raises NoVerifier or _Died."""
+    if status == -signal.SIGPROF:  # sent by its CPU timer
         return Verdict.TIME_LIMIT
     if status in _FROM_OUTSIDE:
         raise NoVerifier(f"the verifier was ended by signal {-status}: has the machine no memory left?")
@@ -182,7 +182,7 @@ def _end_of(status: int) -> Verdict:
 
 
 async def _ask(process: Process, question: dict[str, str | float]) -> dict[str, object] | None:
-    """The process's reply, None if it ended."""
+    """Return the process's reply, or None if it ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:

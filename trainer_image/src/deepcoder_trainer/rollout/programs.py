@@ -73,7 +73,7 @@ def wants_programs(function: Callable[..., Any], reference: str) -> bool:
         raise BadConfig(f"recipe.reward {reference!r}: make it (problem, response, {PARAMETER})", field="recipe.reward")
     if not inspect.iscoroutinefunction(function):
         raise BadConfig(
-            f"recipe.reward {reference!r} has programs judged, which it has to await: make it an async def",
+            f"recipe.reward {reference!r} takes {PARAMETER}, whose methods must be awaited: make it an async def",
             field="recipe.reward",
         )
     return True

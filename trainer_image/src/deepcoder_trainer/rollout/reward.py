@@ -58,7 +58,7 @@ class JudgeReward:
         self._judged: dict[int, JudgedProblem] = {}
 
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
-        """Extract the program and have it judged, or the final answer and have it compared."""
+        """Extract the program and judge it, or extract the final answer and compare it."""
         if problem.answer is not None:
             return await self._compared(problem.answer, response)
         code = program_of(response, problem.extraction)
@@ -86,8 +86,8 @@ class JudgeReward:
         return Outcome(reward, verdict.value, time.monotonic() - began)
 
     def _problem(self, problem: Problem) -> JudgedProblem:
-        # By identity, as a problem's hash would run over megabytes of tests; forgotten together with the problem, since
-        # an evaluation may read its problems anew.
+        # Keyed by identity, because hashing a problem would read megabytes of tests. Removed together with the problem,
+        # because each evaluation may load its problems again.
         known = self._judged.get(id(problem))
         if known is None:
             if (reason := self._judge.refusal(problem)) is not None:
@@ -98,21 +98,21 @@ class JudgeReward:
 
 
 UserFunction = Callable[..., float | Awaitable[float]]
-"""(problem, response), and `programs` where it has such a third parameter."""
+"""Takes (problem, response), and `programs` if it has such a third parameter."""
 
 
 class UserReward:
-    """`recipe.reward`: a function (problem, response) -> number, plain (run in a thread) or asynchronous.
+    """Calls `recipe.reward`: a function (problem, response) -> number, plain (run in a thread) or asynchronous.
 
-    An asynchronous one may have a third parameter, `programs`, and have programs run by the run's judges.
+    An asynchronous function may have a third parameter, `programs`, through which the run's judges run programs.
 
-    An exception, a value that is no finite number, or no value within `USER_SECONDS` is its own failure, not a bad
-    response: the sample is quarantined, as when a judge fails. A plain function that hangs cannot be ended: its thread
-    is left behind, and keeps neither others from running nor the process from ending.
+    An exception, a value that is not a finite number, or no value within `USER_SECONDS` is a failure of the function,
+    not a bad response: the sample is quarantined, as when a judge fails. A plain function that hangs cannot be stopped:
+    its daemon thread is left behind, and blocks neither other calls nor the end of the process.
     """
 
     def __init__(self, function: UserFunction, *, wants_programs: bool = False, judge: Judge | None = None) -> None:
-        """One that `wants_programs` has to be given a judge before it is called."""
+        """A function with `wants_programs` needs a judge before it is called (see `with_judge`)."""
         self._function, self._judge, self.wants_programs = function, judge, wants_programs
         self._free = asyncio.Semaphore(USER_PARALLEL)
         self._failed: set[type[Exception]] = set()
@@ -127,7 +127,7 @@ class UserReward:
                 if not math.isfinite(reward):
                     raise ValueError(f"a reward is a finite number, not {reward}")
             except TimeoutError:
-                log.error("the reward function gave nothing for sample %s within %.0f s", key, USER_SECONDS)
+                log.error("the reward function returned nothing for sample %s within %.0f s", key, USER_SECONDS)
                 return Outcome(None, ERROR, time.monotonic() - began)
             except Exception as error:
                 self._tell(error, key)
@@ -136,7 +136,7 @@ class UserReward:
         return Outcome(reward, verdict.value, time.monotonic() - began)
 
     def _tell(self, error: Exception, key: str) -> None:
-        """Where it failed, in full the first time: what fails for one response mostly fails for all of a batch."""
+        """Log a failure, with its traceback only the first time: often the function fails for a whole batch."""
         if type(error) in self._failed:
             log.error("the reward function failed on sample %s, too: %r", key, error)
         else:
@@ -144,7 +144,7 @@ class UserReward:
             log.error("the reward function failed on sample %s", key, exc_info=error)
 
     def with_judge(self, judge: Judge) -> UserReward:
-        """The same, with a judge for the programs that it has run."""
+        """Return the same reward, with a judge for `programs`."""
         return UserReward(self._function, wants_programs=True, judge=judge)
 
     async def _value(self, problem: Problem, response: str, key: str) -> float:
@@ -161,7 +161,7 @@ class UserReward:
 
 
 def load_reward(reference: str) -> UserReward:
-    """The function that `module:function` names; raises BadConfig if there is none."""
+    """Import the function that `module:function` names. Raises BadConfig if that fails."""
     module_name, _, name = reference.partition(":")
     try:
         function: Any = getattr(importlib.import_module(module_name), name)

@@ -54,8 +54,8 @@ def _folder() -> Path:
 
 
 def _check_own(folder: Path) -> None:
-    """Raise `BadConfig` if somebody else may write into the folder, who could redirect a driver's file or name other
-    processes."""
+    """Raise `BadConfig` if another user may write into the folder and could redirect a driver's file or add ids of
+    other processes."""
     found = folder.lstat()
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
         raise BadConfig(
@@ -71,7 +71,7 @@ class Driver:
         folder = _folder()
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        for held in _local_drivers().values():  # which removes what killed ones have left
+        for held in _local_drivers().values():  # removes the files of killed drivers
             os.close(held)
         self._file = folder / str(os.getpid())
         _hold(self._file)
@@ -94,9 +94,9 @@ class Driver:
             beat += 1
             try:
                 asked = await asyncio.to_thread(_beat, beat)
-            except Exception as error:  # Ray's own store, by Ray's own errors: the next look may be answered
+            except Exception as error:  # any error of Ray's store; the next poll may succeed
                 if not failing:
-                    log.warning("a wish to drain from another pod cannot be heard just now: %s", error)
+                    log.warning("drain requests from other pods cannot be heard, Ray's store fails: %s", error)
                 failing = True
                 continue
             failing = False
@@ -105,7 +105,7 @@ class Driver:
 
 
 def _beat(number: int) -> bool:
-    """Count up; whether somebody asked to drain."""
+    """Write the heartbeat `number`. Return whether a drain was requested."""
     import ray
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
@@ -124,13 +124,13 @@ def _take_beat_away() -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `drain`."""
+    """Add the arguments of `drain`."""
     parser.add_argument("--wait", action="store_true", help="return once the run has saved and exited")
     parser.add_argument("--timeout", type=float, default=3600.0, help="longest wait, in seconds (default 3600)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Request the stop, and wait. Returns 0 if nothing is (left) to stop, 1 if the time is up."""
+    """Request the stop, and wait. Return 0 if nothing is (left) to stop, 1 if the time is up."""
     deadline = time.monotonic() + args.timeout
     if drivers := _local_drivers():
         for pid in drivers:
@@ -150,8 +150,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _drain_in_cluster(deadline: float, *, wait: bool) -> int:
-    """From a pod without the driver. A cluster that cannot be reached has no driver left to wait for."""
-    # In a thread of its own: once the store is gone, a call to it does not come back for a minute.
+    """Request the drain from a pod without the driver. An unreachable cluster has no driver left to wait for."""
+    # In a thread, because a call blocks for a minute once the store is gone.
     waiting = threading.Thread(target=_ask_and_wait, args=(wait,), daemon=True)
     if _head_accepts():
         waiting.start()
@@ -180,29 +180,29 @@ def _ask_and_wait(wait: bool) -> None:
 
 
 def _head_accepts() -> bool:
-    """Whether anything listens where RAY_ADDRESS points."""
+    """Whether anything listens at RAY_ADDRESS."""
     host, _, port = os.environ["RAY_ADDRESS"].rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS):
             return True
-    except ValueError:  # not an address: Ray will know what it means
+    except ValueError:  # not host:port; Ray may understand it
         return True
     except OSError:
         return False
 
 
 def _hold(file: Path) -> None:
-    """Lock this process's file. It is never closed: whoever waits for a process waits for its end, whatever it does."""
+    """Lock this process's file. It stays open, so the lock lasts until the process ends, however it ends."""
     while True:
         lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if file.exists():
             return
-        os.close(lock)  # somebody took it for a killed one's in between, and removed it
+        os.close(lock)  # before it was locked, another process removed it as a killed driver's file
 
 
 def _local_drivers() -> dict[int, int]:
-    """Trainers of this user that run here, each with its file, open. What killed ones have left is removed."""
+    """Return the running trainers of this user: process id to open file. Files of killed trainers are removed."""
     folder = _folder()
     if not os.path.lexists(folder):
         return {}
@@ -211,18 +211,18 @@ def _local_drivers() -> dict[int, int]:
     for path in sorted(path for path in folder.iterdir() if path.name.isdigit()):
         try:
             file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        except FileNotFoundError:  # it has just ended
+        except FileNotFoundError:  # the trainer has just ended
             continue
         if _locked(file):
             drivers[int(path.name)] = file
         else:
-            path.unlink(missing_ok=True)  # held: one that begins under this number waits, and makes its own
+            path.unlink(missing_ok=True)  # we hold the lock: a new trainer with this id waits, then creates its own
             os.close(file)
     return drivers
 
 
 def _locked(file: int) -> bool:
-    """Whether the trainer whose file this is still runs."""
+    """Whether the trainer that owns the file still runs. If not, the caller holds the lock until it closes `file`."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

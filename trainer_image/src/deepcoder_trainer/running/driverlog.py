@@ -37,18 +37,18 @@ _children: list[subprocess.Popen[bytes]] = []
 
 
 def save_at_the_end(config: Path) -> None:
-    """Start what saves the log once this process is over; nothing where stderr is no file, as in a terminal."""
+    """Start the process that saves the log after this process. Do nothing if stderr is not a file but a terminal."""
     if not stat.S_ISREG(os.fstat(2).st_mode):
         return
     command = [sys.executable, "-m", "deepcoder_trainer.running.driverlog", str(config.resolve()), str(os.getpid())]
-    # Ray and the kubelet ask all of the trainer's processes to stop; this one has its work after that. It is born with
-    # these signals blocked; one that comes here meanwhile is had as soon as they are not.
+    # Ray and the kubelet send these signals to all of the trainer's processes, but this one works after that. It
+    # inherits them blocked. If one arrives here meanwhile, it is delivered when the mask is restored.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED)
     try:
-        # A session of its own: Ray ends the driver's whole group when it ends the driver.
+        # In its own session, because Ray kills the driver's whole process group.
         _children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
     except OSError as error:
-        log.warning("what is printed here will not be saved: %s", error)
+        log.warning("this output will not be saved: %s", error)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -81,8 +81,8 @@ def _save(path: Path) -> None:
 
 
 def redactor_of(config: StageConfig, path: Path) -> Redactor:
-    """What takes out the secrets that this process has; raises `TooManyForms`. `path` is of the config, or of a file
-    beside it: its folder is no Secret's."""
+    """Return a redactor for the secrets of this process. `path` is the config, or a file next to it: its folder is not
+    a Secret. Raises `TooManyForms`."""
     return Redactor([*secrets_of(os.environ), *_tokens(config), *mounted(Path("/proc/self/mounts"), path)])
 
 
@@ -92,7 +92,7 @@ def without_secrets(config: StageConfig, text: str) -> str:
     try:
         return redactor_of(config, Path(beside or "/none/none")).text(text)
     except Exception as error:
-        return f"what is to be said is left out, since what is secret in it is not known: {type(error).__name__}"
+        return f"the message is left out, because its secrets could not be removed: {type(error).__name__}"
 
 
 def end_of(file: Path) -> bytes:
@@ -115,7 +115,7 @@ def _tokens(config: StageConfig) -> Iterable[bytes]:
 
 
 def mounted(mounts: Path, config: Path) -> Iterable[bytes]:
-    """What lies in volumes that Kubernetes fills in memory, as it does Secrets; but not where the config lies."""
+    """Return the files in volumes that Kubernetes keeps in memory, such as Secrets, except in the config's folder."""
     found = []
     for line in mounts.read_text().splitlines():
         _, where, kind, *_ = line.split()

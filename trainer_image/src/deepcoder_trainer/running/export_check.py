@@ -30,21 +30,21 @@ from deepcoder_trainer.stopping import Moment, Stop, StopReached
 from deepcoder_trainer.types import Learner
 
 COMPARE_SECONDS = 900.0
-"""Most that a stage's end may take longer; a model of 14 billion parameters takes some minutes (docs/export.md)."""
+"""Longest comparison at the end of a stage. A 14B model takes some minutes (docs/export.md)."""
 _MOST_REASON = 300
-"""Letters of a reason in a card."""
+"""Largest length of a reason in a card, in characters."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class Comparison:
-    """Of one attempt's export; `compare` is what a `StageExport` asks for."""
+    """Compares one attempt's export. `compare` is the `Compare` of a `StageExport`."""
 
     def __init__(self, config: StageConfig, stop: Stop, learner: Learner) -> None:
         self._config, self._stop, self._learner = config, stop, learner
         self.seconds = min(COMPARE_SECONDS, config.stage.stall_seconds / 2)
-        """Its deadline, for both looks: whoever watches the attempt counts it as stalled after `stallSeconds`."""
+        """Deadline of both comparisons together, below `stallSeconds`, after which the attempt counts as stalled."""
 
     async def compare(
         self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]
@@ -65,7 +65,7 @@ class Comparison:
             return self._not_compared(uri, str(error))
         except ExportFailed as error:
             raise ExportRuined(f"{uri} is not published: {error}; {checkpoint.ref.uri} is kept") from error
-        except Exception as error:  # whatever it is, a stage that is trained and saved does not fail by it
+        except Exception as error:  # a stage that is trained and saved must not fail because of the comparison
             log.debug("%s was not compared", uri, exc_info=error)
             return self._not_compared(uri, f"{type(error).__name__}: {error}")
         finally:
@@ -80,8 +80,8 @@ class Comparison:
         return found
 
     async def _rounded(self, pair: StoredPair, far: FarOff, began: float) -> Difference:
-        """What it differs by, if that is rounding alone; else, and where that is not known, it is ruined."""
-        log.info("%s: %s; looking whether that comes of rounding", pair.export, far)
+        """Return the difference if rounding alone explains it. Otherwise, or if unknown, raise `ExportRuined`."""
+        log.info("%s: %s; checking whether rounding explains it", pair.export, far)
         why = str(far)
         try:
             if await self._beside(partial(stored_rounding, pair), began):
@@ -94,7 +94,7 @@ class Comparison:
         raise ExportRuined(f"{pair.export} is not published: {why}; {pair.checkpoint} is kept") from far
 
     async def _beside(self, work: Callable[[Path], T], began: float) -> T:
-        """The work's result; raises `StopReached`, `TimeoutError` and what the work does."""
+        """Return the result of `work`. Raises `StopReached`, `TimeoutError` and the errors of `work`."""
 
         async def in_time() -> T:
             async with asyncio.timeout(began + self.seconds - time.monotonic()):

@@ -37,19 +37,19 @@ OVERTIME_SECONDS = 3.0
 """Time for the interpreter to end after a stop's deadline. A pod has 5 s."""
 
 _OF_NO_STEP = {RUN, CLAIM, EXIT}
-"""Files of an attempt that was refused before it created anything."""
+"""Names of the objects of a run whose attempts were all refused before they created anything."""
 
 CLOSING_SECONDS = 5.0
-"""Most of a stop's time that the interpreter has to end: all is stored and told by then."""
+"""Upper bound of a stop's time for the interpreter to end, when everything is stored and reported."""
 
 UNHURRIED_SECONDS = 60.0
-"""The same where nobody has asked to stop: Ray's own end takes a third of it, on a busy machine."""
+"""The same time without a stop. Ray's shutdown takes a third of it on a busy machine."""
 
 MakeObservers = Callable[[StageConfig], tuple[Observer, ...]]
 
 
 async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observers: MakeObservers) -> ExitRecord:
-    """Run it to its end or until a stop is requested. From then on the process has a time limit."""
+    """Run an attempt or a local run to its end, or until a stop is requested. Then the process has a time limit."""
     stop = Stop()
     seconds = config.storage.drain_seconds
     stop_on_signals(stop, seconds)
@@ -71,9 +71,10 @@ async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observer
 
 
 def seconds_to_end(stop: Stop) -> float:
-    """What the process has to end, when all else is done: who asked it to stop waits for it, and its pod's time ends.
+    """Return the time limit for the process to end when everything else is done.
 
-    Threads that hang in a put or a download would outlast either, and Ray's own end whoever pressed Ctrl-C.
+    Without it, threads that hang in a put or a download would outlast the grace period of the pod, and Ray's shutdown
+    would outlast the patience of a user who pressed Ctrl-C.
     """
     if not stop.requested:
         return UNHURRIED_SECONDS
@@ -85,7 +86,7 @@ async def _run_stages(
 ) -> ExitRecord:
     store = open_run_storage(run_config.storage)
     await asyncio.to_thread(check_storage, run_config.storage, store)
-    check_beginning(run_config, store)  # in this thread: a reward of the user's own is imported
+    check_beginning(run_config, store)  # in this thread, because it imports a custom reward function
     parent = run_config.parent
     machine = most_of(each.resources for each in run_config.stages)
     record = ExitRecord(code=ExitCode.DONE, reason="Completed", message="every stage was done before")
@@ -120,7 +121,7 @@ async def _run_stages(
 
 
 def check_storage(storage: Storage, store: ObjectStore) -> None:
-    """Nobody has looked at a run's storage by hand: raises `BadConfig` where it can be neither read nor written."""
+    """Raise `BadConfig` if a local run's storage cannot be listed, or is a folder that cannot be written."""
     try:
         if storage.uri.startswith("file:"):
             folder = Path(urlsplit(storage.uri).path)
@@ -138,10 +139,10 @@ def check_storage(storage: Storage, store: ObjectStore) -> None:
 
 
 def check_beginning(run_config: LocalRun, store: ObjectStore) -> None:
-    """What the file names is looked for before the run begins, that of its last stage too; raises `BadConfig`.
+    """Check, before a run begins, that everything its file names exists, for all stages. Raises `BadConfig`.
 
-    A folder in which nothing was made yet is begun anew with the file as it is now: a first try that was refused, for a
-    path or a row of the dataset, does not bind the second to the same mistake.
+    If storage has only refused attempts so far, the current configuration replaces the earlier one: a first try that
+    was refused, for example for a wrong path, must not bind the second to the same mistake.
     """
     try:
         found = RunRecord.from_json(store.get_bytes(RUN))
@@ -153,7 +154,7 @@ def check_beginning(run_config: LocalRun, store: ObjectStore) -> None:
         return
     if all(PurePosixPath(each.key).name in _OF_NO_STEP for each in store.list("")):
         _check_named(run_config)
-        log.info("nothing was made in %s with the configuration it was begun with: this one takes its place", store.uri)
+        log.info("%s holds no results of its earlier configuration, so the current one replaces it", store.uri)
         store.put_bytes(RUN, found.model_copy(update={"config_digest": digest}).to_json())
 
 
@@ -174,7 +175,7 @@ def _check_named(run_config: LocalRun) -> None:
 
 
 def _ended(store: ObjectStore, listing: StageListing) -> tuple[Manifest, ParentRef] | None:
-    """The checkpoint that ended a stage."""
+    """Return the checkpoint that ended a stage, or None."""
     for checkpoint in listing.candidates():
         try:
             manifest, digest = read_manifest(store, checkpoint.path)

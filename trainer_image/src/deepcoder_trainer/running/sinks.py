@@ -1,6 +1,6 @@
 """The sinks that an attempt reports to: operator, Prometheus, metrics.jsonl, samples, trackers.
 
-A failing sink loses what it was told, but never fails the attempt. Metrics and samples that could not be stored are
+A failing sink loses reports, but never fails the attempt. Metrics and samples that could not be stored are
 retried with the next checkpoint. If a stop leaves no time for both, the checkpoint comes first.
 """
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Sinks:
-    """An attempt's sinks, as long as it runs."""
+    """All sinks of one attempt."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class Sinks:
         self._extra = tuple(observers)
 
     def also(self, observers: Iterable[Observer]) -> None:
-        """Others who are told from here on."""
+        """Add observers for all further reports."""
         self._extra += tuple(observers)
 
     def observer(self, *more: Observer) -> Observers:
-        """All of them as one."""
+        """Return one observer that forwards to all sinks and `more`."""
         return Observers([self.progress, self._metrics, self.prometheus, *more, *self._extra])
 
     def watch(self, totals: Callable[[], Mapping[str, float]]) -> None:
-        """Return counts of the other parts since the attempt's start, for the metrics page, and those of samples."""
+        """Let the metrics endpoint show `totals`, counters since the attempt's start, and the count of lost samples."""
 
         def counted() -> dict[str, float]:
             return {"samples_lost": float(self._samples.lost) if self._samples is not None else 0.0, **totals()}
@@ -65,13 +65,13 @@ class Sinks:
         self.prometheus.watch(counted)
 
     def keep_samples(self, prompts: Mapping[str, str]) -> SampleSink:
-        """The sink of the stage's rollouts, whose loop somebody has to run; `prompts` by problem."""
+        """Create and return the sink of the stage's rollouts. The caller runs its loop. `prompts` is by problem id."""
         stage = self._config.stage.name
         self._samples = SampleSink(self._store, stage, self._config.ordinal, prompts, self._workdir / "samples")
         return self._samples
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
-        """Report the result of an Evaluate stage's target, to the metrics page and to the operator."""
+        """Report the result of an Evaluate stage's target to the metrics endpoint and to the operator."""
         self.prometheus.evaluated(figures)
         self.progress.evaluated(figures)
 
@@ -88,10 +88,10 @@ class Sinks:
         try:
             await self._stop.before(Moment.REPORTED, self.keep())
         except StopReached:
-            log.warning("the checkpoint goes before metrics and samples: the stop leaves no time for both")
+            log.warning("the checkpoint comes before metrics and samples: the stop leaves no time for both")
 
     async def keep(self) -> None:
-        """Store what was told so far."""
+        """Store the metrics and samples that were reported so far."""
         if self._metrics.path.exists():
             key = metrics_key(self._config.stage.name, self._config.ordinal)
             try:

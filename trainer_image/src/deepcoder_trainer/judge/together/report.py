@@ -115,21 +115,21 @@ def _unpack(job: Job, printed: str) -> _Report:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise BadReport(f"the report says nothing sensible at {where or 'its beginning'}: {first['msg']}") from None
+        raise BadReport(f"the report is invalid at {where or 'its beginning'}: {first['msg']}") from None
 
 
 def _verdict(job: Job, test: TestCase, run: _Run) -> TestVerdict:
     limit = job.request.time_limit_s
     if run.killed == "total":
-        return _made(Verdict.TIME_LIMIT, run, "the tests before took the time of all, mostly waiting")
+        return _made(Verdict.TIME_LIMIT, run, "earlier tests used up the time of all tests, mostly waiting")
     if run.killed == "cpu" or run.signal == signal.SIGXCPU or run.cpu > limit + _STARTING_CPU_SECONDS:
         return _made(Verdict.TIME_LIMIT, run, f"used more than {limit:g} s of CPU time")
     if run.killed == "wall":
-        return _made(Verdict.TIME_LIMIT, run, "still there after its wall-clock limit, mostly waiting")
+        return _made(Verdict.TIME_LIMIT, run, "still running after its wall-clock limit, mostly waiting")
     if run.killed == "starved":
-        raise BadReport("others kept a program from the processors there for longer than it may take itself")
+        raise BadReport("other processes kept a program from the CPUs for longer than its own limit")
     if run.signal == signal.SIGKILL:
-        raise BadReport("a program was killed there, perhaps for want of memory: who did it cannot be known")
+        raise BadReport("a program was killed, perhaps for lack of memory: the cause cannot be determined")
     if run.signal == signal.SIGXFSZ or run.written:
         return _made(Verdict.OUTPUT_LIMIT, run, f"wrote more than {OUTPUT_BYTES} bytes")
     claim = _claim(run.report)
