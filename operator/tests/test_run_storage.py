@@ -110,7 +110,7 @@ def test_commit_after_a_later_claim_is_ignored(folder: Folder) -> None:
     server_time_passes(folder)
     folder.save(20, 1)
     assert newest(folder) == (10, 1)
-    assert any("after a later attempt had begun" in r for r in folder.read().rejected)
+    assert any("after a later attempt had started" in r for r in folder.read().rejected)
 
 
 def server_time_passes(folder: Folder) -> None:

@@ -15,7 +15,7 @@ from deepcoder_operator.progress_board import RunEntry, RunKey
 
 
 class NotAdmitted(Exception):
-    """The pod does not belong to the run or the attempt it speaks for; the message says how."""
+    """The pod does not belong to the run or attempt that it reports for. The message says why."""
 
 
 def admit(
@@ -23,8 +23,8 @@ def admit(
 ) -> None:
     """Raise `NotAdmitted` unless `pod` is the subject and the head of this attempt of the run.
 
-    `entry` is what is known of the run, None before it was planned. Labels are the word of whoever made the pod; the
-    uid of the head that was seen to run the live attempt is not.
+    `entry` is the run's entry on the board, None before the run was planned. Anyone who can create a pod chooses its
+    labels, so the UID of the observed head is checked too, once it is known.
     """
     if subject.namespace != key.namespace:
         raise NotAdmitted(f"the token is of namespace {subject.namespace}, the run is of {key.namespace}")

@@ -1,8 +1,9 @@
-"""Who speaks: a projected service-account token, bound to our audience and to the pod that holds it.
+"""Authenticates the reporting pod by its projected service-account token, which is bound to our audience and the pod.
 
-`Authenticator` is the seam: `TokenReviewer` asks the API server, which also notices that the pod is gone;
-`progress.jwks` checks signatures, for an operator that may not ask. A verdict is kept for a short time, the refusals
-too, so that a flood of bad tokens does not become a flood of reviews. Tokens are kept as digests only, never logged.
+There are two `Reviewer`s. `TokenReviewer` asks the API server, which also notices that the pod is gone. `progress.jwks`
+checks signatures, for an operator without the permission for that. Verdicts, also refusals, are cached for a short
+time, so that a flood of bad tokens does not cause a flood of reviews. Tokens are stored only as digests and never
+logged.
 """
 
 from __future__ import annotations
@@ -43,27 +44,27 @@ class Subject(NamedTuple):
 
 
 class Unauthenticated(Exception):
-    """The token proves nothing; the message says why, for the caller."""
+    """The token is not accepted. The message tells the caller why."""
 
 
 class AuthenticationUnavailable(Exception):
-    """Nobody could be asked now; trying again later may help."""
+    """The token could not be checked now. A later retry may succeed."""
 
 
 class Authenticator(Protocol):
-    """Turns a bearer token into the pod that it is bound to."""
+    """Finds the pod that a bearer token is bound to."""
 
     async def authenticate(self, token: str) -> Subject:
-        """The pod; raises `Unauthenticated` or `AuthenticationUnavailable`."""
+        """Return the token's pod. Raises `Unauthenticated` or `AuthenticationUnavailable`."""
         ...
 
     def knows(self, token: str) -> bool:
-        """Whether the token was accepted a short while ago, so that nobody need be asked now."""
+        """Whether the token was accepted recently, so that it need not be checked now."""
         ...
 
 
 def subject_of_review(status: Mapping[str, Any], audience: str) -> Subject:
-    """The pod that a TokenReview's status speaks of; raises `Unauthenticated`."""
+    """Return the pod in a TokenReview's status. Raises `Unauthenticated`."""
     if not status.get("authenticated"):
         raise Unauthenticated("the token is not valid: it may have expired, or its pod is gone")
     if audience not in (status.get("audiences") or ()):
@@ -79,15 +80,15 @@ def subject_of_review(status: Mapping[str, Any], audience: str) -> Subject:
 
 
 class Reviewer(Protocol):
-    """Finds out about a token that nothing is known of."""
+    """Checks a token that is not in the cache."""
 
     async def review(self, token: str) -> Subject:
-        """The pod; raises `Unauthenticated` or `AuthenticationUnavailable`."""
+        """Return the token's pod. Raises `Unauthenticated` or `AuthenticationUnavailable`."""
         ...
 
 
 class Remembering:
-    """An authenticator that remembers for a short time what a reviewer has found."""
+    """An authenticator that caches a reviewer's verdicts for a short time."""
 
     def __init__(self, reviewer: Reviewer, clock: Callable[[], float]) -> None:
         self._reviewer, self._clock = reviewer, clock
@@ -123,7 +124,7 @@ class Remembering:
 
 
 class TokenReviewer:
-    """Asks the API server."""
+    """Reviews tokens with the API server's TokenReview."""
 
     def __init__(self, kube: Kube, audience: str = AUDIENCE) -> None:
         self._kube, self._audience = kube, audience

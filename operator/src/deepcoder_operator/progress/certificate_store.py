@@ -28,14 +28,14 @@ from deepcoder_operator.progress.certificates import TLSMaterial
 log = logging.getLogger(__name__)
 
 REREAD_SECONDS = 600.0
-"""Time between two looks at the Secret."""
+"""Time, in seconds, between two reads of the Secret."""
 
 _ATTEMPTS = 5
 _CA, _CA_KEY, _CERT, _KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
 
 
 class CertificateStore:
-    """The server's TLS context and the bundle that clients check it against."""
+    """Holds the server's TLS context, and the CA bundle with which clients verify it."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class CertificateStore:
 
     @property
     def bundle(self) -> str:
-        """PEM bundle of the authorities; only after the first `refresh`."""
+        """PEM bundle of the authorities. Available only after the first `refresh`."""
         if self._material is None:
             raise RuntimeError("the certificates have not been loaded yet: await refresh() first")
         return self._material.bundle.decode()
 
     async def refresh(self) -> None:
-        """Read the Secret, make or renew what is in it, and serve with it. Raises `KubeError` if that fails."""
+        """Read the Secret, create or renew its content if needed, and serve with it. Raises `KubeError`."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 material = await self._settle()
@@ -81,7 +81,7 @@ class CertificateStore:
             try:
                 await self.refresh()
             except errors.KubeError as e:
-                log.warning("certificates could not be read or renewed, those at hand stay in use: %s", e)
+                log.warning("certificates could not be read or renewed; the current ones stay in use: %s", e)
 
     async def _settle(self) -> TLSMaterial:
         stored = await self._kube.find(SECRETS, self._namespace, self._secret)
@@ -131,7 +131,7 @@ def _decode(secret: Object) -> TLSMaterial | None:
 
 
 def _load(context: ssl.SSLContext, material: TLSMaterial) -> None:
-    """Handshakes from now on use the new certificate; ssl reads it from files only, which last for this call."""
+    """Use the certificate for new handshakes. ssl loads it only from files, so it is written to temporary ones."""
     with tempfile.TemporaryDirectory() as directory:
         certificate, key = Path(directory) / "tls.crt", Path(directory) / "tls.key"
         certificate.write_bytes(material.server.certificate)

@@ -1,8 +1,8 @@
-"""The operator's own certificate authority and server certificate, as values: what there is in, what to keep out.
+"""Creates and renews the operator's own certificate authority and server certificate. Pure: values in, values out.
 
-Trainers are given the CA bundle when their attempt starts and keep it to its end, which may be weeks away. A new
-authority is therefore published a year before the old one ends but signs nothing until the old one has only
-`OVERLAP` left: every bundle given out meanwhile holds both. Server certificates are short and renewed early.
+A trainer gets the CA bundle when its attempt starts and keeps it until the attempt ends, perhaps weeks later. So a new
+authority is published a year before the old one expires, but signs nothing until the old one has less than `OVERLAP`
+left. Every bundle that is handed out in between contains both. Server certificates are short-lived and renewed early.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_LIFE = timedelta(days=3650)
 NEXT_AUTHORITY = timedelta(days=365)
-"""A new authority is published when the newest has less than this left."""
+"""Remaining life of the newest authority below which the next one is published."""
 OVERLAP = timedelta(days=180)
-"""An authority signs until it has less than this left: longer than any attempt lasts."""
+"""Remaining life below which an authority no longer signs. Longer than any attempt lasts."""
 SERVER_LIFE = timedelta(days=90)
 RENEW_SERVER = timedelta(days=30)
-"""The server certificate is renewed when it has less than this left."""
+"""Remaining life of the server certificate below which it is renewed."""
 _BACKDATE = timedelta(minutes=5)
 
 
@@ -45,10 +45,10 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class TLSMaterial:
-    """All that the server needs, and what its clients must trust."""
+    """The server's certificate, and the authorities that its clients must trust."""
 
     authorities: tuple[KeyPair, ...]
-    """Oldest first; the first that has enough life left signs."""
+    """Authorities, oldest first. The first one with enough life left signs."""
 
     server: KeyPair
     """The server's certificate."""
@@ -60,7 +60,7 @@ class TLSMaterial:
 
 
 def renew(material: TLSMaterial | None, hosts: Sequence[str], now: datetime) -> TLSMaterial:
-    """The material to use from now on: the same object if nothing needs renewal."""
+    """Return the material to use from now on: the same object if nothing needs renewal."""
     authorities = tuple(a for a in material.authorities if _left(a, now) > timedelta(0)) if material else ()
     if not authorities or _left(authorities[-1], now) < NEXT_AUTHORITY:
         authorities = (*authorities, _new_authority(now))
@@ -72,7 +72,7 @@ def renew(material: TLSMaterial | None, hosts: Sequence[str], now: datetime) -> 
 
 
 def read(bundle: bytes, authority_keys: bytes, certificate: bytes, key: bytes) -> TLSMaterial:
-    """Material from stored PEM; raises ValueError if it does not fit together."""
+    """Parse stored PEM. Raises ValueError if certificates and keys do not match."""
     certificates = x509.load_pem_x509_certificates(bundle)
     keys = _split_keys(authority_keys)
     if len(certificates) != len(keys):
@@ -87,7 +87,7 @@ def read(bundle: bytes, authority_keys: bytes, certificate: bytes, key: bytes) -
 
 
 def authority_keys(material: TLSMaterial) -> bytes:
-    """Keys of the authorities in the bundle's order, PEM."""
+    """Return the keys of the authorities as PEM, in the bundle's order."""
     return b"".join(a.key for a in material.authorities)
 
 
@@ -102,7 +102,7 @@ def _left(pair: KeyPair, now: datetime) -> timedelta:
 
 
 def _serves(server: KeyPair, signer: KeyPair, hosts: Sequence[str], now: datetime) -> bool:
-    """Whether the server certificate has life left, is for these hosts and was signed by this authority."""
+    """Whether the server certificate has enough life left, is for these hosts, and was signed by this authority."""
     certificate = server.x509
     if _left(server, now) < RENEW_SERVER:
         return False

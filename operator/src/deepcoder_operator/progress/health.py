@@ -1,7 +1,7 @@
 """Plain HTTP for the kubelet and Prometheus: `/healthz`, `/readyz`, `/metrics`. Nothing secret is served here.
 
-A check returns None when all is well and a sentence otherwise; a check that fails makes its endpoint answer 503 with
-all such sentences, which `kubectl describe pod` shows in the probe's event.
+A check returns None, or a sentence that says what is wrong. If a check fails, its endpoint answers 503 with all such
+sentences, which `kubectl describe pod` shows in the probe's event.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from deepcoder_contracts.server_log import server_log
 
 Check = Callable[[], str | None]
-"""None, or what is wrong."""
+"""Returns what is wrong, or None."""
 
 
 class HealthServer:
-    """Probes and metrics on a port of their own."""
+    """Serves probes and metrics on a separate port."""
 
     def __init__(self, live: Mapping[str, Check], ready: Mapping[str, Check]) -> None:
-        """Name to check: for restarting the process, and for sending it traffic."""
+        """`live` are the liveness checks by name, `ready` the readiness checks."""
         self._live, self._ready = live, ready
         self._runner: web.AppRunner | None = None
 
     def application(self) -> web.Application:
-        """The routes."""
+        """Return the application with all routes."""
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -42,7 +42,7 @@ class HealthServer:
         return bound
 
     async def stop(self) -> None:
-        """Close."""
+        """Stop listening and close all connections."""
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -25,23 +25,23 @@ from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
 
 KEYS_SECONDS = 600.0
-"""How long keys are believed."""
+"""Time, in seconds, after which keys are read again."""
 
 REREAD_SECONDS = 30.0
-"""Shortest time between two readings because of a key that is not known."""
+"""Shortest time, in seconds, between two reads because of an unknown key."""
 
 FAILED_SECONDS = 5.0
-"""Time after a reading in vain in which none is tried."""
+"""Time, in seconds, after a failed read during which no other is tried."""
 
 LEEWAY_SECONDS = 10.0
-"""By which the clocks of the API server and of this node may differ."""
+"""Tolerated difference, in seconds, between the clocks of the API server and this node."""
 
 _ISSUER, _KEYS = "/.well-known/openid-configuration", "/openid/v1/jwks"
 _REQUIRED = ("aud", "exp", "iss", "nbf")
 
 
 class KeyReviewer:
-    """Verifies signatures with keys that it keeps current."""
+    """Verifies signatures with the API server's current keys."""
 
     def __init__(self, kube: Kube, clock: Callable[[], float], audience: str = AUDIENCE) -> None:
         self._kube, self._clock, self._audience = kube, clock, audience
@@ -74,7 +74,7 @@ class KeyReviewer:
         return subject_of_claims(claims)
 
     async def _key(self, kid: str) -> jwt.PyJWK:
-        """The issuer's key of this name; one at hand waits for nobody who has keys read because of another."""
+        """Return the issuer's key with this ID. A known key does not wait for a read because of an unknown one."""
         if kid in self._keys and self._clock() - self._read_at < KEYS_SECONDS:
             return self._keys[kid]
         async with self._reading:
@@ -93,7 +93,7 @@ class KeyReviewer:
             published = await self._kube.read(_KEYS)
         except errors.KubeError as e:
             self._failed_at = self._clock()
-            raise AuthenticationUnavailable(f"the issuer's keys could not be read: {_mend(e)}") from e
+            raise AuthenticationUnavailable(f"the issuer's keys could not be read: {_explained(e)}") from e
         if not issuer or not isinstance(issuer, str):
             self._failed_at = self._clock()
             raise AuthenticationUnavailable(f"{_ISSUER} of the API server names no issuer")
@@ -103,14 +103,14 @@ class KeyReviewer:
         self._read_at = self._clock()
 
 
-def _mend(error: errors.KubeError) -> str:
+def _explained(error: errors.KubeError) -> str:
     if isinstance(error, errors.Forbidden):
         return f"{error}: bind the ClusterRole system:service-account-issuer-discovery to system:serviceaccounts"
     return str(error)
 
 
 def _asymmetric(published: Mapping[str, Any]) -> list[jwt.PyJWK]:
-    """Keys that only their owner can sign with; what is not understood is left out."""
+    """Return the published asymmetric keys. Keys that cannot be parsed are skipped."""
     out = []
     for key in published.get("keys") or ():
         if key.get("kty") in ("RSA", "EC"):
@@ -120,7 +120,7 @@ def _asymmetric(published: Mapping[str, Any]) -> list[jwt.PyJWK]:
 
 
 def subject_of_claims(claims: Mapping[str, Any]) -> Subject:
-    """The pod that verified claims speak of; raises `Unauthenticated`."""
+    """Return the pod in verified claims. Raises `Unauthenticated`."""
     bound = claims.get("kubernetes.io") or {}
     pod = bound.get("pod") or {}
     if not bound.get("namespace") or not pod.get("name") or not pod.get("uid"):

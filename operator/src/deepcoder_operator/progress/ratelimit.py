@@ -1,4 +1,4 @@
-"""A token bucket for each key: a bound on what one caller can ask of the operator."""
+"""A token bucket per key, which limits the requests of each caller."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ class _Bucket(NamedTuple):
 
 
 class RateLimiter:
-    """Allows each key `burst` calls at once and `rate` a second after that; the keys least heard of are forgotten."""
+    """Allows each key `burst` calls at once and `rate` calls per second after that. Forgets the least recently used
+    keys."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
 
     def wait_seconds(self, key: Hashable) -> float:
-        """0 if the call is allowed, which uses it up; else the seconds after which one will be."""
+        """Take one call from a key's allowance. Returns 0 if it is allowed, else the seconds until one will be."""
         now = self._clock()
         old = self._buckets.get(key, _Bucket(self._burst, now))
         tokens = min(self._burst, old.tokens + (now - old.at) * self._rate)

@@ -36,11 +36,11 @@ from deepcoder_operator.progress_board import Heartbeat, ProgressBoard, RunKey
 log = logging.getLogger(__name__)
 
 READ_SECONDS = 10.0
-"""Time a caller has to send its body."""
+"""Time, in seconds, that a caller has to send its body."""
 
 TLS_BUFFER_BYTES = 8 * 1024
-"""asyncio gives each TLS connection a buffer of 256 KiB, and there is no option for it: of a thousand heads that keep
-theirs that would be a quarter of a gigabyte. A report has some two kilobytes; what is longer comes in pieces."""
+"""Read buffer of a TLS connection. asyncio's own is 256 KiB and not configurable: for a thousand open connections that
+would be a quarter of a gigabyte. A report has about two kilobytes; a longer one arrives in several pieces."""
 
 RETRY_SECONDS = 5
 """Retry-After of a 503: one heartbeat."""
@@ -50,10 +50,10 @@ STANDBY_RETRY_SECONDS = 1
 
 _REPORTS_A_SECOND, _REPORT_BURST = 1.0, 10.0
 _CALLS_A_SECOND, _CALL_BURST = 20.0, 60.0
-"""Of an address, for calls that cost a review: many pods may share one, behind a node's or a gateway's."""
+"""Limits per address for calls that cost a review. Many pods may share the address of a node or a gateway."""
 
 FindPod = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
-"""Namespace and name to the pod, None if no run has such a pod."""
+"""Returns a pod by namespace and name, or None if there is no such pod in a watched namespace."""
 
 
 class ProgressServer:
@@ -69,7 +69,7 @@ class ProgressServer:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`active` tells whether this process leads; `clock` only goes forward, `wall` is seconds since the epoch."""
+        """`active` says whether this process leads. `clock` never goes back; `wall` is in seconds since the epoch."""
         self._active = active
         self._board, self._authenticator, self._find_pod, self._wall = board, authenticator, find_pod, wall
         self._by_peer = RateLimiter(_CALLS_A_SECOND, _CALL_BURST, clock)
@@ -77,13 +77,13 @@ class ProgressServer:
         self._runner: web.AppRunner | None = None
 
     def application(self) -> web.Application:
-        """The routes."""
+        """Return the application with all routes."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/v1/runs/{namespace}/{name}/progress", self._handle)
         return app
 
     async def start(self, host: str | None, port: int, context: ssl.SSLContext) -> int:
-        """Listen; returns the port."""
+        """Start listening. Returns the port."""
         SSLProtocol.max_size = TLS_BUFFER_BYTES
         self._runner = web.AppRunner(self.application(), access_log=None, logger=server_log(), keepalive_timeout=30)
         await self._runner.setup()
@@ -93,7 +93,7 @@ class ProgressServer:
         return bound
 
     async def stop(self) -> None:
-        """Answer what is being asked, then close."""
+        """Answer the requests in progress, then close."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -129,8 +129,8 @@ class ProgressServer:
             log.warning("progress of %s: %s", key, e)
             return _refusal(503, str(e), retry_after=RETRY_SECONDS)
         except errors.KubeError as e:
-            log.warning("progress of %s: its pod could not be looked for: %s", key, e)
-            return _refusal(503, f"the pod could not be looked for: {e}", retry_after=RETRY_SECONDS)
+            log.warning("progress of %s: its pod could not be looked up: %s", key, e)
+            return _refusal(503, f"the pod could not be looked up: {e}", retry_after=RETRY_SECONDS)
         except ValidationError as e:
             first = e.errors(include_url=False, include_input=False)[0]
             return _refusal(400, first["msg"], field=".".join(str(part) for part in first["loc"]) or None)
@@ -157,7 +157,8 @@ def _bearer(request: web.Request) -> str | None:
 
 
 def _standby() -> web.Response:
-    """Not ours to take: only the leader's board is read by anybody. The connection goes, since it leads here only."""
+    """Refuse a report, because only the leader's board is used. Closes the connection, so that the next one may reach
+    the leader."""
     response = _refusal(503, "this replica is on standby, another one leads", retry_after=STANDBY_RETRY_SECONDS)
     response.force_close()
     return response

@@ -1,7 +1,7 @@
 """A reduced description of S3 for botocore: only the calls that we make, without documentation and other services.
 
 By default botocore holds 12 MB of descriptions for an S3 client, and creates a method for each of 116 calls per client.
-If something needed is left out here, the first call that needs it fails, in every storage test.
+If this leaves out something that is needed, every storage test fails at the first call that needs it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from botocore.loaders import Loader
 _CALLS = (
     "CreateSession", "DeleteObjects", "GetObject", "HeadBucket", "HeadObject", "ListObjectsV2", "PutObject",
 )  # fmt: skip
-"""Ours; and two that botocore makes by itself, for directory buckets and for a bucket that is in another region."""
+"""The calls that we make, and two that botocore makes by itself: CreateSession for directory buckets, and HeadBucket
+for a bucket in another region."""
 
 
 class SlimLoader(Loader):
-    """Loads botocore's descriptions, and leaves out what is not used."""
+    """Loads botocore's descriptions without the parts that are not used."""
 
     def load_data_with_path(self, name: str) -> Any:
-        """The description, which later calls are given as well, and where it was found."""
+        """Return the reduced description, which is cached for later calls, and its path."""
         data, path = super().load_data_with_path(name)
         if name == "endpoints":
             for partition in data["partitions"]:
@@ -32,7 +33,7 @@ class SlimLoader(Loader):
 
 
 def _keep_calls(model: dict[str, Any]) -> None:
-    """Leave only our calls and the shapes that they are made of."""
+    """Remove all calls but ours, and the shapes that our calls do not use."""
     calls = {name: call for name, call in model["operations"].items() if name in _CALLS}
     shapes, found, left = model["shapes"], {}, list(_shapes_in(calls.values()))
     while left:
@@ -46,7 +47,7 @@ def _keep_calls(model: dict[str, Any]) -> None:
 
 
 def _shapes_in(values: Iterable[Any]) -> Iterable[str]:
-    """Names of shapes that are referred to anywhere in these."""
+    """Yield the names of all shapes that these values refer to."""
     for value in values:
         if isinstance(value, dict):
             if isinstance(value.get("shape"), str):

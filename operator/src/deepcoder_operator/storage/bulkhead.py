@@ -25,19 +25,19 @@ from deepcoder_operator.storage.fair_semaphore import FairSemaphore
 from deepcoder_operator.storage.s3 import UNREACHABLE, Line, StorageProblem, Unheard
 
 AT_ONCE = 4
-"""Questions to one bucket at a time."""
+"""Largest number of concurrent queries to one bucket."""
 
 OPEN_SECONDS = 10.0
-"""For so long after a question found nobody, no other is asked."""
+"""Time, in seconds, after a query has reached nobody during which no other query is sent to the bucket."""
 
 WAIT_SECONDS = 60.0
-"""Longest wait for a bucket's, a server's, or any thread."""
+"""Longest time, in seconds, that a query waits for a slot of its bucket, a slot of the server, and a thread."""
 
 THREADS = 64
 NEW_SERVER = 4
-"""Threads at a server that has not answered yet."""
+"""Largest number of threads for a server that has not answered yet."""
 SERVER = 48
-"""Threads at a server that answers: should it fall silent, some are left for the others."""
+"""Largest number of threads for a server that answers. If it stops answering, other servers still have some."""
 _REMEMBERED = 1000
 
 T = TypeVar("T")
@@ -45,26 +45,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Place:
-    """What a question is about: questions about one thing share its threads, things at one server the server's."""
+    """The target of a query. Queries to one `thing` share its slots, and all things at one `server` share that server's
+    slots."""
 
     server: Hashable
     thing: Hashable
     name: str
-    """The server's, for messages."""
+    """Name of the server, for messages."""
 
     at_once: int = AT_ONCE
 
 
 @dataclass
 class _Compartment:
-    """What is under way at one bucket."""
+    """The slots of one bucket, and its last problem."""
 
     semaphore: FairSemaphore = field(default_factory=lambda: FairSemaphore(1))
     problem: Problem | None = None
     problem_until: float = float("-inf")
 
     def check(self, now: float) -> None:
-        """Raise the problem that it is known to have."""
+        """Raise the bucket's last problem while it is still recent."""
         if self.problem is not None and now < self.problem_until:
             raise StorageProblem(self.problem.reason, self.problem.message)
 
@@ -78,7 +79,7 @@ class _Compartment:
 
 
 class Bulkhead:
-    """Runs blocking questions; each is given the `Line` of who waits for its answer."""
+    """Runs blocking queries. Each gets a `Line` to the caller that waits for its answer."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -88,11 +89,12 @@ class Bulkhead:
         self._compartments: dict[tuple[Hashable, Hashable], _Compartment] = {}
 
     def close(self) -> None:
-        """Take no more questions."""
+        """Accept no more queries."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, place: Place, seconds: float, question: Callable[[Line], T]) -> T:
-        """The answer; raises what the question raises, and `StorageProblem` when it takes too long."""
+        """Run `question` in a thread and return its result. Raises what it raises, and `StorageProblem` if it takes too
+        long."""
         compartment, server = self._find(place)
         entered: list[FairSemaphore] = []
         try:
@@ -125,7 +127,7 @@ class Bulkhead:
         return future.result()
 
     def _find(self, place: Place) -> tuple[_Compartment, FairSemaphore]:
-        """The bucket's and the server's; those at rest are forgotten when there are many."""
+        """Return the slots of a bucket and of its server. If there are many, unused ones are forgotten."""
         if len(self._compartments) > _REMEMBERED:
             now, known = self._clock(), self._compartments
             self._compartments = {k: c for k, c in known.items() if not c.at_rest(now)}
@@ -141,7 +143,7 @@ class Bulkhead:
     def _left(
         self, place: Place, compartment: _Compartment, server: FairSemaphore, line: Line, done: asyncio.Future[T]
     ) -> None:
-        """A thread has ended: what it found is what is known of the bucket and its server."""
+        """Handle the end of a thread: adjust the slots of bucket and server to its result, and release its own."""
         error = None if done.cancelled() else done.exception()
         unreachable = isinstance(error, StorageProblem) and error.problem.reason == UNREACHABLE
         if isinstance(error, StorageProblem) and unreachable and not line.answered:

@@ -20,7 +20,8 @@ from deepcoder_operator.storage.s3 import Credentials, StorageProblem
 CACHE_SECONDS = 60.0
 
 _ONE_LINE = re.compile(r"[\x20-\x7e]*")
-"""What a header takes, in which a key is sent: what a client says of others would quote it."""
+"""Characters that an HTTP header may contain. Keys are sent in one, and a client's error about others would quote the
+key."""
 
 
 class CredentialReader:
@@ -32,7 +33,8 @@ class CredentialReader:
         self._reading: dict[tuple[str, str], asyncio.Task[Credentials]] = {}
 
     async def read(self, namespace: str, name: str) -> Credentials:
-        """The credentials; raises `StorageProblem` naming the Secret, its key, and the mend."""
+        """Return the credentials in a Secret. Raises `StorageProblem`, which names the Secret and its key, and says how
+        to fix it."""
         key = (namespace, name)
         at, kept = self._cache.get(key, (float("-inf"), None))
         if kept is not None and self._clock() - at < CACHE_SECONDS:
@@ -44,7 +46,7 @@ class CredentialReader:
         return await asyncio.shield(reading)
 
     async def _read(self, namespace: str, name: str) -> Credentials:
-        """Once for all runs that wait for it: a thousand of one team wake at once."""
+        """Read a Secret, once for all runs that wait for it: a thousand runs of one team may wake at once."""
         now = self._clock()
         try:
             secret = await self._kube.get(SECRETS, namespace, name)
@@ -63,7 +65,7 @@ class CredentialReader:
         return credentials
 
     def forget(self, namespace: str, name: str) -> None:
-        """They were refused: read them anew next time."""
+        """Drop cached credentials that were refused, so that the next query reads the Secret again."""
         self._cache.pop((namespace, name), None)
 
 
@@ -80,8 +82,8 @@ def _decode(name: str, secret: Object) -> Credentials:
         if not _ONE_LINE.fullmatch(values.get(key, "")):
             raise StorageProblem(
                 "CredentialsInvalid",
-                f"{key} of Secret {name} has a line break (perhaps at its end) or another letter that a request cannot "
-                "hold, and pods are given it as it is: write it in one line of ASCII",
+                f"{key} of Secret {name} contains a line break (perhaps at its end) or another character that an HTTP "
+                "header cannot hold: write it as one line of printable ASCII",
             )
     return Credentials(
         access_key=values["AWS_ACCESS_KEY_ID"],

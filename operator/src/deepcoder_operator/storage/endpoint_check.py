@@ -1,8 +1,9 @@
-"""Where an S3 server that a run names must not be: on the operator's own link, nor in its pod where it runs in one.
+"""Refuses S3 servers on the operator's own network link, or in its own pod if it runs in one.
 
-The author of a run chooses the server, and the operator asks it from where it stands itself: beside the metadata of its
-cloud, and whatever a mesh has put into its pod. A name is looked up before each request; one that changes right after
-that is what an egress rule is for. What the chart's `s3.allowedEndpoints` names may be anywhere.
+The author of a run chooses the server, and the operator contacts it from its own place in the network, from where it
+could reach the cloud's metadata service, or a proxy that a mesh has put into its pod. A name is resolved before each
+request; only an egress rule stops a name that changes right after that. Servers in the chart's `s3.allowedEndpoints`
+may be anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from deepcoder_operator.storage.s3 import StorageProblem
 
 
 def vet_address(url: str, *, loopback: bool) -> None:
-    """Raise `StorageProblem` for such an address; `loopback` lets this machine's own pass."""
+    """Raise `StorageProblem` if a URL's host is on the local link, or on this machine unless `loopback` allows that."""
     if resolves_to_local(url, loopback=loopback):
         raise StorageProblem(
             "EndpointNotAllowed",

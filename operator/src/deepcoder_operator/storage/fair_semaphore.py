@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 
 class FairSemaphore:
-    """Use in one event loop. Each `acquire` that returns is followed by one `release`."""
+    """A semaphore for one event loop. Call `release` once after each `acquire` that returns."""
 
     def __init__(self, places: int) -> None:
         self.inside = 0
@@ -21,11 +21,11 @@ class FairSemaphore:
 
     @property
     def waiting(self) -> int:
-        """How many wait outside."""
+        """Number of waiters."""
         return len(self._waiting)
 
     async def acquire(self) -> None:
-        """Wait for a place and take it; raises what `refuse` is given meanwhile."""
+        """Wait for a slot and take it. Raises the error of a `refuse` in the meantime."""
         if not self._waiting and self.inside < self._places:
             self.inside += 1
             return
@@ -36,21 +36,21 @@ class FairSemaphore:
         except asyncio.CancelledError:
             self._waiting.pop(turn, None)
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.release()  # the place was given in the moment in which we were told to give up
+                self.release()  # the slot was granted at the moment of the cancellation
             raise
 
     def release(self) -> None:
-        """Give a place back."""
+        """Give a slot back."""
         self.inside -= 1
         self._admit()
 
     def resize(self, places: int) -> None:
-        """From now on there are so many."""
+        """Change the number of slots."""
         self._places = places
         self._admit()
 
     def refuse(self, error: Callable[[], Exception]) -> None:
-        """Send all who wait away, each with an error of its own."""
+        """Raise an error in all waiters, each with its own exception object."""
         waiting, self._waiting = self._waiting, OrderedDict()
         for turn in waiting:
             if not turn.done():

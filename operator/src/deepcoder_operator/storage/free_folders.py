@@ -15,7 +15,7 @@ _REMEMBERED = 10_000
 
 
 class FreeFolders:
-    """By the run's uid and the folder's place; told from threads."""
+    """Free folders, by the run's UID and the folder's URI. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -23,7 +23,7 @@ class FreeFolders:
         self._lock = threading.Lock()
 
     def note(self, uid: str, where: str) -> None:
-        """It was looked for now, and is not there; the oldest look is forgotten when there are too many."""
+        """Record that a folder is free now. If there are too many entries, the oldest is forgotten."""
         with self._lock:
             self._seen[uid, where] = self._clock()
             self._seen.move_to_end((uid, where))
@@ -31,7 +31,7 @@ class FreeFolders:
                 self._seen.popitem(last=False)
 
     def take(self, uid: str, where: str) -> bool:
-        """Whether it was free a moment ago; told once."""
+        """Whether a folder was free a moment ago. Forgets the folder."""
         with self._lock:
             at = self._seen.pop((uid, where), float("-inf"))
         return self._clock() - at < LOOK_SECONDS

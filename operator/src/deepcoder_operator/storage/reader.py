@@ -1,11 +1,13 @@
-"""Answers a planner's `StorageQuery`: what a run left in its bucket, verified. Blocking, for threads.
+"""Answers a planner's `StorageQuery`: what a run has left in its bucket, verified. Blocking, for threads.
 
-What counts is decided by the contracts' `lineage.candidates` over commits and claims by the storage's own clock. A
-manifest of another run or config, or one whose files differ, is passed over and named, and the next older one tried.
+`lineage.candidates` decides which checkpoint counts, from the storage server's own times of commits and claims. A
+manifest of another run or config, or one whose files differ, is rejected with a reason, and the next older one is
+tried.
 
-RUN.json is put here before a run's first RayJob is made, which shows, before any GPU is asked for, that its credentials
-may write and that the server knows conditional writes. By then the run's config is settled in its status, so that no
-later release can find it begun with another. A trainer that is started by hand puts it itself.
+RUN.json is written before a run's first RayJob is created. This shows, before any GPU is requested, that the
+credentials may write and that the server supports conditional writes. By then the run's config is fixed in its status,
+so no later release can continue the folder with another config. A trainer that is started by hand writes RUN.json
+itself.
 """
 
 from __future__ import annotations
@@ -39,10 +41,10 @@ from deepcoder_operator.domain.world import StoredStage
 from deepcoder_operator.storage.s3 import Bucket, Exists, StorageProblem
 
 MAX_LOOKED_AT = 20
-"""Checkpoints that are looked at before giving up; older ones are pruned anyway."""
+"""Largest number of checkpoints that are examined. Older ones are pruned anyway."""
 
 REJECTED_SECONDS = 300.0
-"""For so long a checkpoint that was found damaged is not looked at again."""
+"""Time, in seconds, for which a checkpoint that was found damaged is not verified again."""
 
 _REMEMBERED = 1000
 
@@ -53,13 +55,14 @@ class RunFolder:
 
     bucket: Bucket
     key: str
-    """Key prefix, without slashes at the ends."""
+    """Key prefix, without a slash at either end."""
     run: RunIdentity
     config_digest: Digest
 
 
 class Rejections:
-    """Checkpoints that were found damaged, so that not every look at their stage asks for all their files again."""
+    """Remembers checkpoints that were found damaged, so that not every query of their stage verifies all their files
+    again. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -67,13 +70,13 @@ class Rejections:
         self._lock = threading.Lock()
 
     def find(self, uri: str, digest: Digest) -> str | None:
-        """What was found a short while ago."""
+        """Return the damage of a checkpoint that was found recently, or None."""
         with self._lock:
             at, text = self._found.get((uri, digest), (float("-inf"), ""))
             return text if self._clock() - at < REJECTED_SECONDS else None
 
     def add(self, uri: str, digest: Digest, text: str) -> None:
-        """It is damaged; the oldest finding goes when there are too many."""
+        """Record the damage of a checkpoint. If there are too many entries, the oldest is forgotten."""
         with self._lock:
             self._found[(uri, digest)] = (self._clock(), text)
             self._found.move_to_end((uri, digest))
@@ -82,7 +85,8 @@ class Rejections:
 
 
 def check_folder(bucket: Bucket, key: str, run: RunIdentity, config_digest: Digest | None) -> bool:
-    """Whether RUN.json is there; raises `StorageProblem` if it is another run's, or of another config (None: any)."""
+    """Whether RUN.json exists. Raises `StorageProblem` if it belongs to another run, or has another config than
+    `config_digest` (None: any)."""
     key = f"{key}/{RUN}"
     where = f"s3://{bucket.name}/{key}"
     try:
@@ -98,15 +102,15 @@ def check_folder(bucket: Bucket, key: str, run: RunIdentity, config_digest: Dige
     if config_digest not in (None, record.config_digest):
         raise StorageProblem(
             "ConfigMismatch",
-            f"{where} was begun with config {record.config_digest}, but it is now {config_digest}: make a new run",
+            f"{where} was created with config {record.config_digest}, but it is now {config_digest}: make a new run",
         )
     return True
 
 
 def claim_folder(folder: RunFolder, *, looked: bool = False) -> None:
-    """Put RUN.json if there is none; raises `StorageProblem` if the folder is another run's or not writable.
+    """Write RUN.json unless it exists. Raises `StorageProblem` if the folder belongs to another run or is not writable.
 
-    Whoever has `looked` just now, as admission does, need not look again before it is put.
+    `looked` says that the caller, such as admission, has just seen the folder free, so that it is not checked first.
     """
     if not looked and check_folder(folder.bucket, folder.key, folder.run, folder.config_digest):
         return
@@ -118,7 +122,7 @@ def claim_folder(folder: RunFolder, *, looked: bool = False) -> None:
 
 
 def resolve_origin(bucket: Bucket, origin: FromCheckpoint) -> ParentRef:
-    """spec.from with its digest; raises `StorageProblem`."""
+    """Verify the checkpoint in spec.from and return it with its digest. Raises `StorageProblem`."""
     name, _, folder = origin.uri.removeprefix("s3://").partition("/")
     if name != bucket.name:
         raise StorageProblem("CheckpointElsewhere", f"spec.from is in bucket {name}: copy it into {bucket.name} first")
@@ -132,7 +136,9 @@ def resolve_origin(bucket: Bucket, origin: FromCheckpoint) -> ParentRef:
     except Damaged as e:
         raise StorageProblem("CheckpointDamaged", f"spec.from: {e}") from e
     if manifest.kind is not ManifestKind.CHECKPOINT:
-        raise StorageProblem("CheckpointNotFound", f"spec.from: {origin.uri} is an {manifest.kind}, no checkpoint")
+        raise StorageProblem(
+            "CheckpointNotFound", f"spec.from: {origin.uri} is of kind {manifest.kind}, not a checkpoint"
+        )
     digest = sha256_digest(data)
     if origin.digest not in (None, digest):
         raise StorageProblem("DigestMismatch", f"spec.from: {origin.uri} has digest {digest}, not {origin.digest}")
@@ -148,7 +154,10 @@ def read_stage(
     known: Set[str],
     rejections: Rejections | None = None,
 ) -> StoredStage:
-    """A stage's newest verified checkpoint or results, and how an attempt ended. `known` digests are verified."""
+    """Return a stage's newest verified checkpoint or results, and how an attempt ended.
+
+    Checkpoints with `known` digests were verified before, and are not verified again.
+    """
     exit_record = _exit(folder, stage, ordinal) if ordinal else None
     if evaluate:
         return _evaluation(folder, stage, exit_record)
@@ -164,7 +173,7 @@ def read_stage(
             continue
         uri = f"s3://{folder.bucket.name}/{folder.key}/{path}"
         if not candidates([StoredCheckpoint(name.step, name.ordinal, committed, path)], claims.above(name.ordinal)):
-            rejected.append(f"{path} was committed after a later attempt had begun")
+            rejected.append(f"{path} was committed after a later attempt had started")
             continue
         digest = sha256_digest(data)
         try:
@@ -235,7 +244,7 @@ def _belongs(folder: RunFolder, manifest: Manifest, kind: ManifestKind, stage: s
 
 
 def _verify(bucket: Bucket, path: str, manifest: Manifest, digest: Digest, rejections: Rejections | None) -> None:
-    """Look at every file, unless that was done a short while ago and found damage."""
+    """Check every file of a checkpoint. Raises `Damaged`, at once if damage was found recently."""
     uri = f"s3://{bucket.name}/{path}"
     if rejections is not None and (text := rejections.find(uri, digest)):
         raise Damaged(text)
@@ -248,7 +257,7 @@ def _verify(bucket: Bucket, path: str, manifest: Manifest, digest: Digest, rejec
 
 
 class _Claims:
-    """When storage received each attempt's claim; asked for only where it can make a difference."""
+    """Times at which storage received the attempts' claims, requested only if they can make a difference."""
 
     def __init__(self, folder: RunFolder, stage: str) -> None:
         self._folder, self._stage = folder, stage
@@ -256,7 +265,7 @@ class _Claims:
         self._times: dict[int, datetime | None] = {}
 
     def above(self, ordinal: int) -> dict[int, datetime]:
-        """The claims of later attempts: only they can make a commit of this one too late."""
+        """Return the claims of later attempts. Only they can make a commit of this attempt too late."""
         if self._ordinals is None:
             names = self._folder.bucket.folders(f"{self._folder.key}/{attempts_dir(self._stage)}/")
             self._ordinals = [int(name) for name in names if name.isdigit()]

@@ -1,7 +1,7 @@
-"""S3 as the operator uses it: small reads, HEADs, one conditional put, deletion of a prefix.
+"""The operator's S3 client: small reads, HEADs, conditional puts, and deletion of a prefix.
 
-Blocking, for threads. Every request has time-outs and botocore's bounded retries; what is left is raised as
-`StorageProblem` with a CamelCase reason and a message with the mend, which become a condition as they are.
+Blocking, for threads. Every request has timeouts and botocore's bounded retries. Remaining errors are raised as
+`StorageProblem`, whose CamelCase reason and message, which says how to fix the problem, become a condition.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _CLIENTS = 64
 _PIECE_BYTES = 1024 * 1024
 
 UNREACHABLE = "StorageUnreachable"
-"""Reason of a problem that says nothing of the run: nobody answered."""
+"""Reason of a problem with the server, not with the run: the server did not answer."""
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
-"""Largest manifest, claim or record that is read; a manifest of ten thousand files has 2 MB."""
+"""Size, in bytes, of the largest manifest, claim or record that is read. A manifest of ten thousand files has 2 MB."""
 
 _REFUSED = {
     *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
@@ -65,7 +65,7 @@ _SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
 
 
 class StorageProblem(Exception):
-    """Storage cannot be used; carries the `Problem`."""
+    """Storage cannot be used. Carries the `Problem`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -82,20 +82,20 @@ class _Conflict(StorageProblem):
 
 @dataclass(frozen=True)
 class Credentials:
-    """What the Secret holds."""
+    """The credentials in a Secret."""
 
     access_key: str
     secret_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
     ca: str | None = field(default=None, repr=False)
-    """PEM bundle for servers with an authority of their own."""
+    """PEM bundle for servers with a certificate authority of their own."""
     source: str = ""
-    """For messages: which Secret."""
+    """Where the credentials come from, for messages."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Which server, and as whom."""
+    """A server, and the credentials for it."""
 
     endpoint: str | None
     region: str | None
@@ -104,7 +104,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Stored:
-    """An object as storage tells it."""
+    """An object as storage reports it."""
 
     key: str
     size: int
@@ -113,11 +113,12 @@ class Stored:
 
 
 class Unheard(Exception):
-    """Nobody waits for the answer any more, so no further request is sent."""
+    """The caller no longer waits for the answer, so no further request is sent."""
 
 
 class Line:
-    """Between who asks and the thread that finds out: whether anybody waits, and whether the server said a word."""
+    """Connects a caller and the thread of its query: says whether the caller still waits and whether the server has
+    answered."""
 
     def __init__(self) -> None:
         self.gone = threading.Event()
@@ -128,11 +129,11 @@ class Bucket:
     """A bucket at a target."""
 
     def __init__(self, client: S3Client, target: Target, name: str, line: Line | None = None) -> None:
-        """Once nobody is at the other end of `line` every method raises `Unheard`."""
+        """Once the caller at the other end of `line` no longer waits, every method raises `Unheard`."""
         self._client, self._target, self.name, self._line = client, target, name, line or Line()
 
     def get(self, key: str) -> tuple[bytes, datetime]:
-        """Content of a document and time of commit; raises `Missing`, and `StorageProblem` for what is no document."""
+        """Return a document and the time of its commit. Raises `Missing`, and `StorageProblem` if it is too large."""
         with self._translated(key):
             answer = self._client.get_object(Bucket=self.name, Key=key)
             with closing(answer["Body"]) as body:
@@ -146,7 +147,7 @@ class Bucket:
                 return body.read(), answer["LastModified"]
 
     def sha256(self, key: str) -> str:
-        """Hash of an object of any size, read in pieces; raises `Missing`."""
+        """Return the SHA-256 of an object of any size, which is read in pieces. Raises `Missing`."""
         found = hashlib.sha256()
         with self._translated(key), closing(self._client.get_object(Bucket=self.name, Key=key)["Body"]) as body:
             for piece in body.iter_chunks(_PIECE_BYTES):
@@ -155,7 +156,7 @@ class Bucket:
         return found.hexdigest()
 
     def head(self, key: str) -> Stored:
-        """Size and checksum; raises `Missing`."""
+        """Return size and checksum of an object. Raises `Missing`."""
         with self._translated(key):
             a = self._client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
             return Stored(key, a["ContentLength"], a["LastModified"], a.get("ChecksumSHA256"))
@@ -175,7 +176,7 @@ class Bucket:
             self._client.put_object(Bucket=self.name, Key=key, Body=data, IfNoneMatch="*", ChecksumAlgorithm="SHA256")
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders right below a prefix that ends in a slash."""
+        """Return the names of the folders directly below a prefix, which must end in a slash."""
         with self._translated(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=prefix, Delimiter="/"
@@ -187,7 +188,7 @@ class Bucket:
             return found
 
     def objects(self, prefix: str) -> list[Stored]:
-        """Everything below a prefix."""
+        """Return all objects below a prefix."""
         with self._translated(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
             found = []
@@ -197,9 +198,12 @@ class Bucket:
             return found
 
     def delete_page(self, prefix: str, after: str) -> list[str]:
-        """Delete one page of what is below a prefix that ends in a slash, past a key; its keys, none at the end."""
+        """Delete one page of the objects below a prefix, which must end in a slash, and after a key.
+
+        Returns the deleted keys; none if there was nothing left.
+        """
         if not prefix.strip("/") or not prefix.endswith("/"):
-            raise ValueError(f"{prefix!r} is no folder")
+            raise ValueError(f"{prefix!r} is not a folder")
         with self._translated(prefix):
             page = self._client.list_objects_v2(Bucket=self.name, Prefix=prefix, StartAfter=after)
             keys = [o["Key"] for o in page.get("Contents", [])]
@@ -218,7 +222,7 @@ class Bucket:
             return keys
 
     def _answered(self) -> None:
-        """A part of an answer is there, more has to be asked for: is anybody still waiting?"""
+        """Note that the server has answered, before the next request of the same query."""
         self._line.answered = True
         self._check_heard()
 
@@ -228,7 +232,7 @@ class Bucket:
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Turn botocore's errors into ours."""
+        """Translate botocore's errors into ours."""
         self._check_heard()
         where = f"s3://{self.name}/{key}"
         server = self._target.endpoint or "AWS"
@@ -248,12 +252,12 @@ class Bucket:
                 ) from e
             if code in ("PreconditionFailed", "412"):
                 raise Exists(where) from e
+            if e.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == HTTPStatus.CONFLICT:
+                raise _Conflict("StorageFailed", f"{where} at {server}: {code}: {text}") from e
             if code in _REFUSED:
                 raise StorageProblem(
                     "CredentialsRefused", f"{server} refuses {source} for {where} ({code}): fix its keys or permissions"
                 ) from e
-            if e.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == HTTPStatus.CONFLICT:
-                raise _Conflict("StorageFailed", f"{where} at {server}: {code}: {text}") from e
             if code in _SKEWED:
                 text = (
                     f"{server} refuses requests signed with a clock that differs from its own ({code}): check the time "
@@ -271,39 +275,40 @@ class Bucket:
         except EndpointProviderError as e:
             raise _endpoint_invalid(self._target) from e
         except BotoCoreError as e:
-            # This one quotes whatever a library said, headers with keys among it; its subclasses name addresses alone.
+            # HTTPClientError quotes any library's message, perhaps headers with keys. Its subclasses quote addresses.
             text = "" if type(e) is HTTPClientError else f": {e}"
             raise StorageProblem(UNREACHABLE, f"{server} cannot be reached: {type(e).__name__}{text}") from e
 
 
 _MAKING = threading.Lock()
-"""The session makes one client at a time; whoever has one already does not wait for that."""
+"""Held while the session creates a client. Callers that find an existing client do not wait for it."""
 
 
 @functools.cache
 def _session() -> Session:
-    """The process's, from which all clients come: each session reads and keeps botocore's description of S3 anew."""
+    """Return the session that creates all clients. Each session would load its own description of S3."""
     made = Session()
     made.register_component("data_loader", SlimLoader())
     return made
 
 
 class Buckets:
-    """Makes buckets; keeps the newest clients, with their connections. Safe in threads."""
+    """Opens buckets, and keeps the most recently used clients with their connections. Thread-safe."""
 
     def __init__(self, vet: Callable[[str], None] = lambda url: None) -> None:
-        """`vet` is called with the address of each request, and raises for one that must not be asked."""
+        """`vet` is called with the URL of each request, and raises if the server must not be contacted."""
         self._vet = vet
         self._lock = threading.Lock()
         self._clients: OrderedDict[str, S3Client] = OrderedDict()
 
     @functools.cached_property
     def _files(self) -> tempfile.TemporaryDirectory[str]:
-        """Where authorities lie for clients to read; made for the first, since a killed process leaves it."""
+        """Temporary folder with the clients' CA bundles. Created only when needed, because a killed process leaves it
+        behind."""
         return tempfile.TemporaryDirectory(prefix="deepcoder-s3-")
 
     def open(self, target: Target, bucket: str, line: Line | None = None) -> Bucket:
-        """A bucket; nothing is asked of the server yet. See `Bucket` for `line`."""
+        """Return a bucket. Sends no request. See `Bucket` for `line`."""
         c = target.credentials
         parts = (target.endpoint, target.region, c.access_key, c.secret_key, c.session_token, c.ca)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Storage for the controllers: credentials, a bulkhead and deadlines around the blocking reader.
 
-A problem is an answer, not an exception: it becomes a condition. Questions are slow, and those to a server that is away
-slower still, so whoever asks gives up meanwhile what others need (`aside`: its place among the passes).
+The answer to a planner's query may be a problem, which becomes a condition; the other operations raise it. Queries are
+slow, above all if the server is unreachable, so a pass gives up its slot while it waits (`aside`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ metrics.begin_in_each_namespace(metrics.WAITING_FOR_STORAGE, [UNREACHABLE])
 
 
 class StorageService:
-    """Asks storage on behalf of runs."""
+    """Runs storage queries on behalf of runs."""
 
     def __init__(
         self,
@@ -64,8 +64,9 @@ class StorageService:
         loopback: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Whoever may make a run names the server. Without a list of them none may be on this machine's link, nor on
-        this machine unless `loopback`: the operator lends nobody its place in the network."""
+        """`allowed_endpoints` are the endpoints that runs may use; if empty, all but those on this machine's link, and
+        on this machine unless `loopback` is set. Anyone who can create a run chooses the server, and must not be able
+        to use the operator's position in the network."""
         self._credentials = credentials
         self._allowed = [e.rstrip("/") for e in allowed_endpoints]
         self._buckets = Buckets((lambda url: None) if self._allowed else partial(vet_address, loopback=loopback))
@@ -73,14 +74,14 @@ class StorageService:
         self._rejections = Rejections(clock)
         self._free = FreeFolders(clock)
         self.aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
-        """Entered while storage is waited for."""
+        """Returns a context that is entered while a query waits for storage."""
 
     def close(self) -> None:
-        """Take no more questions."""
+        """Accept no more queries."""
         self._bulkhead.close()
 
     async def answer(self, run: DeepCoderRun, query: StorageQuery) -> StorageView:
-        """The answer, which may be a problem."""
+        """Answer a planner's query. The answer may be a problem."""
         started = time.monotonic()
         try:
             return await self._in_thread(
@@ -93,7 +94,7 @@ class StorageService:
             metrics.STORAGE_SECONDS.observe(time.monotonic() - started)
 
     async def claim(self, run: DeepCoderRun) -> None:
-        """Put RUN.json, with the config that the run was accepted with, if there is none; raises `StorageProblem`."""
+        """Write RUN.json, with the digest of the accepted config, unless it exists. Raises `StorageProblem`."""
         provenance = run.status.provenance
         if provenance is None:
             raise AssertionError("a folder is claimed only after acceptance")
@@ -105,9 +106,9 @@ class StorageService:
         await self._in_thread(run, DEADLINE_SECONDS, claim)
 
     async def delete_folder(self, run: DeepCoderRun) -> int:
-        """Delete everything below the run's folder, page by page; raises `StorageProblem`.
+        """Delete everything below the run's folder, page by page. Raises `StorageProblem`.
 
-        Deletions may be long, so those of a bucket take turns, beside its other questions.
+        Deletions may take long, so only one page per bucket is deleted at a time. Other queries do not wait for it.
         """
         folder, count, last = storage_key(run) + "/", 0, ""
         try:
@@ -124,7 +125,7 @@ class StorageService:
         return await self._in_thread(run, PAGE_SECONDS, lambda bucket: bucket.delete_page(folder, last), "deletions", 1)
 
     async def put(self, run: DeepCoderRun, key: str, data: bytes) -> None:
-        """Put a document below the run's folder, unless one is there; raises `StorageProblem`."""
+        """Write a document below the run's folder, unless it exists. Raises `StorageProblem`."""
 
         def write(bucket: Bucket) -> None:
             with suppress(Exists):
@@ -133,7 +134,7 @@ class StorageService:
         await self._in_thread(run, PUT_SECONDS, write)
 
     async def credentials(self, run: DeepCoderRun) -> Credentials:
-        """What the run's Secret holds; raises `StorageProblem`."""
+        """Return the credentials in the run's Secret. Raises `StorageProblem`."""
         reference = run.spec.checkpoint.s3.credentials_secret_ref
         if reference is None:
             raise StorageProblem("CredentialsMissing", "checkpoint.s3.credentialsSecretRef is not set: name a Secret")
@@ -142,7 +143,7 @@ class StorageService:
     async def _in_thread(
         self, run: DeepCoderRun, seconds: float, ask: Callable[[Bucket], T], kind: str = "", at_once: int = AT_ONCE
     ) -> T:
-        """Ask with others of its kind: only they wait for each other at the run's bucket."""
+        """Run a query in a thread. At the run's bucket, only queries of the same `kind` wait for each other."""
         s3 = run.spec.checkpoint.s3
         if s3.endpoint and self._allowed and s3.endpoint.rstrip("/") not in self._allowed:
             raise StorageProblem(
