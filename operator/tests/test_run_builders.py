@@ -145,7 +145,7 @@ def test_a_slice_that_nobody_counts_as_a_gpu_is_refused_by_name(device: str) -> 
     run = make_run(image="trainer:1", stages=[TRAIN | {"resources": {"learners": learners}}])
     problem = check_spec(run, Policy())
     assert problem is not None
-    assert f"limits[nvidia.com/{device}]: KubeRay takes no MIG device of this name for a GPU" in problem.message
+    assert f"limits[nvidia.com/{device}]: KubeRay does not count a device of this name as a GPU" in problem.message
 
 
 @pytest.mark.parametrize("gpus", [0, 8])

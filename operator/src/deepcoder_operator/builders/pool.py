@@ -46,8 +46,8 @@ _LEAVE_SERVICE_SECONDS = 3
 """Clients resolve the Service every 2 s. A judge keeps listening until they have seen it leave."""
 
 _EVERY_ADDRESS = ""
-"""What a judge listens on: every address of IPv4 and IPv6. A kubelet probes a pod's first address, which may be of
-either family. `::` would be IPv6 alone."""
+"""Judges listen on all addresses, IPv4 and IPv6. A kubelet probes a pod's first address, which may be of either family.
+`::` would mean IPv6 only."""
 
 _USER = 1000
 """The numeric user of the judge image."""
@@ -55,7 +55,7 @@ _USER = 1000
 _NO_ISTIO = {"sidecar.istio.io/inject": "false"}
 _NO_LINKERD = {"linkerd.io/inject": "disabled"}
 """A mesh injects a proxy into every pod of its namespaces. In a judge it would never be ready, because judges have no
-egress to its control plane, and programs would share a network with its admin port. A template may ask for it."""
+egress to its control plane, and programs would share a network with its admin port. A template may enable it."""
 
 _OWNED = (
     ("metadata", "name"),
@@ -101,7 +101,7 @@ class PoolIdentity:
     """Name of the pool."""
 
     uid: str
-    """UID of the pool: its objects go when it goes."""
+    """UID of the pool, for owner references: its objects are deleted with it."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def build_pod_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: Pool
 
 
 def template_hash(template: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that change when the template does."""
+    """Return a hash of a template: eight hexadecimal digits."""
     canonical = json.dumps(template, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(canonical).hexdigest()[:8]
 
@@ -310,7 +310,8 @@ def _base_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSett
 
 def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
     slots = spec.slots_per_pod
-    # the server, stored tests and requests; for each slot a test of the default limit, its files in memory, zygotes
+    # For the server, stored tests and requests; and for each slot, a test at the default limit, its files in memory,
+    # and zygotes.
     memory_mib = 1900 + 1272 * slots
     command = ["deepcoder-sandbox", "serve", "--host", _EVERY_ADDRESS, "--port", str(JUDGE_PORT)]
     command += ["--token-file", f"{TOKEN_DIRECTORY}/{TOKEN_KEY}", "--slots", str(slots)]
@@ -334,7 +335,7 @@ def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
         "readinessProbe": _probe("/readyz", period=2, failures=2),
         "livenessProbe": _probe("/healthz", period=10, failures=6),
         "lifecycle": {"preStop": {"sleep": {"seconds": _LEAVE_SERVICE_SECONDS}}},
-        "terminationMessagePolicy": "FallbackToLogsOnError",  # why it does not start is then in the pool's condition
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # so that the pool's condition can say why it fails
     }
 
 

@@ -29,10 +29,12 @@ from deepcoder_operator.domain.names import (
 
 RAY_VERSION = "2.60.0"
 TTL_SECONDS = 60
-"""How long the cluster outlives its job, so that its pods' last states can be seen. The operator is usually faster."""
+"""Time, in seconds, that the cluster outlives its job, so that the last states of its pods can be observed. The
+operator usually deletes it sooner."""
 
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
-"""A WorkloadPriorityClass, which orders the queue alone. Kueue reads it from the RayJob, which a user cannot label."""
+"""Label with a WorkloadPriorityClass, which affects only the queue. Kueue reads it from the RayJob, so it is copied
+there from the run."""
 _BACKSTOP_SECONDS = 120
 
 
@@ -89,7 +91,7 @@ def _cluster(pods: AttemptPods) -> Object:
                 "replicas": group.replicas,
                 "minReplicas": group.replicas,
                 "maxReplicas": group.replicas,
-                # Ray parses this with a shell in between, hence JSON within quotes.
+                # A shell comes between KubeRay and Ray, hence the quoted JSON.
                 "rayStartParams": {"resources": json.dumps(json.dumps(resources))},
                 "template": pods.template(role, group.template),
             }

@@ -46,7 +46,7 @@ S3_CA_DIRECTORY = "/etc/deepcoder-s3"
 S3_CA_KEY = "ca.crt"
 METRICS_PORT_VARIABLE = "DEEPCODER_METRICS_PORT"
 METRICS_PORT = 9464
-"""Port at which the driver, on the head, serves the trainer's own metrics."""
+"""Port on which the driver, in the head pod, serves the trainer's own metrics."""
 
 CONFIG_VOLUME = "config"
 """Volume of the head with the stage config and its tokens."""
@@ -57,7 +57,8 @@ _READY = {
     "timeoutSeconds": 5,
     "failureThreshold": 25,
 }
-"""KubeRay's probe of Ray's agent, without the initial delay of ten seconds: a job starts once all pods are ready."""
+"""KubeRay's probe of Ray's agent, without its initial delay of ten seconds, because a job starts only once all pods are
+ready."""
 
 _USER = 1000
 _TOKEN_SECONDS = 3600
@@ -65,27 +66,28 @@ _TOKEN_SECONDS = 3600
 
 @dataclass(frozen=True)
 class AttemptPods:
-    """What the pods of an attempt have in common."""
+    """What determines the pods of an attempt."""
 
     run: DeepCoderRun
 
     stage: Stage
-    """That of the attempt."""
+    """Stage of the attempt."""
 
     ordinal: int
-    """The attempt's."""
+    """Number of the attempt."""
 
     config_map: str
     """Name of the ConfigMap with the stage config."""
 
     image: str
-    """The trainer's."""
+    """Trainer image."""
 
     s3_ca: bool
-    """Whether the bucket's Secret has an authority of its own."""
+    """Whether the bucket's Secret contains a ca.crt."""
 
     def template(self, role: str, user: dict[str, Any]) -> dict[str, Any]:
-        """PodTemplateSpec of a role; raises `TemplateError` when the user's template sets what the operator owns."""
+        """Build the PodTemplateSpec of a role. Raises `TemplateError` if the user's template sets a field that the
+        operator owns."""
         refuse_template(self.stage, role, user)
         meta = self.run.metadata
         labels = attempt_labels(meta.name, meta.uid, self.stage.name, self.ordinal) | {LABEL_ROLE: role}
@@ -94,7 +96,7 @@ class AttemptPods:
 
 
 def refuse_template(stage: Stage, role: str, template: dict[str, Any]) -> None:
-    """Raise `TemplateError` when a user's template for a role sets what the operator owns."""
+    """Raise `TemplateError` if a user's template for a role sets a field that the operator owns."""
     group = {"head": "head", "sampler": "samplers", "learner": "learners"}[role]
     where = f"spec.stages[{stage.name}].resources.{group}.template"
     refuse_owned(template, _owned(_container_of(role)), where)
@@ -161,9 +163,10 @@ def _pod_spec(pods: AttemptPods, role: str) -> dict[str, Any]:
 
 
 def _sources(run: DeepCoderRun, config_map: str) -> list[dict[str, Any]]:
-    """What the head finds below /etc/deepcoder: the stage, the operator's CA, its token for it, and the judges'.
+    """Return the files of the head below /etc/deepcoder: stage config, the operator's CA, and tokens for operator and
+    judges.
 
-    Only one key of the judges' Secret: what else a Secret of the user's holds is none of the run's.
+    Only one key of the judges' Secret is mounted, because a user's Secret may hold other keys that are not for the run.
     """
     files = [{"key": name, "path": name} for name in (STAGE_FILE, CA_FILE)]
     token = {"path": PROGRESS_TOKEN, "audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS}
@@ -216,12 +219,12 @@ def _env(pods: AttemptPods, role: str) -> list[dict[str, Any]]:
         {"name": "XDG_CACHE_HOME", "value": f"{HOME}/.cache"},
         {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
-        # Threads of torch that wait by spinning starve each other where pods share cores.
+        # Threads of torch that busy-wait starve each other if pods share cores.
         {"name": "OMP_WAIT_POLICY", "value": "PASSIVE"},
     ]
     if role == HEAD:
         env.append({"name": METRICS_PORT_VARIABLE, "value": str(METRICS_PORT)})
-        # KubeRay has Ray stop the driver of a RayJob that is deleted: by SIGTERM, and by SIGKILL after 3 s unless told.
+        # When a RayJob is deleted, KubeRay has Ray stop the driver: SIGTERM, then SIGKILL after this time, not 3 s.
         stop = run.spec.checkpoint.drain_seconds + GRACE_SECONDS
         env.append({"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(stop)})
     if not _uses_hub(run):

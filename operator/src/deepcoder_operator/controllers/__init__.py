@@ -1,1 +1,1 @@
-"""Glue: observe, call the pure planner, carry out its plan, write the status once."""
+"""Glue: observe, call the pure planner, write the status once, carry out the plan."""

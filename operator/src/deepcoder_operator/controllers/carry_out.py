@@ -75,7 +75,7 @@ class Executor:
     def __init__(
         self, kube: Kube, rayjobs: Informer, storage: StorageService, settings: TrainerSettings, record: Recorder
     ) -> None:
-        """`settings` are the operator's own part in what is made, which its certificates change; see `Recorder`."""
+        """`settings` go into the objects of runs, and change with the operator's certificates."""
         self.settings = settings
         self._kube, self._rayjobs, self._storage, self._record = kube, rayjobs, storage, record
         self._post_mortem = PostMortem(kube, storage)
@@ -189,8 +189,8 @@ class Executor:
             ours = [field for field in e.fields if ".template." not in field]
             if ours:
                 text = f"RayJob {job['metadata']['name']} is not created: KubeRay's CRDs lack {', '.join(ours)}"
-                mend = "upgrade KubeRay to 1.6 or newer, and its CRDs, which helm upgrade leaves as they are"
-                raise CannotDo("KubeRayTooOld", f"{text}: {mend}") from e
+                fix = "upgrade KubeRay to 1.6 or newer, and its CRDs, which helm upgrade leaves as they are"
+                raise CannotDo("KubeRayTooOld", f"{text}: {fix}") from e
             text = f"RayJob {job['metadata']['name']} is created without template fields that KubeRay's CRDs lack"
             self._record(_reference(run), "TemplateFieldsDropped", f"{text}: {', '.join(e.fields)}", warning=True)
             return await self._kube.create(job)

@@ -79,7 +79,7 @@ class PostMortem:
             self._done = {key} if len(self._done) > 4096 else self._done | {key}
         if found.missing:
             return "PostMortemPartly", f"{uri} lacks {'; '.join(found.missing)}"[:1000], True
-        return "PostMortemSaved", f"what is known of attempt {attempt.ordinal} is in {uri}", False
+        return "PostMortemSaved", f"logs, events and pods of attempt {attempt.ordinal} are in {uri}", False
 
     async def _save(self, run: DeepCoderRun, attempt: AttemptStatus, stage: str, found: _Findings) -> bool:
         """Store the documents. Returns whether all of them are stored."""
@@ -124,14 +124,14 @@ class PostMortem:
         asked = [*heads, *_failed(p for p in pods if p not in heads)] if known else []
         for pod in asked:
             name, seen = pod["metadata"]["name"], pod_view(pod)
-            if seen.unreachable or lost_its_node(seen):  # a log that is asked for there only hangs
+            if seen.unreachable or lost_its_node(seen):  # a request for a log from there would only hang
                 missing.append(f"the log of {name}: its node is lost")
                 continue
             container = str(trainer_container(pod["spec"]["containers"])["name"])
             text = await _tried(f"the log of {name}", missing, self._log(namespace, name, container))
             if text is not None:
                 document = "head.log" if pod in heads and "head.log" not in found.documents else f"{name}.log"
-                # Megabytes, searched many times over: heartbeats are answered meanwhile.
+                # In a thread, because it searches megabytes many times, and heartbeats must be answered meanwhile.
                 found.documents[document] = await asyncio.to_thread(redactor.text, text)
         if listed and not heads:
             missing.append("the head's log: its pod is gone")
@@ -141,7 +141,7 @@ class PostMortem:
             try:
                 return await self._kube.read_log(namespace, pod, container, TAIL_LINES, LOG_BYTES)
             except errors.Unavailable as e:
-                log.debug("the log of %s is asked for again: %s", pod, e)
+                log.debug("the log of %s is requested again: %s", pod, e)
                 await asyncio.sleep(1.0)
         return await self._kube.read_log(namespace, pod, container, TAIL_LINES, LOG_BYTES)
 

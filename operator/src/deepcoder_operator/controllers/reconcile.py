@@ -217,7 +217,7 @@ class Reconciler:
     async def _unreadable(self, key: RunKey, memory: Memory, error: ValidationError, now: datetime) -> float:
         """Report that the spec is unreadable, in the conditions only, because the rest may be a newer release's."""
         memory.hindered = UNREADABLE
-        if key in self.board.waiting:  # it asks for no GPU now; a live attempt trains on, and needs its judges
+        if key in self.board.waiting:  # it needs no judge now; a live attempt continues and does need its judges
             self.board.withdraw(key)
         first = error.errors(include_url=False, include_input=False)[0]
         message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or fix the field"

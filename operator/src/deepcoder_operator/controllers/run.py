@@ -62,7 +62,7 @@ class RunController:
     def __init__(
         self, kube: Kube, reconciler: Reconciler, board: ProgressBoard, settle: float = SETTLE_SECONDS
     ) -> None:
-        """`reconciler` does the passes; of the API server it is asked here only what has become of a run."""
+        """`reconciler` runs the passes. `kube` is used only to read a run again."""
         self._kube, self._reconciler, self._board, self._settle = kube, reconciler, board, settle
         self._workers: dict[RunKey, _Worker] = {}
         self._by_pool: dict[RunKey, set[RunKey]] = {}
@@ -76,7 +76,7 @@ class RunController:
         self._broken: asyncio.Queue[BaseException] = asyncio.Queue()
 
     def start(self) -> None:
-        """Children are listed: passes may begin."""
+        """Start passes, because all child objects are listed."""
         self._ready.set()
 
     async def run(self) -> None:
@@ -91,7 +91,7 @@ class RunController:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def seen(self, obj: Object) -> None:
-        """A run as the API server has it, from an event or a write of ours; an older one than known is dropped."""
+        """Take a state of a run from an event or from one of our writes. Ignore a state older than the known one."""
         key = run_key(obj)
         worker = self._workers.get(key)
         if worker is None:
@@ -105,9 +105,9 @@ class RunController:
         worker.wakeup.set()
 
     def listed(self, runs: Sequence[Object], at: int, closed: Collection[str] = ()) -> int:
-        """All runs that there were at a version: what events have not told is caught up with; the number of runs.
+        """Take a list of all runs at a version, and handle changes and deletions that events have not reported.
 
-        What became of those in namespaces that are `closed` to us nobody knows: they are kept as they were.
+        Returns the number of runs handled. Nothing is known about runs in `closed` namespaces, so they are kept.
         """
         known = {key: worker.obj for key, worker in self._workers.items()}
         news = [o for o in runs if run_key(o) not in known or version(o) > version(known[run_key(o)])]
@@ -121,7 +121,7 @@ class RunController:
         return len(news) + len(lost)
 
     def gone(self, obj: Object) -> None:
-        """A run was deleted."""
+        """Forget a deleted run and end its worker."""
         key = run_key(obj)
         worker = self._workers.get(key)
         if worker is not None and worker.obj["metadata"]["uid"] == obj["metadata"]["uid"]:
@@ -130,18 +130,18 @@ class RunController:
                 worker.task.cancel()
 
     def wake(self, key: RunKey) -> None:
-        """Something a run depends on has changed."""
+        """Run a pass over a run soon, because something that it depends on has changed."""
         worker = self._workers.get(key)
         if worker is not None:
             worker.wakeup.set()
 
     def wake_pool(self, namespace: str, pool: str) -> None:
-        """A pool has changed: its runs look."""
+        """Run a pass over each run of a pool soon, because the pool has changed."""
         for key in self._by_pool.get(RunKey(namespace, pool), ()):
             self._workers[key].wakeup.set()
 
     def _follow_pool(self, key: RunKey, worker: _Worker) -> None:
-        """Note which pool the run looks at."""
+        """Record which pool wakes the run."""
         sandbox = (worker.obj.get("spec") or {}).get("sandbox") or {}
         pool = RunKey(key.namespace, (sandbox.get("poolRef") or {}).get("name") or own_pool_name(key.name))
         if pool != worker.pool:
@@ -179,7 +179,7 @@ class RunController:
             self._broken.put_nowait(error)
 
     async def _pass(self, key: RunKey, worker: _Worker) -> float | None:
-        """One pass; seconds until the next at the latest, None when the run is gone."""
+        """Run one pass. Returns the seconds until the next pass at the latest, or None if the run is gone."""
         started = time.monotonic()
         try:
             seconds = await self._reconciler.reconcile(key, worker)
@@ -203,7 +203,7 @@ class RunController:
         return min(float(2 ** min(worker.failures, 6)), LONGEST_PAUSE_SECONDS)
 
     async def _refresh(self, worker: _Worker) -> None:
-        """Our view was old: read the run anew rather than wait for the event."""
+        """Read the run again after a conflict, instead of waiting for its event."""
         meta = worker.obj["metadata"]
         try:
             found = await self._kube.find(RUNS, meta["namespace"], meta["name"])
@@ -214,7 +214,7 @@ class RunController:
             worker.adopt(found)
 
     async def _is_gone(self, worker: _Worker) -> bool:
-        """Whether nothing is left to work for: a run that was made again under the name meanwhile is this worker's."""
+        """Whether the run is gone. If a new run has the same name, the worker continues with that one."""
         meta = worker.obj["metadata"]
         try:
             found = await self._kube.find(RUNS, meta["namespace"], meta["name"])
@@ -245,7 +245,7 @@ def _counted(namespace: str, memory: Memory) -> _Counted:
 
 
 def run_of(obj: dict[str, Any]) -> RunKey | None:
-    """The run that a child belongs to, by its label."""
+    """Return the run that a child object belongs to, by its label, or None."""
     labels = obj["metadata"].get("labels") or {}
     name = labels.get(LABEL_RUN)
     return RunKey(obj["metadata"]["namespace"], name) if name else None

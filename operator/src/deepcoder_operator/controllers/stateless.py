@@ -12,34 +12,34 @@ from deepcoder_operator.controllers.bare_kopf import kopf
 
 
 class NoDifferences(kopf.DiffBaseStorage):
-    """No earlier state is stored, and the present one has nothing to compare."""
+    """Stores no earlier state, and gives kopf nothing to compare."""
 
     def build(self, **_: Any) -> Any:
-        """What would be compared."""
+        """Return the part of an object that kopf compares: nothing."""
         return {}
 
     def fetch(self, **_: Any) -> None:
-        """What was there before."""
+        """Return no earlier state."""
 
     def store(self, **_: Any) -> None:
-        """Keep what is there now."""
+        """Store nothing."""
 
 
 class NoProgress(kopf.ProgressStorage):
-    """Handlers that are called for each event, and never again for the same, have no progress."""
+    """Stores no progress of handlers. Ours are called once per event and are never retried."""
 
     def fetch(self, **_: Any) -> None:
-        """How far a handler has come."""
+        """Return no progress."""
 
     def store(self, **_: Any) -> None:
-        """Keep how far it has come."""
+        """Store nothing."""
 
     def purge(self, **_: Any) -> None:
-        """Forget it."""
+        """Delete nothing."""
 
     def touch(self, **_: Any) -> None:
-        """Change the object, so that an event comes of it."""
+        """Do not touch the object, which would cause an event."""
 
     def clear(self, *, essence: Any) -> Any:
-        """What would be compared, without what is kept here."""
+        """Return the object's part unchanged: it contains no progress."""
         return essence

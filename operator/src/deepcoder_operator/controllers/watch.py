@@ -10,8 +10,8 @@ growing pause, each time after a listing, which also shows readiness probes that
 finds changes that an event should have reported. The controller handles them at once, and if kopf does not report them
 soon after, kopf has gone deaf and is restarted as well.
 
-One of several namespaces may be closed to us, because its Role is deleted together with it. kopf ends completely if it
-may not watch one namespace. So it is started for the others alone, and again once that one is open.
+Access to one of several namespaces may be denied, because its Role is deleted together with it. kopf ends completely if
+it may not watch one namespace. So it is started for the others only, and again once access is allowed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class RunWatch:
                     if namespace is None:
                         raise
                     closed.append(namespace)
-                    log.warning("DeepCoderRuns of namespace %s are closed to us: %s", namespace, e)
+                    log.warning("DeepCoderRuns of namespace %s may not be listed: %s", namespace, e)
         except errors.KubeError as e:
             self.refused = errors.refuses(e)
             log.warning("DeepCoderRuns cannot be listed: %s", e)
@@ -112,7 +112,7 @@ class RunWatch:
                 if listing is None or not (lacking := heard.lacks(listing)):
                     continue
                 if not await _within(EVENT_SECONDS, thread.ended) and (unheard := lacking - heard.since):
-                    log.warning("kopf has not told of %d DeepCoderRuns, its watch is begun again", len(unheard))
+                    log.warning("kopf has not reported %d DeepCoderRuns, its watch is restarted", len(unheard))
                     break
         finally:
             thread.stop()
@@ -133,7 +133,7 @@ class _Listing(NamedTuple):
     runs: dict[RunKey, int]
     at: int
     namespaces: tuple[str, ...]
-    """Namespaces that are open to us. Empty if all are watched at once."""
+    """Namespaces that may be listed. Empty if all namespaces are watched at once."""
 
 
 class _Heard:
@@ -141,7 +141,7 @@ class _Heard:
 
     def __init__(self, controller: RunController) -> None:
         self.since: set[RunKey] = set()
-        """Return the runs reported since the last call."""
+        """Runs reported since the last call of `lacks`."""
         self._controller = controller
         self._versions: dict[RunKey, int] = {}
 
@@ -186,7 +186,7 @@ class _KopfThread(threading.Thread):
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._watch())
         except Exception as e:
-            log.warning("the watch of DeepCoderRuns has ended and is begun again: %s: %s", type(e).__name__, e)
+            log.warning("the watch of DeepCoderRuns has ended and is restarted: %s: %s", type(e).__name__, e)
         finally:
             self._tell(self.ended.set)
 
@@ -205,7 +205,7 @@ class _KopfThread(threading.Thread):
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
-            reached = access.find()  # anew, with files that may have been renewed
+            reached = access.find()  # read again, because the files may have been renewed
             return kopf.AiohttpSession(server=reached.server, aiohttp_session=open_session(reached, UNBOUNDED))
 
         @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=registry)

@@ -123,9 +123,8 @@ def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem
         if pod.get("resourceClaims") and not gpus:
             return Problem(
                 "ClaimedGPUsNotSupported",
-                f"{where}.resources.{role} claims devices (resourceClaims) and requests no GPU: a claimed GPU is not "
-                "seen, so the stage would compute on CPUs beside it: request GPUs as a resource, for example "
-                "nvidia.com/gpu",
+                f"{where}.resources.{role} claims devices (resourceClaims) and requests no GPU: claimed GPUs are not "
+                "supported, so the stage would compute on CPUs: request GPUs as a resource, for example nvidia.com/gpu",
             )
         if pod_mig_devices(pod) and gpus > 1:
             return Problem(

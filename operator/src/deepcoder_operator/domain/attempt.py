@@ -66,7 +66,7 @@ def intend(draft: Draft) -> None:
         index, phase=StagePhase.ACTIVE, start_time=entry.start_time or draft.now, attempts=entry.attempts + 1
     )
     lay_out_stages(draft)
-    # The same message as in the pass that creates it: another one would cost a status write of its own.
+    # The same message as in the pass that creates the RayJob, because a different one would cost another status write.
     draft.progressing(True, "Creating", _creating(draft.attempt))
     draft.event("AttemptIntended", f"attempt {ordinal} of stage {stage.name} at {stage.context_tokens} tokens")
     draft.look_again(0)
@@ -170,7 +170,7 @@ def _note_pods(draft: Draft, world: World) -> None:
 
 
 def _queued(draft: Draft, job: RayJobView, stop: DrainCause | None) -> None:
-    """The RayJob is suspended: its queue has not admitted it yet, or it has none and something else suspended it."""
+    """Handle a suspended RayJob: its queue has not admitted it yet, or it has none and something else suspended it."""
     attempt, queue = draft.attempt, draft.run.spec.scheduling.queue_name or ""
     if stop is not None:
         _call_off(draft, stop)

@@ -105,7 +105,7 @@ def head_failure(attempt: AttemptStatus, head: PodView | None) -> Failure | None
         return Failure(FailureReason.HEAD_LOST, f"container of head pod {head.name} was restarted")
     if head.phase in ("Failed", "Succeeded"):
         code = f" with exit code {head.exit_code}" if head.exit_code is not None else ""
-        # Said by its node, which may have run no container. What `pod_failure` tells is not repeated.
+        # The node's reason, for a pod whose containers may never have run. What `pod_failure` reports is not repeated.
         refused = f": {head.reason}: {head.message}" if head.reason and _one_pod(head) is None else ""
         text = f"head pod {head.name} ended{code} {head.terminated}".rstrip()
         return Failure(FailureReason.HEAD_LOST, f"{text}{refused}")
@@ -134,7 +134,7 @@ def job_failure(job: RayJobView) -> Failure | None:
     if job.deployment_status == "ValidationFailed":
         return Failure(FailureReason.VALIDATION_FAILED, text)
     if job.deployment_status == "Failed" and job.reason == FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED:
-        return Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text)  # KubeRay's word, while no operator ran
+        return Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text)  # KubeRay's verdict, while no operator ran
     if job.job_status not in ("FAILED", "STOPPED") and job.deployment_status != "Failed":
         return None
     if _COMMUNICATION.search(job.message):
@@ -172,7 +172,7 @@ def refine(attempt: AttemptStatus, exit_record: ExitRecord | None) -> Failure:
         FailureReason.OUT_OF_MEMORY,
         FailureReason.COMMUNICATION,
     )
-    if seen.reason in outside or _EVICTED in seen.evidence:  # of which the trainer that meets the loss knows nothing
+    if seen.reason in outside or _EVICTED in seen.evidence:  # the trainer sees only the effect of these, not the cause
         text = f"{text}; {seen.evidence}"
     reason = seen.reason if seen.reason in outside else FailureReason.APPLICATION
     return Failure(reason, text, exit_record.code)

@@ -52,7 +52,8 @@ def finish_deletion(draft: Draft, world: World) -> None:
 def _credentials_are_gone(draft: Draft, reason: str, asked: datetime) -> bool:
     """Whether to stop waiting for the run's credentials."""
     if reason == "SecretForbidden":
-        stopped = find_condition(draft.run.status.conditions, "Progressing")  # at its drain's end at the latest
+        # Progressing changes its status when the drain ends, or earlier.
+        stopped = find_condition(draft.run.status.conditions, "Progressing")
         return draft.due(max(asked, stopped.last_transition_time if stopped else asked), FORBIDDEN_SECONDS)
     return reason == "SecretNotFound"
 

@@ -151,7 +151,7 @@ class Draft:
 
     def update(self, **changes: Any) -> None:
         """Change fields of the status."""
-        if any(getattr(self.status, name) != value for name, value in changes.items()):  # most set what is there
+        if any(getattr(self.status, name) != value for name, value in changes.items()):  # most changes change nothing
             self.status = self.status.model_copy(update=changes)
 
     def update_attempt(self, **changes: Any) -> AttemptStatus:
@@ -169,7 +169,7 @@ class Draft:
 
     @property
     def attempt(self) -> AttemptStatus:
-        """The live attempt. Call it only if there is one."""
+        """The live attempt. Use it only if there is one."""
         if self.status.attempt is None:
             raise AssertionError("no live attempt")
         return self.status.attempt
@@ -220,5 +220,5 @@ class Draft:
         return False
 
     def plan(self) -> Plan:
-        """The finished plan."""
+        """Return the finished plan."""
         return Plan(self.status, tuple(self.actions), tuple(self.events), self.requeue)

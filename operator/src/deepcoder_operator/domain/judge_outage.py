@@ -95,8 +95,8 @@ def wait_for_judges(draft: Draft, world: World) -> Problem | None:
         return None
     pool = judging_pool(draft.run, world)
     if pool is not None and pool.stuck_reason:
-        mend = f"kubectl -n {draft.run.metadata.namespace} edit sandboxpool {pool.name}"
-        text = f"no GPU is requested while no judge can start: fix the cause below, or the pool ({mend})"
+        command = f"kubectl -n {draft.run.metadata.namespace} edit sandboxpool {pool.name}"
+        text = f"no GPU is requested while no judge can start: fix the cause below, or the pool ({command})"
         return Problem(pool.stuck_reason, f"{text}. {pool.trouble()}")
     backoff = draft.status.backoff
     serves = pool is not None and pool.ready and not pool.idle

@@ -26,8 +26,8 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """Label of a RayJob by which Kueue finds its LocalQueue."""
 
 LABEL_ASKED_QUEUE = "deepcoder.dev/queue"
-"""The queue that the run named when its RayJob was created, empty if it named none. Kueue's own label may be set, and
-policies may rewrite it."""
+"""Label of a RayJob with the queue that the run named when the RayJob was created, empty if it named none. Kueue's own
+label is not reliable for this, because policies may set or rewrite it."""
 
 TOGETHER_KEY = "TOGETHER_API_KEY"
 """Key of the Secret that sandbox.together refers to."""
@@ -36,30 +36,31 @@ MAX_ORDINAL = 999
 
 
 def attempt_name(run: str, stage_index: int, ordinal: int) -> str:
-    """RayJob of an attempt: `<run>-s<index>-a<ordinal>`, at most 46 characters. Its ConfigMap's name starts with it."""
+    """Return the name of an attempt's RayJob: `<run>-s<index>-a<ordinal>`, at most 46 characters. The name of the
+    attempt's ConfigMap starts with it."""
     return f"{run}-s{stage_index}-a{ordinal}"
 
 
 def config_name(run: str) -> str:
-    """ConfigMap with the resolved config."""
+    """Return the name of the ConfigMap with the resolved config."""
     return f"{run}-config"
 
 
 def account_name(run: str) -> str:
-    """ServiceAccount of the run's pods. It has no permissions."""
+    """Return the name of the ServiceAccount of the run's pods, which has no permissions."""
     return f"{run}-trainer"
 
 
 def policy_name(run: str) -> str:
-    """NetworkPolicy of the run's pods."""
+    """Return the name of the NetworkPolicy of the run's pods."""
     return f"{run}-trainer"
 
 
 def run_labels(run: str, uid: str) -> dict[str, str]:
-    """Labels of everything made for a run."""
+    """Return the labels of all objects of a run."""
     return {MANAGED_BY: OPERATOR, LABEL_RUN: run, LABEL_RUN_UID: uid}
 
 
 def attempt_labels(run: str, uid: str, stage: str, ordinal: int) -> dict[str, str]:
-    """Labels of everything made for an attempt. KubeRay copies them from the RayJob to its cluster."""
+    """Return the labels of all objects of an attempt. KubeRay copies them from the RayJob to its cluster."""
     return run_labels(run, uid) | {LABEL_STAGE: stage, LABEL_ORDINAL: str(ordinal)}

@@ -93,7 +93,7 @@ def _live(draft: Draft, world: World) -> None:
 
 
 def _idle(draft: Draft, world: World, policy: Policy) -> None:
-    """Without an attempt: wait, or intend the next one."""
+    """Handle a run without an attempt: wait, or intend the next one."""
     if draft.status.stages:
         over = is_past_the_end(draft)
         lay_out_stages(draft)
@@ -117,7 +117,7 @@ def _idle(draft: Draft, world: World, policy: Policy) -> None:
 
 
 def _delete(draft: Draft, world: World) -> None:
-    """For a run that is being deleted: drain within bounds, then let it go."""
+    """Handle a run that is being deleted: drain within bounds, then remove the finalizer."""
     if draft.status.attempt is not None:
         follow(draft, world, stop=DrainCause.DELETION)
         if not _has_left(draft):

@@ -24,25 +24,25 @@ LABEL_AVOIDS = "deepcoder.dev/avoids"
 
 
 def service_name(pool: str) -> str:
-    """Headless Service of the pool. Every address behind it is a ready judge."""
+    """Return the name of the pool's headless Service. Every address behind it is a ready judge."""
     return f"{pool}-judge"
 
 
 def judge_host(pool: str, namespace: str) -> str:
-    """Host name of the pool's Service within the cluster."""
+    """Return the host name of the pool's Service within the cluster."""
     return f"{service_name(pool)}.{namespace}.svc"
 
 
 def token_secret_name(pool: str) -> str:
-    """Secret with the bearer token that judges require."""
+    """Return the name of the Secret with the bearer token that judges require."""
     return f"{pool}-token"
 
 
 def pod_name(pool: str, index: int, template_hash: str) -> str:
-    """Name of a judge's pod. The API server refuses to create the same name twice, so no judge is created twice."""
+    """Return the name of a judge's pod. The API server refuses to create a name twice, so no judge is created twice."""
     return f"{pool}-{index}-{template_hash}"
 
 
 def selector(pool: str) -> str:
-    """Label selector of the pool's pods."""
+    """Return the label selector of the pool's pods."""
     return f"{LABEL_POOL}={pool}"

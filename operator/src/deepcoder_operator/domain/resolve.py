@@ -56,10 +56,10 @@ def identity(run: DeepCoderRun) -> RunIdentity:
 
 
 def storage_key(run: DeepCoderRun) -> str:
-    """Key prefix of the run's folder within its bucket."""
+    """Return the key prefix of the run's folder within its bucket."""
     return run_root(run.spec.checkpoint.s3.prefix, identity(run))
 
 
 def storage_uri(run: DeepCoderRun) -> str:
-    """URI of the run's folder."""
+    """Return the URI of the run's folder."""
     return f"s3://{run.spec.checkpoint.s3.bucket}/{storage_key(run)}"

@@ -64,8 +64,8 @@ _REQUIRED = frozenset({"name", "mountPath", "devicePath"})
 """Keys that identify elements of a list. An element without its key could not be merged."""
 
 _MIG = "nvidia.com/mig-"
-"""Names of MIG devices begin so. Those with media engines (.me) or a share of the compute engines have longer names,
-which nobody counts as GPUs: such a stage would compute on CPUs beside the device that it holds."""
+"""Prefix of the names of MIG devices. Devices with media engines (.me) or a share of the compute engines have longer
+names, which do not count as GPUs: such a stage would compute on CPUs although it holds a device."""
 
 _QUANTITY = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?$")
 
@@ -136,7 +136,7 @@ def _check_quantity(key: str, value: Any, where: str) -> str | None:
         return _wrong(where, "a whole number of GPUs such as 8", value)
     if key.startswith(_MIG) and not is_gpu(key):
         return (
-            f"{where}: KubeRay takes no MIG device of this name for a GPU: request one such as nvidia.com/mig-3g.40gb"
+            f"{where}: KubeRay does not count a device of this name as a GPU: request one like nvidia.com/mig-3g.40gb"
         )
     return None
 

@@ -72,7 +72,7 @@ class RayJobView:
     suspended: bool = False
     """spec.suspend, which Kueue controls if a queue is set."""
     queue: str = ""
-    """The queue that Kueue finds on it, whoever named it."""
+    """The queue in Kueue's label, whoever set it."""
     asked_queue: str | None = None
     """The queue that the run named when it was created, empty if it named none. None: an older release created it."""
     job_status: str = ""
@@ -245,7 +245,7 @@ class World:
         return self.rayjob if self.rayjob is not None and self.rayjob.owner_uid == run_uid else None
 
     def pods_of(self, ordinal: int) -> list[PodView]:
-        """Pods of an attempt."""
+        """Return the pods of an attempt."""
         return [p for p in self.pods if p.ordinal == ordinal]
 
     def head(self, ordinal: int) -> PodView | None:
@@ -269,7 +269,7 @@ class World:
 
 
 def rayjob_view(obj: Object) -> RayJobView:
-    """A RayJob."""
+    """Read a RayJob."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     labels = meta.get("labels") or {}
     return RayJobView(
@@ -290,7 +290,7 @@ def rayjob_view(obj: Object) -> RayJobView:
 
 
 def cluster_view(obj: Object) -> ClusterView:
-    """A RayCluster."""
+    """Read a RayCluster."""
     status = obj.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     refused = conditions.get(REPLICA_FAILURE, {})
@@ -303,7 +303,7 @@ def cluster_view(obj: Object) -> ClusterView:
 
 
 def pod_view(obj: Object) -> PodView:
-    """A pod of a run."""
+    """Read a pod of a run."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     containers = status.get("containerStatuses") or []
@@ -344,7 +344,7 @@ def pod_view(obj: Object) -> PodView:
 
 
 def pool_view(obj: Object) -> PoolView:
-    """A SandboxPool."""
+    """Read a SandboxPool."""
     meta, status = obj["metadata"], obj.get("status") or {}
     found: Object = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
     ready = found.get("status") == "True"
@@ -365,7 +365,7 @@ def pool_view(obj: Object) -> PoolView:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """An RFC 3339 time of the API."""
+    """Parse an RFC 3339 time of the API. None stays None."""
     return datetime.fromisoformat(text) if text else None
 
 

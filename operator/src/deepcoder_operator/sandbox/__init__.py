@@ -1,4 +1,4 @@
 """SandboxPools: the pass over a pool, the objects around its pods, and the poller that asks judges for their load.
 
-What a pass decides is in `domain.pool_*`, what it makes in `builders.pool`.
+`domain.pool_*` makes the decisions of a pass, and `builders.pool` builds the objects.
 """

@@ -1,6 +1,6 @@
 """Metrics of SandboxPools.
 
-A pool's series go with it: gauges of a pool that is gone would stand at their last value for ever.
+A pool's series are removed with the pool. Otherwise its gauges would keep their last values forever.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def show(namespace: str, pool: str, status: SandboxPoolStatus) -> None:
         gauge.labels(namespace=namespace, pool=pool).set(getattr(status, field))
     AVOIDED.labels(namespace, pool).set(len(status.avoided_nodes))
     for cause in Cause:
-        PODS_DELETED.labels(namespace, pool, cause)  # 0 is told, too
+        PODS_DELETED.labels(namespace, pool, cause)  # so that each series starts at 0
 
 
 def forget(namespace: str, pool: str) -> None:
-    """Drop every series of a pool that is gone."""
+    """Remove all series of a deleted pool."""
     for gauge in (*_GAUGES.values(), AVOIDED, DEMAND):
         gauge.remove_by_labels({"namespace": namespace, "pool": pool})
     for counter in (PODS_CREATED, PODS_DELETED):

@@ -24,10 +24,10 @@ after the first. Kubernetes keeps only the exit status of the last one."""
 _MOST_TOLD = 600
 _SHAPES = Redactor(())
 """A judge's output becomes part of a condition, which more people can read than logs, so tokens are removed."""
-_MEMORY_MEND = (
+_MEMORY_FIX = (
     ": its memory limit is too small: leave resources out of spec.template, or raise the limit of the container judge"
 )
-_IMAGE_MEND = ": check spec.image, and imagePullSecrets in spec.template"
+_IMAGE_FIX = ": check spec.image, and imagePullSecrets in spec.template"
 
 
 def judge_pods(objects: Iterable[Mapping[str, Any]], pool_uid: str) -> list[JudgePod]:
@@ -94,7 +94,7 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
             return _Trouble("CrashLoopBackOff", words, refuses, _ran_seconds(ended))
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
             told = _brief(waiting.get("message"))
-            return _Trouble(str(reason), f"{told}{_IMAGE_MEND if 'Image' in reason else ''}")
+            return _Trouble(str(reason), f"{told}{_IMAGE_FIX if 'Image' in reason else ''}")
     return _Trouble(str(status["reason"])) if status.get("reason") else _Trouble()
 
 
@@ -121,7 +121,7 @@ def _ends(container: Mapping[str, Any]) -> int:
 def _last_words(ended: Mapping[str, Any]) -> str:
     """Return a container's last output. The judge's own output says how to fix the problem."""
     if ended.get("reason") == "OOMKilled":
-        return f"OOMKilled{_MEMORY_MEND}"
+        return f"OOMKilled{_MEMORY_FIX}"
     lines = _SHAPES.text(str(ended.get("message") or "")).strip().splitlines()
     return f"exit code {ended['exitCode']}" + (f": {_brief(lines[-1])}" if lines else "")
 

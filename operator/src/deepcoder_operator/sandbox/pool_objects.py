@@ -54,10 +54,10 @@ class PoolObjects:
     async def ensure(
         self, pool: PoolIdentity, generation: int, spec: SandboxPoolSpec, judges: int, run_uid: str | None = None
     ) -> str:
-        """Bring the objects to what this version of the spec says and a pool of so many judges needs; the pool's token.
+        """Apply the objects for this generation of the spec and this number of judges, and return the pool's token.
 
-        `run_uid` is whose own pool it is. A token that somebody has deleted is missed sooner than what else is: without
-        it no judge starts. Raises `NameConflict`, `StillEnding` or `KubeError`.
+        `run_uid` is the UID of the run that owns the pool, if one does. A deleted token is noticed sooner than other
+        deleted objects, because no judge starts without it. Raises `NameConflict`, `StillEnding` or `KubeError`.
         """
         known, size, at = self._applied.get(pool.uid, (0, 0, 0.0))
         if (known, size) == (generation, judges) and self._clock() - at < REAPPLY_SECONDS:
@@ -78,7 +78,7 @@ class PoolObjects:
         return token
 
     def forget(self, pool: PoolIdentity) -> None:
-        """The pool is gone."""
+        """Forget a deleted pool."""
         self._applied.pop(pool.uid, None)
         self._reader.forget(pool.namespace, pool.name)
 
