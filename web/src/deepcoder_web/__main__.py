@@ -67,7 +67,7 @@ async def serve(
 
 
 def _port(runner: web.AppRunner, *, everywhere: bool = False) -> int:
-    """Of loopback, or of every IPv4 address: port 0 becomes another for IPv6."""
+    """Return the port on loopback, or, with `everywhere`, on all IPv4 addresses. With port 0, IPv6 gets another one."""
     ipv4 = (address for address in runner.addresses if len(address) == 2)
     return next((int(port) for host, port in ipv4 if (host != LOOPBACK) == everywhere), 0)
 
@@ -77,7 +77,8 @@ def _probes(runs: Runs) -> web.Application:
         return web.Response(text="ok\n")
 
     async def ready(request: web.Request) -> web.Response:
-        """Ready also while the API server is away: the page then shows the last known state, and says so."""
+        """Answer the readiness probe. Once ready, the page stays ready without the API server: it shows the last known
+        state, and says so."""
         waits = runs.waits
         return web.Response(text=f"{waits or 'ok'}\n", status=503 if waits else 200)
 

@@ -84,7 +84,7 @@ class Access:
         return found
 
     def may(self, viewer: Viewer, verb: str, namespace: str, name: str = "") -> bool:
-        """Whether the viewer may `get` a run, or `list` those of a namespace ("": of all); raises `Unavailable`."""
+        """Whether the viewer may `get` a run, or `list` the runs of a namespace ("": of all). Raises `Unavailable`."""
         key = (viewer, verb, namespace, name)
         known, allowed = self._allowed.get(key)
         if not known or allowed is None:

@@ -80,7 +80,7 @@ class Dashboard:
         """Streams by user name and uid, because other attributes may differ between a user's tokens."""
 
     def application(self) -> web.Application:
-        """All routes."""
+        """Return the application with all routes."""
         app = web.Application(client_max_size=1024, middlewares=[_guarded])
         run = "/api/v1/runs/{namespace}/{name}"
         app.add_routes(
@@ -217,7 +217,7 @@ class Dashboard:
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         end = time.monotonic() + STREAM_SECONDS
-        with self._runs.waiting(key) as waiter, suppress(ConnectionError):  # who closes their page says no more
+        with self._runs.waiting(key) as waiter, suppress(ConnectionError):  # the viewer closed the page
             await response.write(b"\n")
             while time.monotonic() < end:
                 changed = await waiter.changes(BEAT_SECONDS)
@@ -251,7 +251,7 @@ class Dashboard:
         if self._access.known(token):
             return await self._in_thread(self._threads, lambda: self._access.viewer(token))
         if self._strangers >= _STRANGERS_WAITING:
-            raise Unavailable("too many are signing in: come again in a few seconds")
+            raise Unavailable("too many users are signing in: try again in a few seconds")
         self._strangers += 1
         try:
             return await self._in_thread(self._for_strangers, lambda: self._access.viewer(token))

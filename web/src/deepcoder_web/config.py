@@ -46,7 +46,7 @@ class WebConfig(BaseModel):
 
 
 def load_config(path: Path | None) -> WebConfig:
-    """Read the file, or take the defaults; raises `ConfigError`."""
+    """Load the configuration file, or the defaults if there is none. Raises `ConfigError`."""
     if path is None:
         return WebConfig()
     try:

@@ -19,7 +19,7 @@ from deepcoder_web.views import Steps
 
 _MOST_BYTES = 40 << 20
 _MOST_FIGURES = 1_500_000
-"""Most figures of a run: the shorter a figure's text, the more memory it takes relative to it."""
+"""Largest number of figures of a run. The bytes alone are no bound, because short figures expand more in memory."""
 _KEPT_BYTES = 48 << 20
 _UNPACKED = 8
 """Memory of metrics during parsing, as a multiple of their text."""
@@ -31,7 +31,7 @@ class _Run:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     lines: dict[tuple[str, int], tuple[object, bytes]] = field(default_factory=dict)
-    """(stage, ordinal) to what told its version, and its metrics.jsonl, compressed."""
+    """By (stage, ordinal): version of the attempt's metrics.jsonl, and its content, compressed."""
     version: object = None
     steps: Steps = field(default_factory=lambda: Steps(()))
     size: int = 0

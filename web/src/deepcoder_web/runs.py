@@ -156,7 +156,7 @@ class Runs:
             except ClientError as error:
                 log.warning("runs cannot be watched: %s", error)
                 self._pause(namespace, error)
-            except Exception as error:  # an answer that is none: nobody begins a thread anew that has ended
+            except Exception as error:  # such as an invalid answer; nothing would restart this thread
                 log.exception("runs cannot be watched")
                 self._pause(namespace, error)
 

@@ -20,13 +20,14 @@ from deepcoder_web.run_folders import RunFolders
 from deepcoder_web.storage_threads import Budget, StorageThreads
 
 _AT_ONCE_BYTES = 320 << 20
-"""Read and unpacked at once; with what is kept it stays below the chart's limit."""
+"""Largest number of bytes that are read and unpacked at once. Together with the caches, this is below the chart's
+memory limit."""
 
 T = TypeVar("T")
 
 
 class Storage:
-    """Answers from buckets."""
+    """Answers the page's queries from the runs' buckets."""
 
     def __init__(self, connection: Connection, allowed_endpoints: Sequence[str]) -> None:
         self._threads, self._folders = StorageThreads(), RunFolders(connection, allowed_endpoints)
@@ -34,15 +35,15 @@ class Storage:
         self._curves, self._rollouts = Curves(budget), Rollouts(budget)
 
     async def attempts(self, run: DeepCoderRun) -> dict[str, Any]:
-        """Attempts and how they ended."""
+        """Return the attempts and how they ended."""
         return {"attempts": await self._ask(run, lambda folder: views.attempt_rows(run, folder.attempts()))}
 
     async def steps(self, run: DeepCoderRun, after: str) -> dict[str, Any]:
-        """Columns by step."""
+        """Return the steps after a cursor, as columns."""
         return await self._ask(run, lambda folder: self._curves.steps(folder).document(after))
 
     async def sample_steps(self, run: DeepCoderRun) -> dict[str, Any]:
-        """Of which steps rollouts are stored."""
+        """Return the steps for which rollouts are stored."""
 
         def ask(folder: RunFolder) -> dict[str, Any]:
             return {"steps": [{"stage": stage, "step": step} for stage, step in folder.sample_steps()]}
@@ -50,7 +51,7 @@ class Storage:
         return await self._ask(run, ask)
 
     async def samples(self, run: DeepCoderRun, stage: str, step: int, verdict: str, order: str) -> dict[str, Any]:
-        """Rollouts of a step, without their texts."""
+        """Return the rollouts of a step, without their texts."""
         return await self._ask(
             run, lambda folder: views.sample_rows(self._rollouts.rows(folder, stage, step), verdict, order)
         )
@@ -58,7 +59,7 @@ class Storage:
     async def sample(
         self, run: DeepCoderRun, stage: str, step: int, place: tuple[int, int], draw: int | None
     ) -> dict[str, Any] | None:
-        """One rollout by group and index, None where there is none; see `Rollouts.one`."""
+        """Return one rollout by group and index, or None. See `Rollouts.one`."""
 
         def ask(folder: RunFolder) -> dict[str, Any] | None:
             row = self._rollouts.one(folder, stage, step, place, draw)
@@ -67,7 +68,8 @@ class Storage:
         return await self._ask(run, ask)
 
     async def lineage(self, run: DeepCoderRun) -> dict[str, Any]:
-        """The chain from the newest checkpoint to the base, each link checked as it is walked."""
+        """Return the chain from the newest checkpoint to the base model, and the first problem in it. Each link is
+        verified."""
         if run.status.latest_checkpoint is None:
             return {"nodes": [], "problem": None}
 
@@ -82,7 +84,7 @@ class Storage:
         return await self._ask(run, ask)
 
     async def evaluations(self, run: DeepCoderRun) -> dict[str, Any]:
-        """Committed evaluations."""
+        """Return the committed evaluations."""
         return await self._ask(run, lambda folder: views.evaluations_document(folder.evaluations()))
 
     async def _ask(self, run: DeepCoderRun, question: Callable[[RunFolder], T]) -> T:

@@ -108,7 +108,7 @@ class Budget:
         size = min(size, self._most)
         with self._changed:
             if not self._changed.wait_for(lambda: self._left >= size, self._patience):
-                raise Busy("other rollouts and curves are being read: come again in a few seconds")
+                raise Busy("other rollouts and curves are being read: try again in a few seconds")
             self._left -= size
         try:
             yield

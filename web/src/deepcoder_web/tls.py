@@ -44,13 +44,13 @@ class Certificate:
             now = self._state()
             if now == self._seen:
                 return
-            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # a pair that does not match spoils the other's
+            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # try it first: a mismatched pair damages a context
             self._load(self.context)
         except OSError as error:
-            log.warning("the certificate in %s cannot be used, the one before is served on: %s", self._directory, error)
+            log.warning("the certificate in %s cannot be used, the previous one stays: %s", self._directory, error)
             return
         self._seen = now
-        log.info("the certificate in %s is new and served from now on", self._directory)
+        log.info("the certificate in %s has changed and was loaded", self._directory)
 
     def _state(self) -> list[tuple[int, int, int]]:
         states = [(self._directory / name).stat() for name in _FILES]

@@ -1,4 +1,4 @@
-"""Builds what the page is sent from what the API server and storage have. Pure; names are those of the page's scripts.
+"""Builds the documents that the page receives, from the API server's and storage's data. Pure.
 
 Pod templates, environments and Secret names are left out. A run's settings are its recipe and the lengths of its
 stages, which is what people compare. For storage that cannot be read, only the kind of fault is sent, without the
@@ -25,7 +25,7 @@ from deepcoder_contracts.steps import StepRecord
 Document = dict[str, Any]
 
 SAMPLES_SHOWN = 500
-"""Most rollouts of a step in the list."""
+"""Largest number of rollouts of a step in the list."""
 
 
 def run_row(run: DeepCoderRun) -> Document:
@@ -162,7 +162,8 @@ class Steps:
 
 
 def _cursors(steps: Sequence[StepRecord]) -> Iterator[str]:
-    """After each step: how many, and a digest of which. An attempt that trains some again changes it."""
+    """Yield the cursor after each step: the number of steps, and a digest of them. Steps that are trained again change
+    it."""
     digest = hashlib.sha256()
     yield f"0-{digest.hexdigest()[:16]}"
     for number, step in enumerate(steps, 1):
@@ -294,10 +295,10 @@ _FAULTS = {
     StorageFault.UNREACHABLE: "the run's storage does not answer",
     StorageFault.UNTRUSTED: "the certificate of the run's storage is not trusted: its Secret may bring a ca.crt",
     StorageFault.REFUSED: "the run's storage refuses the credentials of the run's Secret",
-    StorageFault.NO_CREDENTIALS: "the run has no Secret whose keys the dashboard could read its storage with",
+    StorageFault.NO_CREDENTIALS: "the run has no Secret with credentials for its storage",
     StorageFault.NO_BUCKET: "the run's storage has no bucket of that name",
-    StorageFault.TOO_LARGE: "what the run has stored is too large to be shown here",
-    StorageFault.OTHER: "what the run's storage answers cannot be used",
+    StorageFault.TOO_LARGE: "the run's stored data is too large to show here",
+    StorageFault.OTHER: "the answer of the run's storage cannot be used",
 }
 
 
