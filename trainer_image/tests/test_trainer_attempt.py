@@ -107,7 +107,7 @@ async def test_an_attempt_that_finds_other_problems_than_the_one_before_stops_an
     world: Callable[..., World],
 ) -> None:
     w = world(steps=6)
-    w.learner.on_train = lambda step: w.stop.request(4, "SIGTERM") if step == 2 else None
+    w.learner.on_train = lambda step: w.stop.request(60, "SIGTERM") if step == 2 else None
     assert (await w.run()).reason == "Drained"
     assert w.config.dataset is not None
     problems = Path(str(w.config.dataset.uri))

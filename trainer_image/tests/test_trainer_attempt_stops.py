@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,17 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Worl
 
 
 async def test_closing_that_hangs_does_not_outlast_the_stop(
-    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(stopping, "LEAVE_SECONDS", 0.3)
     w = world(steps=6, every=100)
-    w.learner.on_train = lambda step: w.stop.request(3, "SIGTERM") if step == 2 else None
+    w.learner.on_train = lambda step: w.stop.request(60, "SIGTERM") if step == 2 else None
 
     async def hang() -> None:
+        w.stop.request(-stopping.LEAVE_SECONDS, "its time is over")
         await asyncio.Event().wait()
 
     w.sampler.close = hang  # type: ignore[method-assign]
-    began = time.monotonic()
     record = await w.run()
-    assert time.monotonic() - began < 20, "of no end otherwise"
     assert (record.code, record.reason, record.step) == (75, "Drained", 2)
     assert w.exit_record() == record
     assert record.manifest_digest is not None
@@ -105,7 +102,7 @@ async def test_a_stop_while_the_model_is_fetched_ends_the_attempt_at_once(
 
     def slow(sources: Any, source: Any) -> Path:
         begun.set()
-        over.wait(20)
+        over.wait()
         raise OSError("nobody waits for this")
 
     monkeypatch.setattr("deepcoder_trainer.checkpoint.sources.Sources.model", slow)
@@ -113,10 +110,10 @@ async def test_a_stop_while_the_model_is_fetched_ends_the_attempt_at_once(
     while not begun.is_set():
         await asyncio.sleep(0.01)
     w.stop.request(60, "SIGTERM")
-    began = time.monotonic()
-    record = await task
-    over.set()
-    assert time.monotonic() - began < 5
+    try:
+        record = await task
+    finally:
+        over.set()
     assert (record.code, record.reason, record.message) == (75, "Drained", "SIGTERM")
     assert w.exit_record() == record
 
@@ -133,10 +130,15 @@ async def test_work_beside_training_that_fails_ends_the_attempt_and_costs_no_ste
         await failing.wait()
         raise RuntimeError("the judge ended 4 times")
 
+    async def let_go_in_the_drain() -> None:
+        await w.stop.reached(stopping.Moment.ASKED)
+        w.sampler.hold.set()
+
     monkeypatch.setattr(SampleSink, "run", run)
     monkeypatch.setattr("deepcoder_trainer.telemetry.samples.FLUSH_SECONDS", 0.1)
-    w.config = w.config.model_copy(update={"storage": w.config.storage.model_copy(update={"drain_seconds": 1})})
+    letting_go = asyncio.create_task(let_go_in_the_drain())
     record = await w.run()
+    await letting_go
     assert (record.code, record.reason, record.message) == (1, "RuntimeError", "the judge ended 4 times")
     assert record.manifest_digest is not None
     assert [p.parent.name for p in w.store.glob("s/step-*/MANIFEST.json")] == [f"step-{record.step:06d}.a001"]

@@ -88,13 +88,17 @@ async def test_a_function_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch
 
     def hangs(problem: Problem, response: str) -> float:
         if response == "hang":
-            released.wait(30)
+            released.wait()
         return 1.0
 
     reward = UserReward(hangs)
-    outcomes = await asyncio.gather(*(reward(DOUBLE, r, "k") for r in ["hang"] * 4 + ["fine"] * 4))
+    hung = await asyncio.gather(*(reward(DOUBLE, "hang", "k") for _ in range(4)))
+    monkeypatch.setattr(
+        reward_module, "USER_SECONDS", 60.0
+    )  # what does not hang has its time, and four threads still do
+    fine = await asyncio.gather(*(reward(DOUBLE, "fine", "k") for _ in range(4)))
     released.set()
-    assert [o.reward for o in outcomes] == [None] * 4 + [1.0] * 4
+    assert [o.reward for o in hung + fine] == [None] * 4 + [1.0] * 4
 
 
 async def test_an_asynchronous_function_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
