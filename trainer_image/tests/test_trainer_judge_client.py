@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from scripted_judges import Handler, Server, asking, client_of, drops, errs, fails, passes, serving, verdict
+from virtual_time import in_virtual_time
 
 from deepcoder_contracts.judge import Scoring, TestCase
 from deepcoder_trainer.judge import bearer as bearer_module
 from deepcoder_trainer.judge import client as client_module
 from deepcoder_trainer.judge import servers as servers_module
 from deepcoder_trainer.judge.backend import JudgeRefused
-from deepcoder_trainer.judge.endpoints import Endpoints
-from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.judge.client import Answer
+from deepcoder_trainer.judge.endpoints import Endpoint, Endpoints
+from deepcoder_trainer.judge.submission import JudgedProblem, Submission
 from deepcoder_trainer.types import Problem
 
 
@@ -281,17 +283,27 @@ async def test_a_judge_that_turns_us_away_for_now_is_asked_again_and_costs_no_at
     assert (judgement.attempts, len(server.asked)) == (1, 2)
 
 
-async def test_a_token_that_stays_wrong_leaves_the_sample_unjudged_and_does_not_end_the_run() -> None:
-    async def stranger(_: web.Request) -> web.Response:
-        return web.json_response({"error": "token"}, status=401)
+class TurnsAway:
+    """A transport to a judge that takes no token; `asked` are the times of asking."""
 
-    async with serving(stranger) as ([server], urls):
-        client = client_of(Endpoints(urls), patience=1.5)
-        judgement = await client.judge(asking())
-        await client.close()
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    async def slots(self, judge: Endpoint) -> None: ...
+
+    async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
+        self.asked.append(asyncio.get_running_loop().time())
+        return Answer(turned_away=True, problem="401")
+
+
+@in_virtual_time
+async def test_a_token_that_stays_wrong_leaves_the_sample_unjudged_and_does_not_end_the_run() -> None:
+    transport = TurnsAway()
+    client = client_module.JudgeClient(Endpoints(["http://a"]), transport, patience=10)  # type: ignore[arg-type]
+    judgement = await client.judge(asking())
     assert (judgement.response, judgement.attempts) == (None, 0)
-    assert len(server.asked) == 2, "asked again after a second, then less often"
-    assert client.retries == {"failed": 0, "unavailable": 0, "turned_away": 2}
+    assert transport.asked == [0, 1, 3, 7], "asked again after a second, then less often"
+    assert client.retries == {"failed": 0, "unavailable": 0, "turned_away": 4}
 
 
 @pytest.mark.parametrize("closes", [1, 2], ids=["once", "whenever the connection is used again"])
