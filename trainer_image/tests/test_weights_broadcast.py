@@ -179,13 +179,13 @@ def test_a_sampler_that_never_comes_or_comes_and_hangs_is_given_up_before_those_
     from deepcoder_trainer import broadcast
     from deepcoder_trainer.broadcast import BroadcastGroup
 
-    monkeypatch.setattr(broadcast, "JOIN_SECONDS", 2.0)
-    monkeypatch.setattr(broadcast, "BUCKET_SECONDS", 2.0)
     offer = sender.offer(SHAPES)
     lives = Worker(offer, "sampler-1")
     first = receiving(lives)
     assert sender.send(["sampler-1"], weights(1), torch.bfloat16) == []
     assert equal(first.result(30), weights(1))
+    monkeypatch.setattr(broadcast, "JOIN_SECONDS", 2.0)  # of those that come from now on
+    monkeypatch.setattr(broadcast, "BUCKET_SECONDS", 2.0)
     hangs = c10d.TCPStore(offer.host, offer.port, None, is_master=False, timeout=timedelta(seconds=30))
     met: Future[BroadcastGroup] = Future()  # held: its sockets stay open
     threading.Thread(
