@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from deepcoder_trainer.evaluation.targets import newest_export
 
 def test_the_newest_export_is_the_highest_step_with_a_manifest_that_no_later_claim_overtook(tmp_path: Path) -> None:
     store = open_storage(f"file://{tmp_path}")
-    for key in (
+    keys = (
         "short/attempts/001/claim.json",
         "short/export/step-000010.a001/MANIFEST.json",
         "short/attempts/002/claim.json",
@@ -31,9 +31,10 @@ def test_the_newest_export_is_the_highest_step_with_a_manifest_that_no_later_cla
         "short/export/step-000040.a001/MANIFEST.json",
         "short/export/step-000030.a002/model.safetensors",
         "shorter/export/step-000050.a001/MANIFEST.json",
-    ):
+    )
+    for second, key in enumerate(keys):
         store.put_bytes(key, b"{}")
-        time.sleep(0.002)  # the file system's clock ticks
+        os.utime(tmp_path / key, (second, second))  # two may come within one tick of the file system's clock
     assert newest_export("short", store) == "short/export/step-000020.a002"
     assert newest_export("long", store) is None
 
