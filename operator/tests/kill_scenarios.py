@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from kuberay_standin import LOOK_SECONDS
+from kuberay_standin import LOOK_SECONDS, dump
 from loop_world import Cluster
 from run_manifests import EVALUATE, TRAIN
 from s3_server import BUCKET
@@ -67,6 +67,11 @@ class Scenario:
         """All is as if the operator had lived through it."""
         assert tuple(self.site.standin.seen) == self.attempts
         assert {name: len(uids) for name, uids in self.made.items()} == dict.fromkeys(self.attempts, 1)
+
+    def told(self) -> str:
+        """How far the run is, for a failure's message."""
+        run = self.site.standin.changes.find(RUNS, "demo") or {}
+        return f"ended: {sorted(self.done)}; its status: {dump(run.get('status') or {})}"
 
     async def _over(self) -> bool:
         raise NotImplementedError

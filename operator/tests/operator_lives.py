@@ -72,6 +72,11 @@ class Lives:
     all: list[Life] = field(default_factory=list)
 
     @property
+    def proxy(self) -> Faulty:
+        """Before the operator that began last."""
+        return self.all[-1].proxy
+
+    @property
     def labels(self) -> list[str]:
         """What all lives together wrote, each step once, in order."""
         writes = [w.label for proxy in (*[life.proxy for life in self.all], self.s3) for w in proxy.writes]

@@ -22,10 +22,9 @@ import chart_account
 import control_plane
 import pytest
 from crd_serving import established
-from faulty_api import Faulty
 from kill_scenarios import CrashAndComplete, SuspendAndDelete
 from loop_world import Cluster, cluster_in
-from operator_lives import Life, lives_in
+from operator_lives import Life, Lives, lives_in
 from s3_server import S3Server
 
 from deepcoder_contracts.api import run as run_api
@@ -41,7 +40,8 @@ pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
 SECONDS = 180.0
 
-Fault = Callable[[Faulty], Awaitable[None]]
+Fault = Callable[[Lives], Awaitable[None]]
+"""Works on the proxy of whatever operator lives: a busy machine may cost one its Lease, and another begins."""
 
 
 async def survive(site: Cluster, fault: Fault, kind: type[CrashAndComplete | SuspendAndDelete]) -> list[Life]:
@@ -49,7 +49,7 @@ async def survive(site: Cluster, fault: Fault, kind: type[CrashAndComplete | Sus
     async with lives_in(site) as lives:
         scenario = kind(site)
         life = await lives.begin()
-        work = asyncio.create_task(fault(life.proxy))
+        work = asyncio.create_task(fault(lives))
         try:
             await scenario.begin(lives.s3.url)
             async with asyncio.timeout(SECONDS):
@@ -63,19 +63,37 @@ async def survive(site: Cluster, fault: Fault, kind: type[CrashAndComplete | Sus
                         ended = await scenario.ended()
                     await asyncio.sleep(0.05)
             await scenario.check()
+        except TimeoutError:
+            lived = f"{len(lives.all)} operators wrote: {lives.labels}"
+            raise AssertionError(f"the run does not end; {lived}; {scenario.told()}") from None
+        else:
+            assert not work.done() or work.exception() is None, work
         finally:
             work.cancel()
         return lives.all
 
 
+def writes(lives: Lives) -> int:
+    """How much all operators together have written."""
+    return sum(len(life.proxy.writes) for life in lives.all)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that never stops makes informers wait for half a minute before each list: a run would take minutes."""
+    monkeypatch.setattr(informer, "FIRST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(informer, "MAX_PAUSE_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("short_pauses")
 async def test_watches_that_break_each_second_lose_nothing(site: Cluster) -> None:
     broken = 0
 
-    async def fault(proxy: Faulty) -> None:
+    async def fault(lives: Lives) -> None:
         nonlocal broken
         while True:
             await asyncio.sleep(1)
-            broken += proxy.drop_watches()
+            broken += lives.proxy.drop_watches()
 
     await survive(site, fault, CrashAndComplete)
     assert broken > 5
@@ -83,21 +101,20 @@ async def test_watches_that_break_each_second_lose_nothing(site: Cluster) -> Non
 
 @pytest.mark.long
 async def test_events_that_come_twice_do_nothing_twice(site: Cluster) -> None:
-    async def fault(proxy: Faulty) -> None:
-        proxy.repeats_events = True
+    async def fault(lives: Lives) -> None:
+        while True:
+            lives.proxy.repeats_events = True
+            await asyncio.sleep(0.05)
 
     await survive(site, fault, CrashAndComplete)
 
 
-async def test_watches_whose_version_is_too_old_are_begun_anew(site: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It never stops here, so pauses that grow to half a minute are all that would be waited for.
-    monkeypatch.setattr(informer, "FIRST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(informer, "MAX_PAUSE_SECONDS", 0.5)
-
-    async def fault(proxy: Faulty) -> None:
+@pytest.mark.usefixtures("short_pauses")
+async def test_watches_whose_version_is_too_old_are_begun_anew(site: Cluster) -> None:
+    async def fault(lives: Lives) -> None:
         for seconds in chain((1.0, 1.0), repeat(2.0)):  # more than once, however soon the run is at its end
-            proxy.expired_watches = 3
-            proxy.drop_watches()
+            lives.proxy.expired_watches = 3
+            lives.proxy.drop_watches()
             await asyncio.sleep(seconds)
 
     lives = await survive(site, fault, CrashAndComplete)
@@ -110,10 +127,11 @@ async def test_watches_that_fall_silent_are_found_out(site: Cluster, monkeypatch
     monkeypatch.setattr(client, "WATCH_SILENCE_SECONDS", 2.0)
     monkeypatch.setattr(watch, "RELIST_SECONDS", 2.0)
 
-    async def fault(proxy: Faulty) -> None:
-        while not proxy.open_watches:
+    async def fault(lives: Lives) -> None:
+        while True:
+            if lives.proxy.open_watches:
+                lives.proxy.silent = True
             await asyncio.sleep(0.05)
-        proxy.silent = True
 
     await survive(site, fault, CrashAndComplete)
 
@@ -121,8 +139,10 @@ async def test_watches_that_fall_silent_are_found_out(site: Cluster, monkeypatch
 async def test_conflict_of_every_status_write_costs_a_plan_and_nothing_else(site: Cluster) -> None:
     conflicts: set[str] = set()
 
-    async def fault(proxy: Faulty) -> None:
-        proxy.conflicts = conflicts
+    async def fault(lives: Lives) -> None:
+        while True:
+            lives.proxy.conflicts = conflicts
+            await asyncio.sleep(0.05)
 
     await survive(site, fault, SuspendAndDelete)
     assert len(conflicts) > 8
@@ -132,10 +152,10 @@ async def test_conflict_of_every_status_write_costs_a_plan_and_nothing_else(site
 async def test_storm_of_429_passes(site: Cluster, seconds: float) -> None:
     """A storm that is longer than the lease ends the operator, which is begun again until it is over."""
 
-    async def fault(proxy: Faulty) -> None:
-        while len(proxy.writes) < 6:
+    async def fault(lives: Lives) -> None:
+        while writes(lives) < 6:
             await asyncio.sleep(0.01)
-        proxy.storm_until = time.monotonic() + seconds
+        lives.proxy.storm_until = time.monotonic() + seconds
 
     began = time.monotonic()
     lives = await survive(site, fault, CrashAndComplete)
@@ -174,9 +194,9 @@ async def test_api_server_killed_and_started_again_is_outlived(
         objects = chart_account.render(helm, chart, "restarts")
         (tmp_path / "site").mkdir()
 
-        async def restarts(proxy: Faulty) -> None:
-            for writes in (8, 25):
-                while len(proxy.writes) < writes:
+        async def restarts(lives: Lives) -> None:
+            for count in (8, 25):
+                while writes(lives) < count:
                     await asyncio.sleep(0.01)
                 pid, command = api_server_of(kubeconfig)
                 os.kill(pid, signal.SIGKILL)

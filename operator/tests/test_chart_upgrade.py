@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 NEXT_RELEASE = """
 from deepcoder_operator.__main__ import main
 from deepcoder_operator.builders import rayjob
+from deepcoder_operator.kube import lease
 
+lease.RENEW_SECONDS = 3600.0  # as of all operators in tests
 rayjob.TTL_SECONDS = 61
 rayjob.RAY_VERSION = "99.0.0"
 main()
