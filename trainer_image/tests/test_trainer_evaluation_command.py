@@ -24,7 +24,7 @@ from curation_world import own_row, write_jsonl
 from deepcoder_contracts.exit import ExitCode
 from deepcoder_trainer.__main__ import main as cli_main
 from deepcoder_trainer.evaluation.results import EvaluationResults
-from deepcoder_trainer.evaluation.samples import SCHEMA
+from deepcoder_trainer.evaluation.samples import SCHEMA, write_rows
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.samples import read_samples
 
@@ -207,6 +207,26 @@ def test_result_that_is_found_is_said_to_be_and_another_input_is_measured_anew(
 
 @pytest.mark.parametrize(
     ("rows", "message"),
+def test_samples_of_an_evaluation_that_left_long_prompts_out_are_judged_again(
+    tmp_path: Path, evaluate: Callable[..., str]
+) -> None:
+    """Nobody could have given the missing responses: `--responses` refused the file."""
+    tests = [{"input": "1\n", "output": "1\n"}]
+    problems = [{"id": name, "prompt": "Echo.", "tests": tests} for name in ("long", "short")]
+    sets = {"echo": write_jsonl(tmp_path / "echo.jsonl", problems)}
+    sampled = {"problem_id": "short", "response": "```python\nprint(input())\n```"}
+    zero = {"step", "group_id", "index", "prompt_tokens", "limit_tokens", "judge_seconds", "judge_attempts"}
+    unknown = {"prompt": "", "verdict": "", "finish": "stop"} | dict.fromkeys(zero, 0)
+    first = tmp_path / "first.parquet"
+    write_rows(first, [unknown | sampled], ["long"])
+    found = results_in(tmp_path / "one", evaluate(tmp_path / "one", sets, {"echo": first}))
+    again = tmp_path / "one" / "eval" / found.key / "samples" / "Given" / "echo.parquet"
+    found_again = results_in(tmp_path / "two", evaluate(tmp_path / "two", sets, {"echo": again}))
+    for each in (found, found_again):
+        assert each.targets["Given"]["echo"].verdicts == {"passed": 1}
+        assert each.left_out == {"echo": 1}
+
+
     [
         ([], "1 of 1 problems have fewer than 1 responses"),
         (

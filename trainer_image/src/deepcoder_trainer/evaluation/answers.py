@@ -3,15 +3,19 @@
 A file is JSON Lines or Parquet with one row per response. A row names its problem (`problem_id`, `task_id`,
 `question_id` or `id`) and has a `response`, or a `solution`, which is a program without its fence. The rows of a
 problem are its samples in order, unless they have an `index`. `finish` (`stop` or `length`) and `response_tokens` are
-used if present. So the samples files that an evaluation writes can be judged again.
+used if present. So the samples files that an evaluation writes can be judged again. They also say which problems the
+evaluation left out because their prompts are too long: those need no response.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyarrow.parquet as pq
 
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.errors import BadConfig
@@ -22,6 +26,8 @@ from deepcoder_trainer.seeds import seed
 from deepcoder_trainer.types import Finish, GenerationRequest, Sampler
 from deepcoder_trainer.unicode_text import whole
 
+LEFT_OUT = b"deepcoder.leftOut"
+"""Key in a samples file's metadata: JSON list of the problems that were left out, by id."""
 _NAMES = ("problem_id", "task_id", "question_id", "id")
 
 
@@ -73,6 +79,8 @@ class GivenAnswers:
     by_set: Mapping[str, Mapping[str, Sequence[Answer]]]
     """Problem set to problem to its responses, in order."""
     digest: str
+    left_out: Mapping[str, frozenset[str]]
+    """Problem set to the problems that whoever sampled the responses left out."""
 
     async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
         """Return the problem's response at `index`."""
@@ -110,8 +118,9 @@ class GivenAnswers:
 def read_answers(files: Mapping[str, Path]) -> GivenAnswers:
     """Responses to each problem set. Raises BadConfig, DatasetError."""
     by_set = {name: _read(path) for name, path in files.items()}
+    left_out = {name: _left_out(path) for name, path in files.items()}
     digest = " ".join(f"{name} sha256:{file_sha256(path)}" for name, path in sorted(files.items()))
-    return GivenAnswers(by_set, digest)
+    return GivenAnswers(by_set, digest, left_out)
 
 
 def _read(path: Path) -> dict[str, list[Answer]]:
@@ -134,6 +143,17 @@ def _read(path: Path) -> dict[str, list[Answer]]:
         if sorted(samples) != list(range(len(samples))):
             raise DatasetError(f"{path.name}: index: {name} has {sorted(samples)}: count from 0 without a gap")
     return {name: [samples[i] for i in range(len(samples))] for name, samples in found.items()}
+
+
+def _left_out(path: Path) -> frozenset[str]:
+    """Return the problems that a samples file names as left out; none for other files."""
+    if path.suffix != ".parquet":
+        return frozenset()
+    text = (pq.read_schema(path).metadata or {}).get(LEFT_OUT, b"[]")
+    try:
+        return frozenset(map(str, json.loads(text)))
+    except (ValueError, TypeError):
+        raise DatasetError(f"{path.name}: {LEFT_OUT.decode()}: not a list of problems: fetch the file again") from None
 
 
 def _answer(row: Mapping[str, Any]) -> tuple[str, Answer]:

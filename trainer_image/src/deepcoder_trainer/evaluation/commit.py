@@ -100,13 +100,14 @@ def evaluation_results(plan: EvaluationPlan, sets: Sequence[ProblemSet], rows: M
         inputs=plan.inputs(),
         targets={target: target_results(by_set, sets) for target, by_set in rows.items()},
         comparisons=[c for c in compared if c is not None],
-        left_out={s.name: s.left_out for s in sets if s.left_out},
+        left_out={s.name: len(s.left_out) for s in sets if s.left_out},
     )
 
 
 def commit(
     context: EvaluationContext,
     plan: EvaluationPlan,
+    sets: Sequence[ProblemSet],
     results: EvaluationResults,
     rows: Mapping[str, Rows],
     measured: Target,
@@ -121,9 +122,9 @@ def commit(
     folder = root / writer
     files = []
     for target, by_set in rows.items():
-        for name, found in by_set.items():
-            files.append(folder / samples_path(target, name))
-            write_rows(files[-1], found)
+        for each in sets:
+            files.append(folder / samples_path(target, each.name))
+            write_rows(files[-1], by_set[each.name], each.left_out)
     (folder / RESULTS).write_bytes(results.to_json())
     (folder / TABLE).write_text(markdown(results))
     files += [folder / RESULTS, folder / TABLE]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from deepcoder_contracts.stage import EvaluationDataset
 from deepcoder_trainer.errors import BadConfig
@@ -34,7 +34,8 @@ class ProblemSet:
     name: str
     benchmark: Benchmark
     problems: tuple[EncodedProblem, ...]
-    left_out: int
+    left_out: tuple[str, ...]
+    """Ids of the problems whose prompts are too long."""
     input: DatasetInput
     contests: dict[str, Contest | str]
     """Codeforces: contest number to the contest, or to the reason why it cannot be used."""
@@ -44,6 +45,13 @@ class ProblemSet:
     def is_rated(self) -> bool:
         """Whether a Codeforces rating is computed."""
         return bool(self.contests)
+
+    def without(self, names: Collection[str]) -> ProblemSet:
+        """Return the set with these problems left out, too."""
+        kept = tuple(p for p in self.problems if p.problem.id not in names)
+        gone = tuple(p.problem.id for p in self.problems if p.problem.id in names)
+        asked = replace(self.input, prompts=_digest_of_prompts(kept))
+        return replace(self, problems=kept, left_out=(*self.left_out, *gone), input=asked)
 
 
 class ProblemSets:
@@ -102,7 +110,7 @@ def _read(context: EvaluationContext, source: EvaluationDataset, field: str) -> 
         name=source.name,
         benchmark=benchmark,
         problems=encoded.kept,
-        left_out=len(encoded.too_long),
+        left_out=encoded.too_long,
         input=DatasetInput(
             name=source.name,
             digest=benchmark.digest,

@@ -70,6 +70,7 @@ async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Eva
     """Judge responses that were sampled elsewhere, and commit the results."""
     sets = await asyncio.to_thread(read_problem_sets, context)
     given.check_names([each.name for each in sets])
+    sets = [each.without(given.left_out[each.name]) for each in sets]
     for each in sets:
         given.check(each.name, [p.problem.id for p in each.problems], _samples(context))
     # How they were sampled is not known here, and what the settings say would not be true.
@@ -112,7 +113,7 @@ async def evaluate_weights(
     rows = {target.name: await _measure(context, plan, target, sets, answers, keep=False)}
     results = await asyncio.to_thread(evaluation_results, plan, sets, rows)
     try:
-        done = await asyncio.to_thread(commit, context, plan, results, rows, target, step)
+        done = await asyncio.to_thread(commit, context, plan, sets, results, rows, target, step)
     except StorageError as error:
         log.error("the evaluation of step %d could not be stored: %s", step, error)
         return metrics(results.targets)
@@ -263,7 +264,7 @@ async def _commit(
     measured: Target,
 ) -> Evaluated:
     results = await asyncio.to_thread(evaluation_results, plan, sets, rows)
-    return await asyncio.to_thread(commit, context, plan, results, rows, measured)
+    return await asyncio.to_thread(commit, context, plan, sets, results, rows, measured)
 
 
 @contextmanager

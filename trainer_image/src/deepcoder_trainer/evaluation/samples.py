@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepcoder_trainer.evaluation.answers import Answer
+from deepcoder_trainer.evaluation.answers import LEFT_OUT, Answer
 from deepcoder_trainer.evaluation.benchmarks import Facts
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.types import Outcome
@@ -56,10 +57,11 @@ def sample_rows(samples: Iterable[Judged], step: int, limit: int) -> list[dict[s
     return [_row(s, step, limit) for s in sorted(samples, key=lambda s: (s.group, s.index))]
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], left_out: Sequence[str] = ()) -> None:
     """Write a file; its folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path, compression="zstd")
+    schema = SCHEMA.with_metadata({LEFT_OUT: json.dumps(left_out)})
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
 
 
 def _row(sample: Judged, step: int, limit: int) -> dict[str, Any]:
