@@ -83,7 +83,7 @@ escape them and keep their values.
 OPTIONS = """All commands but `completion` take these options of kubectl, before the command or after it. If both places
 have the same option, the one after the command counts. For `plan`, put the `--server` of kubectl before the command. As
 in kubectl, `--as` needs the permission to impersonate. With `--as`, the live driver's log and `dashboard` do not work:
-they open a connection into a pod, which cannot say for whom it is opened."""
+they open a connection into a pod, which cannot impersonate a user."""
 
 
 def page() -> str:

@@ -1,6 +1,6 @@
-"""Which cluster and namespace a command line means, and as whom: pure, from the options that were given.
+"""Determines the cluster, the namespace and the user that a command line selects. Pure.
 
-Every option may stand before the command or after it. What stands after the command counts.
+Every option may stand before the command or after it. If both places have it, the one after the command counts.
 """
 
 from __future__ import annotations

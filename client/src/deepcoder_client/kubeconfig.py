@@ -78,7 +78,7 @@ def read(
         why = f"{file} does not hold one" if isinstance(error, TypeError | ValueError) else str(error)
         try:
             if context or kubeconfig or overrides.connects:
-                raise config.ConfigException("a kubeconfig was asked for by name")
+                raise config.ConfigException("a kubeconfig was named explicitly")
             configuration = client.Configuration()
             config.load_incluster_config(client_configuration=configuration)
             return Access(configuration, POD_NAMESPACE.read_text().strip(), acting_as(_as_somebody(overrides)))

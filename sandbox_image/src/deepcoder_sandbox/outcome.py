@@ -70,7 +70,7 @@ def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int
     if ended.killed_for == "wall":
         return Verdict.TIME_LIMIT, f"still there after {limits.wall_limit_s:g} s, mostly waiting{doing(ended.states)}"
     if died_of == signal.SIGKILL:
-        raise KilledFromOutside("the program was killed from outside, perhaps by the kernel for want of memory")
+        raise KilledFromOutside("the program was killed from outside, perhaps by the kernel because memory ran out")
     if died_of == signal.SIGXFSZ or output_bytes >= limits.file_bytes:
         return Verdict.OUTPUT_LIMIT, f"wrote more than {limits.file_bytes} bytes"
     if claim.failure == "memory":

@@ -10,7 +10,7 @@ import click
 from deepcoder_cli.options import Number, OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import document, table
 from deepcoder_cli.where import Where
-from deepcoder_client.cost import cost as reckon
+from deepcoder_client.cost import cost as cost_of
 from deepcoder_client.prices import per_gpu_hour, price_list
 
 COLUMNS = ("namespace", "run", "phase", "gpus", "gpu hours", "wasted", "judge hours", "cost", "estimated")
@@ -47,7 +47,7 @@ def cost(where: Where, run: str | None, price_file: Path | None, gpu_hour: float
     client = where.client()
     runs = [client.get(run)] if run is not None else client.list(all_namespaces=where.all_namespaces)
     now = datetime.now(UTC)
-    found = [(each, reckon(each, now, prices)) for each in runs]
+    found = [(each, cost_of(each, now, prices)) for each in runs]
     if output != "table":
         entries = [{"namespace": r.metadata.namespace, "run": r.metadata.name, "cost": c} for r, c in found]
         document(entries[0] if run is not None else entries, output)

@@ -18,7 +18,7 @@ from deepcoder_cli.output import document, say, table
 from deepcoder_cli.where import Where
 from deepcoder_client.manifests import load_all
 from deepcoder_client.plan import GPU_GB, Given, RunPlan, read_model_config
-from deepcoder_client.plan import plan as reckon
+from deepcoder_client.plan import plan as plan_of
 from deepcoder_client.prices import price_list
 
 COLUMNS = (
@@ -82,7 +82,7 @@ def plan(
         client = where.client()
         for manifest in manifests:
             client.apply(manifest, namespace=where.namespace, dry_run=True, force=True)
-    plans = [reckon(manifest, given, config) for manifest in manifests]
+    plans = [plan_of(manifest, given, config) for manifest in manifests]
     if output != "table":
         document([{"gpus": p.gpus, "cost": p.cost, "fits": p.fits} | _fields(p) for p in plans], output)
     else:

@@ -1,4 +1,4 @@
-"""The namespaces tier: user, pid, mount, ipc, uts and an empty network namespace, entered once a zygote.
+"""The namespaces tier: user, pid, mount, ipc, uts and an empty network namespace, entered once per zygote.
 
 If privileged (root with a full range of users), the mounts are made as real root *before* the user namespace is
 entered, so not even the zygote can change them afterwards. The zygote becomes an unprivileged user of the host, and
