@@ -125,12 +125,12 @@ def test_a_new_certificate_that_cannot_be_used_leaves_the_one_before(
     certificate = Certificate(tmp_path)
     (tmp_path / "tls.key").write_text("half a key")
     certificate.look()
-    assert "served on" in caplog.text
+    assert "the previous one stays" in caplog.text
     write_certificate(tmp_path, "second")
     caplog.clear()
     with caplog.at_level("INFO"):
         certificate.look()
-    assert "is new" in caplog.text
+    assert "has changed and was loaded" in caplog.text
 
 
 def test_a_folder_without_a_certificate_is_refused_by_field(tmp_path: Path) -> None:
