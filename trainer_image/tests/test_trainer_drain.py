@@ -21,8 +21,11 @@ from deepcoder_trainer.stopping import Moment, Stop
 
 DRIVER = """
 import asyncio, sys
+from deepcoder_trainer.running import drain
 from deepcoder_trainer.running.drain import Driver
 from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
+
+drain.LEAVE_SECONDS = 60.0  # what is told at the end is looked at, however slow Ray is
 
 async def main():
     stop = Stop()
