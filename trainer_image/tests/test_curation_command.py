@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import held_judges
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -142,23 +143,21 @@ def test_a_curation_that_is_killed_judges_nothing_twice(tmp_path: Path, sets: Ca
         for n in range(40)
     ]
     inputs, output = sets(taco=rows), tmp_path / "out"
-    command = [sys.executable, "-m", "deepcoder_trainer", "curate", *inputs, "--output-dir", str(output)]
+    program = ["deepcoder_trainer", "curate", *inputs, "--output-dir", str(output)]
     journal = output / "state" / "judged.jsonl"
-    kills = 0
-    for least in (3, 12, 25):
+    for least, judged in ((3, 5), (12, 10), (25, 15)):  # so many are known then, of so many more
+        command = [sys.executable, held_judges.__file__, str(judged), *program]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while process.poll() is None and (not journal.exists() or len(journal.read_bytes().splitlines()) < least):
+        while not journal.exists() or len(journal.read_bytes().splitlines()) < least:
+            assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline, "waiting for verdicts in the journal"
             time.sleep(0.01)
-        if process.poll() is None:
-            kills += 1
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         assert not (output / "SHA256SUMS").exists()
-    assert kills == 3
     before = journal.read_text().splitlines()
-    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert subprocess.run([sys.executable, "-m", *program], check=False, stdout=subprocess.DEVNULL).returncode == 0
     after = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
     assert [json.loads(line)["key"] for line in before if line.endswith("}")] == after[: len(before)]
     assert max(Counter(after).values()) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import curation_attempt
+import held_judges
 import pytest
 from curation_world import ADD, livecodebench_row, own_row, taco_row, write_jsonl
 from judge_pods import judge_server
@@ -93,26 +94,29 @@ def test_an_attempt_that_is_killed_is_followed_by_one_that_judges_nothing_twice(
     config = curating(make_config, tmp_path, model, storage=storage)
     store = open_run_storage(storage)
 
-    def start(ordinal: int) -> subprocess.Popen[str]:
+    def start(ordinal: int, judged: int = PROBLEMS) -> subprocess.Popen[str]:
         folder = tmp_path / f"machine-{ordinal}"  # nothing of a machine is left to the next attempt
         folder.mkdir()
         (folder / "stage.json").write_bytes(config.model_copy(update={"ordinal": ordinal}).to_json())
         return subprocess.Popen(
-            [sys.executable, curation_attempt.__file__, folder / "stage.json", folder],
+            [
+                *(sys.executable, held_judges.__file__, str(judged)),
+                *(curation_attempt.__file__, folder / "stage.json", folder),
+            ],
             stdout=subprocess.PIPE,
             stderr=(tmp_path / f"log-{ordinal}").open("w"),
             text=True,
         )
 
-    for ordinal, least in ((1, 3), (2, 10)):
-        process = start(ordinal)
+    for ordinal, least, judged in ((1, 3, 5), (2, 10, 8)):
+        process = start(ordinal, judged)
         deadline = time.monotonic() + 180
-        while process.poll() is None and len(journal_keys(store)) < least:
+        while len(journal_keys(store)) < least:
+            assert process.poll() is None, (tmp_path / f"log-{ordinal}").read_text()
             assert time.monotonic() < deadline, "waiting for verdicts in storage"
             time.sleep(0.02)
-        assert process.poll() is None, (tmp_path / f"log-{ordinal}").read_text()
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         assert find_curated(store, config) is None, "what is not whole has no manifest"
     before = len(journal_keys(store))
     process = start(3)
