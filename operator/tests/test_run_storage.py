@@ -375,5 +375,5 @@ def test_delete_takes_the_folder_and_nothing_beside_it(folder: Folder) -> None:
     assert bucket.objects(f"{folder.key}/") == []
     assert len(bucket.objects(f"{folder.key}-beside/")) == 1
     for dangerous in ("", "/", folder.key):
-        with pytest.raises(ValueError, match="no folder"):
+        with pytest.raises(ValueError, match="not a folder"):
             bucket.delete_page(dangerous, "")
