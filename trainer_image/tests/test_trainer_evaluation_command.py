@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import held_judges
 import pytest
 from attempt_world import TINY
 from benchmark_world import right_responses, stub_responses, write_sets
@@ -124,7 +125,7 @@ def test_canonical_solutions_of_humaneval_itself_score_all(tmp_path: Path, evalu
 
 
 def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_path: Path) -> None:
-    slow = "import time\ntime.sleep(0.2)\nprint(input())"
+    slow = "import time\ntime.sleep(0.05)\nprint(input())"
     rows = [
         {"id": f"p{n}", "prompt": f"Echo {n}.", "tests": [{"input": f"{n}\n", "output": f"{n}\n"}]} for n in range(30)
     ]
@@ -134,7 +135,8 @@ def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_pa
     }
     output = tmp_path / "out"
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command(output, sets, responses), stdout=log, stderr=log)
+        [python, _module, *program] = command(output, sets, responses)
+        process = subprocess.Popen([python, held_judges.__file__, "20", *program], stdout=log, stderr=log)
         try:
             kept = waited_for_parts(output, process, at_least=5)
         finally:
@@ -205,8 +207,6 @@ def test_result_that_is_found_is_said_to_be_and_another_input_is_measured_anew(
     assert len(list(output.glob("eval/*/MANIFEST.json"))) == 3, "no result has taken another's place"
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
 def test_samples_of_an_evaluation_that_left_long_prompts_out_are_judged_again(
     tmp_path: Path, evaluate: Callable[..., str]
 ) -> None:
@@ -227,6 +227,8 @@ def test_samples_of_an_evaluation_that_left_long_prompts_out_are_judged_again(
         assert each.left_out == {"echo": 1}
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
     [
         ([], "1 of 1 problems have fewer than 1 responses"),
         (
