@@ -93,12 +93,17 @@ class Connection:
 class Folder:
     """Three attempts, the last of which was killed."""
 
+    lost = ""
+    """Name of a file that cannot be read."""
+
     def attempts(self) -> list[Attempt]:
         left = ExitRecord(code=1, reason="Crashed", message="why")
         files = ("driver.log", "events.json")
         return [Attempt("short", n, None, left if n < 3 else None, files) for n in (1, 2, 3)]
 
     def read_log(self, stage: str, ordinal: int, name: str) -> str:
+        if name == self.lost:
+            raise StorageError("the connection broke")
         return f"{name} of {stage} {ordinal} says {PASSWORD}"
 
 
@@ -187,6 +192,14 @@ def test_attempts_whose_pods_are_gone_are_there_as_the_bucket_has_them() -> None
     assert past["attempts/003/driver.log"] == "driver.log of short 3 says [redacted]"
     assert '"reason": "Crashed"' in past["attempts/002/exit.json"]
     assert any("the files of past attempts: no answer" in line for line in bundle(endpoint="http://away").missing)
+
+
+def test_a_file_of_an_attempt_that_cannot_be_read_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Folder, "lost", "driver.log")
+    made = bundle()
+    past = {name for name in made.documents if name.startswith("attempts/")}
+    assert past == {"attempts/002/exit.json", "attempts/002/events.json", "attempts/003/events.json"}
+    assert "attempts/003/driver.log: the connection broke" in made.missing
 
 
 def test_what_the_live_trainer_prints_is_there_which_no_pods_log_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -52,6 +52,9 @@ from deepcoder_contracts.redaction import (
     referred_secrets,
     without_words,
 )
+
+if TYPE_CHECKING:
+    from deepcoder_client.run_folder import Attempt, RunFolder
 
 LOG_LINES = 5000
 PREVIOUS_LINES = 500
@@ -185,10 +188,22 @@ class _Asking:
 
     def past(self, endpoint: str | None) -> dict[str, str]:
         """Collect the newest attempts' files from the bucket, because their pods are gone."""
-        return (
-            self.tried("the files of past attempts", partial(_attempts, self.client, self.name, self.place, endpoint))
-            or {}
+        attempts = self.tried(
+            "the files of past attempts", partial(_attempts, self.client, self.name, self.place, endpoint)
         )
+        if not attempts:
+            return {}
+        folder, newest = attempts
+        found = {}
+        for attempt in newest:
+            place = f"attempts/{attempt.ordinal:03d}"
+            if attempt.exit is not None:
+                found[f"{place}/exit.json"] = attempt.exit.model_dump_json(by_alias=True, indent=2)
+            for name in attempt.logs:
+                read = partial(folder.read_log, attempt.stage, attempt.ordinal, name)
+                if text := self.tried(f"{place}/{name}", read):
+                    found[f"{place}/{name}"] = text
+        return found
 
     def operator(self, pods: Sequence[Object], namespace: str) -> dict[str, str]:
         """Collect the operator's log lines about the run."""
@@ -221,17 +236,10 @@ def _driver(client: Client, head: Object) -> str:
     return "\n".join(lines)
 
 
-def _attempts(client: Client, name: str, namespace: str, endpoint: str | None) -> dict[str, str]:
-    """Return the files of the newest attempts, as stored in the bucket."""
+def _attempts(client: Client, name: str, namespace: str, endpoint: str | None) -> tuple[RunFolder, list[Attempt]]:
+    """Return the run's folder in the bucket, and its newest attempts."""
     folder = client.folder(name, namespace, endpoint=endpoint)
-    found = {}
-    for attempt in folder.attempts()[-LAST_ATTEMPTS:]:
-        place = f"attempts/{attempt.ordinal:03d}"
-        if attempt.exit is not None:
-            found[f"{place}/exit.json"] = attempt.exit.model_dump_json(by_alias=True, indent=2)
-        for name in attempt.logs:
-            found[f"{place}/{name}"] = folder.read_log(attempt.stage, attempt.ordinal, name)
-    return found
+    return folder, folder.attempts()[-LAST_ATTEMPTS:]
 
 
 def _redactor(
