@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import StoredObject
+from deepcoder_trainer.checkpoint.transfer import locked
 from deepcoder_trainer.errors import BadConfig
 
 
@@ -254,3 +257,21 @@ def test_a_folder_that_nobody_waits_for_any_more_keeps_no_process_from_ending(tm
     command = [sys.executable, "-c", _GIVEN_UP, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "s3://bucket/x/model did not arrive within 0.2 s\n"
+
+
+def test_a_process_that_waits_for_the_download_of_another_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wait() -> None:
+        with locked(tmp_path):
+            pass
+
+    waiting = threading.Thread(target=wait)
+    with caplog.at_level(logging.INFO), locked(tmp_path):
+        waiting.start()
+        until = time.monotonic() + 30
+        while not caplog.messages and time.monotonic() < until:
+            time.sleep(0.02)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert caplog.messages == [f"waiting until another process has fetched what it needs into {tmp_path}"]

@@ -150,5 +150,9 @@ def locked(directory: Path) -> Iterator[None]:
     """Create a folder and lock it for this process. The lock ends with its holder, even if that is killed."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting until another process has fetched what it needs into %s", directory)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
