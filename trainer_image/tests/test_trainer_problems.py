@@ -247,7 +247,7 @@ def test_released_layouts_of_every_source() -> None:
     ("row", "message"),
     [
         ({"id": "x"}, "prompt: missing"),
-        ({"id": "x", "prompt": 3, "tests": []}, "prompt is 3: Input should be a valid string: mend this field"),
+        ({"id": "x", "prompt": 3, "tests": []}, "prompt is 3: Input should be a valid string: fix this field"),
         (own_row(tests=[]), r"tests: .*at least 1"),
         (own_row(tests=[{"input": "1"}]), r"tests\.0\.output"),
         (own_row(difficulty="easy"), "difficulty is .easy.: there is no such field: check its spelling, or .*metadata"),

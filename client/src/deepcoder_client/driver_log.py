@@ -67,7 +67,8 @@ def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int
 
 
 def program(tail: int, *, follow: bool, files: str = FILES) -> str:
-    """Return the shell script to run in the head. Without a file it waits or exits; `tail` would take the pattern."""
+    """Return the shell script to run in the head. Without a file it waits or exits: `tail` would take the pattern as
+    a file name."""
     without = "sleep 1" if follow else f"exit {NOTHING_YET}"
     wait = f'set -- {files}; until [ -e "$1" ]; do {without}; set -- {files}; done'
     return f'{wait}; exec tail -n {int(tail)} {"-F " if follow else ""}"$@"'

@@ -245,7 +245,7 @@ class Operator:
         return self.children.pods.get(namespace, name) or await self.kube.find(PODS, namespace, name)
 
     def _serving(self) -> str | None:
-        return None if self._served else "not served yet: the certificates are not there"
+        return None if self._served else "not served yet: there are no certificates"
 
 
 def _reviewer(config: OperatorConfig, kube: Kube) -> Reviewer:

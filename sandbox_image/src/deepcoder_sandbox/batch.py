@@ -44,7 +44,7 @@ _Item = Future[JudgeResponse] | Problem
 def run(source: IO[bytes], sink: IO[bytes], pool: Pool, scoring: Scoring | None) -> int:
     """Judge every line of `source`, write the answers to `sink`, and close the pool.
 
-    Returns the exit status: 1 if some line has no verdict, because it was not a request or the judge itself failed.
+    Returns the exit status: 0, or 1 if some line has no verdict, because it was invalid or the judge itself failed.
     """
     pending: queue.Queue[_Item | Exception | None] = queue.Queue(AHEAD_PER_WORKER * pool.slots)
     threading.Thread(target=_read, args=(source, pool, scoring, pending), name="reader", daemon=True).start()

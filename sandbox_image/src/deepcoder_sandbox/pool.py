@@ -237,7 +237,7 @@ class Pool:
             return False
         try:
             answer = slot.judge(submission, deadline)
-        except Exception as error:  # a defect of ours is the judge's failure too, and the slot goes on
+        except Exception as error:  # a defect of ours is the judge's failure too, and the slot continues
             answer = slot.error_answer(submission, f"{type(error).__name__}: {error}", started)
         now = time.monotonic()
         if answer.passed is None and now < deadline and self._hand_on(slot, work):

@@ -39,7 +39,8 @@ STRONGEST_FIRST = (Tier.NAMESPACES, Tier.LANDLOCK, Tier.UNCONFINED)
 def find_tier(config: ZygoteConfig, minimum: Tier) -> tuple[ZygoteConfig, attack.Findings]:
     """Return the config of the strongest tier that holds against the attacks, and what the attacks found.
 
-    Zygotes of that config start only with what the attacked ones had in force. Raises TierRefused if no tier holds.
+    Zygotes of that config start only with what the attacked ones had in force. Raises TierRefused if no tier from
+    `minimum` upwards holds.
     """
     reasons: dict[str, str] = {}
     for tier in STRONGEST_FIRST[: STRONGEST_FIRST.index(minimum) + 1]:

@@ -64,7 +64,7 @@ def _make(prefix: str) -> tuple[Path, int]:
 
 
 def _hold(lock: Path) -> int | None:
-    """The file, locked until it is closed; None where another process has it, or has removed it."""
+    """Open and lock a file until it is closed. Return None if another process has locked or removed it."""
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:

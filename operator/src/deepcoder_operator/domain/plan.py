@@ -104,7 +104,7 @@ def _idle(draft: Draft, world: World, policy: Policy) -> None:
             release_or_wait(draft)
             return
     if draft.run.spec.suspend:
-        draft.progressing(False, "Suspended", "spec.suspend is true; set it to false to go on")
+        draft.progressing(False, "Suspended", "spec.suspend is true; set it to false to continue")
         return
     if draft.status.backoff is not None and draft.now < draft.status.backoff.until:
         draft.look_again(draft.status.backoff.until)

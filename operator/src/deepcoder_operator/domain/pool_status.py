@@ -71,7 +71,7 @@ class PoolFacts:
     """Set if the pool cannot be acted upon."""
 
     ignored_replicas: int = 0
-    """spec.replicas, if somebody (`kubectl scale`, an autoscaler) set it in vain; 0 if nobody did."""
+    """spec.replicas, if `kubectl scale` or an autoscaler set it without effect; 0 otherwise."""
 
     avoided: tuple[AvoidedNode, ...] = ()
     """Nodes that new judges avoid."""

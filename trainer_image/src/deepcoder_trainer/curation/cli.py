@@ -119,7 +119,7 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: LocalJu
     except DatasetError as error:
         raise BadConfig(str(error)) from error
     except KeyboardInterrupt:
-        sys.stderr.write("deepcoder-trainer curate: stopped; run the same command again to go on\n")
+        sys.stderr.write("deepcoder-trainer curate: stopped; run the same command again to continue\n")
         return ExitCode.DRAINED
     except (StorageError, SamplerLost) as error:
         sys.stderr.write(f"deepcoder-trainer curate: {error}\n")

@@ -113,4 +113,4 @@ class Journal:
                 entry = json.loads(text)
                 self._verdicts[str(entry["key"]), entry.get("judge")] = bool(entry["passed"])
             except (ValueError, KeyError, TypeError):
-                raise BadConfig(f"{place}: not a journal of verdicts: move it away to judge anew") from None
+                raise BadConfig(f"{place}: not a journal of verdicts: move it away to judge again") from None

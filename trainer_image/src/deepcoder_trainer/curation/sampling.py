@@ -79,7 +79,7 @@ class PassRates:
         if self._unjudged > UNJUDGED_RATIO * total:
             raise SandboxUnavailable(
                 f"judges failed on {self._unjudged} of {total} responses, more than {UNJUDGED_RATIO:.0%}. What was "
-                f"judged is kept in {self._journal.where}: run it again to go on; {SandboxUnavailable.WHERE_TO_LOOK}"
+                f"judged is kept in {self._journal.where}: run it again to continue; {SandboxUnavailable.WHERE_TO_LOOK}"
             )
         rates = {problem: sum(passed) / len(passed) for problem, passed in self._verdicts.items()}
         return Rates(rates, asdict(self._asked), self._sampled, self._known)

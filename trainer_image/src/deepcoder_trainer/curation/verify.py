@@ -58,7 +58,7 @@ class Verified:
     kept: list[Kept] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     unjudged: list[int] = field(default_factory=list)
-    """Problems that no judge could judge, and later ones of their clusters."""
+    """Problems that no judge could judge, later ones of their clusters, and those of clusters that were not started."""
     judged: int = 0
     """Number of programs that were judged now."""
     known: int = 0

@@ -80,7 +80,7 @@ class GivenAnswers:
     """Problem set to problem to its responses, in order."""
     digest: str
     left_out: Mapping[str, frozenset[str]]
-    """Problem set to the problems that whoever sampled the responses left out."""
+    """Problem set to the ids of the problems that were left out when the responses were sampled."""
 
     async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
         """Return the problem's response at `index`."""

@@ -102,16 +102,16 @@ def parsed_row(row: Mapping[str, Any]) -> ProblemRow:
         faults = error.errors()
         # A misspelt field also makes another one missing. The unknown name is the more helpful fault.
         first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
-        message, mend = first["msg"].removeprefix("Value error, "), "mend this field"
+        message, fix = first["msg"].removeprefix("Value error, "), "fix this field"
         if not first["loc"]:  # a fault of several fields, whose message names them and the fix
             raise RowError(message) from None
         field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             message = "there is no such field"
-            mend = f"check its spelling, or {'remove it' if len(first['loc']) > 1 else 'move it below metadata'}"
+            fix = f"check its spelling, or {'remove it' if len(first['loc']) > 1 else 'move it below metadata'}"
         plain = first["type"] != "missing" and not isinstance(first["input"], dict | list | BaseModel)
         shown = f" is {first['input']!r:.80}" if plain else ""
-        raise RowError(f"{field}{shown}: {message}: {mend}") from None
+        raise RowError(f"{field}{shown}: {message}: {fix}") from None
 
 
 def problem_from_row(row: Mapping[str, Any]) -> Problem:

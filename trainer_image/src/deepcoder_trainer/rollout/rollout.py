@@ -62,9 +62,9 @@ class Rollout:
         """Samples that are sampled but not judged yet."""
 
     async def room(self, capacity: Callable[[], int]) -> None:
-        """Wait until no more samples wait for judges than these judge at once (`capacity`), or than one group.
+        """Wait until no more samples wait for judges than `capacity()`, or than one group has if that is more.
 
-        Further samples would only wait and become stale.
+        `capacity` is the number that judges judge at once. Further samples would only wait and become stale.
         """
         await self.judging.room(lambda: max(self._sampling.group_size, capacity()))
 

@@ -96,7 +96,7 @@ class Driver:
                 asked = await asyncio.to_thread(_beat, beat)
             except Exception as error:  # any error of Ray's store; the next poll may succeed
                 if not failing:
-                    log.warning("drain requests from other pods cannot be heard, Ray's store fails: %s", error)
+                    log.warning("drain requests from other pods cannot be heard, because Ray's store fails: %s", error)
                 failing = True
                 continue
             failing = False
