@@ -32,7 +32,7 @@ def option(name):
 
 DEFAULTS = {
     "CPU time of a test, all threads": TIME_LIMIT_S,
-    "wall clock of a test, less the time that others kept it from going on": limits.WALL_PER_CPU * TIME_LIMIT_S,
+    "wall clock of a test, without time in which others kept it from running": limits.WALL_PER_CPU * TIME_LIMIT_S,
     "the same in livecodebench, which rings an alarm at `time_limit_s`": TIME_LIMIT_S,
     "address space beyond an idle interpreter's": FIELDS["memory_limit_mb"].default,
     "stdout, stderr, or any file": limits.OUTPUT_BYTES / limits.MIB,
@@ -50,7 +50,7 @@ DEFAULTS = {
     "connections": memory_budget.MAX_CONNECTIONS,
     "a body's arrival": request_body.READ_S,
     "request body, or a line of a batch (always 64)": option("max_body_mb"),
-    "JSON of a body outside of its texts": admission.MAX_STRUCTURE_BYTES / limits.MIB,
+    "JSON of a body outside its strings": admission.MAX_STRUCTURE_BYTES / limits.MIB,
     "stored test sets, least recently used first out, none that is in use": option("tests_store_mb"),
     "runs of a zygote before it is replaced": option("recycle_after"),
     "time to finish accepted work on SIGTERM": option("drain_seconds"),
