@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from virtual_clock import run_virtually
+
 from deepcoder_operator.kube import errors, lease
-from deepcoder_operator.kube.lease import LEASE_SECONDS, RENEW_SECONDS, Election, Record, Seen, Step, decide, look, read
+from deepcoder_operator.kube.lease import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    RETRY_SECONDS,
+    Election,
+    Record,
+    Seen,
+    Step,
+    decide,
+    look,
+    read,
+)
 
 
 def record(holder: str = "other", renewed: str = "2026-01-01T00:00:00Z", seconds: float = 12) -> Record:
@@ -137,6 +153,26 @@ async def test_silent_leader_is_followed_and_has_itself_stopped_before(world: Wo
     assert taken == LEASE_SECONDS
     assert world.api.lease is not None
     assert world.api.lease["spec"]["leaseTransitions"] == 1
+
+
+def test_standby_follows_a_leader_that_is_gone_at_the_first_look_after_its_lease() -> None:
+    """In virtual time: on a busy machine a standby looks less often (`test_leader_failover`)."""
+
+    async def followed() -> float:
+        api: Any = Api()
+        clock = asyncio.get_running_loop().time
+        first, second = (Election(api, "ns", "lease", name, clock) for name in "ab")
+        leading = asyncio.create_task(first.run())
+        await first.leader.wait()
+        standby = asyncio.create_task(second.run())
+        await asyncio.sleep(15 * RETRY_SECONDS + 1)
+        leading.cancel()
+        await second.leader.wait()
+        standby.cancel()
+        return clock()
+
+    seconds = run_virtually(followed()) - 15 * RETRY_SECONDS
+    assert LEASE_SECONDS <= seconds <= LEASE_SECONDS + RETRY_SECONDS
 
 
 async def test_leader_that_slept_through_its_time_sends_nothing_and_is_told(world: World) -> None:
