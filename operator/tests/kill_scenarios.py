@@ -68,8 +68,8 @@ class Scenario:
         assert tuple(self.site.standin.seen) == self.attempts
         assert {name: len(uids) for name, uids in self.made.items()} == dict.fromkeys(self.attempts, 1)
 
-    def told(self) -> str:
-        """How far the run is, for a failure's message."""
+    def progress(self) -> str:
+        """How far the run has come, for the message of a failed test."""
         run = self.site.standin.changes.find(RUNS, "demo") or {}
         return f"ended: {sorted(self.done)}; its status: {dump(run.get('status') or {})}"
 

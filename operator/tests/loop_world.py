@@ -37,10 +37,11 @@ from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
 WAIT_SECONDS = 60.0
-LEASE_SECONDS = 3600.0
+RENEW_SECONDS = 3600.0
+"""Time without a renewal after which a test's operator stops leading."""
 
 _logs: dict[Path, None] = {}
-"""Of the operators that tests which still run have started."""
+"""Logs of the operators that the running test has started, in order."""
 
 
 @dataclass
@@ -64,8 +65,8 @@ class Cluster:
     identity: str = "operator-a"
     name: str = "demo"
     """Of the run."""
-    constants: dict[str, float] = field(default_factory=lambda: {"kube.lease.RENEW_SECONDS": LEASE_SECONDS})
-    """Constants of the operator's that its process has other values of, each by module and name."""
+    constants: dict[str, float] = field(default_factory=lambda: {"kube.lease.RENEW_SECONDS": RENEW_SECONDS})
+    """Constants of the operator that have other values in its process, by module and name."""
     process: Running | None = None
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 

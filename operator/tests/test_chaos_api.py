@@ -65,7 +65,7 @@ async def survive(site: Cluster, fault: Fault, kind: type[CrashAndComplete | Sus
             await scenario.check()
         except TimeoutError:
             lived = f"{len(lives.all)} operators wrote: {lives.labels}"
-            raise AssertionError(f"the run does not end; {lived}; {scenario.told()}") from None
+            raise AssertionError(f"the run does not end; {lived}; {scenario.progress()}") from None
         else:
             assert not work.done() or work.exception() is None, work
         finally:

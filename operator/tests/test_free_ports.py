@@ -13,7 +13,7 @@ GIVEN = 32
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> range:
+def few_ports(monkeypatch: pytest.MonkeyPatch) -> range:
     """Twice as many ports as are asked for."""
     some = free_ports.free_port() // 64 * 64
     ports = range(some, some + 2 * GIVEN)
@@ -22,18 +22,18 @@ def few(monkeypatch: pytest.MonkeyPatch) -> range:
     return ports
 
 
-def test_no_port_is_given_twice(few: range) -> None:
+def test_no_port_is_given_twice(few_ports: range) -> None:
     """A control plane asks for three before it listens on any."""
     given = [free_ports.free_port() for _ in range(GIVEN)]
     assert len(set(given)) == len(given)
 
 
-def test_no_port_is_given_to_two_processes(few: range) -> None:
+def test_no_port_is_given_to_two_processes(few_ports: range) -> None:
     """Workers run beside each other, and a server may take seconds until it listens."""
     given = {free_ports.free_port() for _ in range(GIVEN)}
     program = (
         "import free_ports\n"
-        f"free_ports._PORTS, free_ports._TRIES = {few!r}, {len(few)}\n"
+        f"free_ports._PORTS, free_ports._TRIES = {few_ports!r}, {len(few_ports)}\n"
         "try:\n"
         "    while True:\n"
         "        print(free_ports.free_port())\n"

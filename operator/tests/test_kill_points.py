@@ -130,7 +130,7 @@ async def outlive(scenario: Scenario, lives: Lives, dies_at: Callable[[Write], S
                     ended = await scenario.ended()
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise AssertionError(f"the run does not end; written: {lives.labels}; {scenario.told()}") from None
+        raise AssertionError(f"the run does not end; written: {lives.labels}; {scenario.progress()}") from None
     await scenario.check()
 
 
