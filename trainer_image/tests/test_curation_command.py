@@ -145,15 +145,17 @@ def test_a_curation_that_is_killed_judges_nothing_twice(tmp_path: Path, sets: Ca
     inputs, output = sets(taco=rows), tmp_path / "out"
     program = ["deepcoder_trainer", "curate", *inputs, "--output-dir", str(output)]
     journal = output / "state" / "judged.jsonl"
-    for least, judged in ((3, 5), (12, 10), (25, 15)):  # so many are known then, of so many more
+    for least, judged in ((3, 5), (12, 10), (25, 15)):  # killed once so many are known; judges answer so many more
         command = [sys.executable, held_judges.__file__, str(judged), *program]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while not journal.exists() or len(journal.read_bytes().splitlines()) < least:
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline, "waiting for verdicts in the journal"
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+        try:
+            while not journal.exists() or len(journal.read_bytes().splitlines()) < least:
+                assert process.poll() is None, "it ended before it could be killed"
+                assert time.monotonic() < deadline, "waiting for verdicts in the journal"
+                time.sleep(0.01)
+        finally:
+            process.kill()  # it would wait for its judges for ever
         assert process.wait() == -signal.SIGKILL
         assert not (output / "SHA256SUMS").exists()
     before = journal.read_text().splitlines()

@@ -111,7 +111,8 @@ async def test_a_stop_while_the_model_is_fetched_ends_the_attempt_at_once(
         await asyncio.sleep(0.01)
     w.stop.request(60, "SIGTERM")
     try:
-        record = await task
+        async with asyncio.timeout(60):  # for ever, if it waited for the thread
+            record = await task
     finally:
         over.set()
     assert (record.code, record.reason, record.message) == (75, "Drained", "SIGTERM")
@@ -138,7 +139,7 @@ async def test_work_beside_training_that_fails_ends_the_attempt_and_costs_no_ste
     monkeypatch.setattr("deepcoder_trainer.telemetry.samples.FLUSH_SECONDS", 0.1)
     letting_go = asyncio.create_task(let_go_in_the_drain())
     record = await w.run()
-    await letting_go
+    letting_go.cancel()
     assert (record.code, record.reason, record.message) == (1, "RuntimeError", "the judge ended 4 times")
     assert record.manifest_digest is not None
     assert [p.parent.name for p in w.store.glob("s/step-*/MANIFEST.json")] == [f"step-{record.step:06d}.a001"]

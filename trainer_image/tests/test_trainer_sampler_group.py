@@ -139,8 +139,9 @@ async def test_silence_is_told_before_the_operator_counts_the_stage_as_stalled(
 
 
 async def _update_when(factory: Factory, group: SamplerGroup) -> None:
-    while len(factory.made) < 2 or factory.made[1].version is None:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(60):
+        while len(factory.made) < 2 or factory.made[1].version is None:
+            await asyncio.sleep(0.01)
 
 
 @in_virtual_time

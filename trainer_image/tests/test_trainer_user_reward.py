@@ -92,12 +92,13 @@ async def test_a_function_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch
         return 1.0
 
     reward = UserReward(hangs)
-    hung = await asyncio.gather(*(reward(DOUBLE, "hang", "k") for _ in range(4)))
-    monkeypatch.setattr(
-        reward_module, "USER_SECONDS", 60.0
-    )  # what does not hang has its time, and four threads still do
-    fine = await asyncio.gather(*(reward(DOUBLE, "fine", "k") for _ in range(4)))
-    released.set()
+    try:
+        async with asyncio.timeout(120):
+            hung = await asyncio.gather(*(reward(DOUBLE, "hang", "k") for _ in range(4)))
+            monkeypatch.setattr(reward_module, "USER_SECONDS", 60.0)  # four threads still hang; the next calls do not
+            fine = await asyncio.gather(*(reward(DOUBLE, "fine", "k") for _ in range(4)))
+    finally:
+        released.set()
     assert [o.reward for o in hung + fine] == [None] * 4 + [1.0] * 4
 
 
