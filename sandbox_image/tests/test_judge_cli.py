@@ -331,6 +331,7 @@ async def test_server_on_a_socket_judges_and_drains_on_sigterm(tmp_path):
                 async with session.get("http://judge/v1/capacity") as response:
                     busy = (await response.json())["busy"]
             server.send_signal(signal.SIGTERM)
+            assert any("draining: 1 being judged" in text for text in server.stderr)
             may_go_on.touch()
             response = await under_way
             assert (await response.json())["passed"] is True
