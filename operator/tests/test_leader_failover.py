@@ -55,7 +55,8 @@ async def let_be(cluster: Cluster) -> datetime:
 async def follows_in_time(second: Cluster, renewed: datetime, kubeconfig: Path) -> bool:
     """Whether the standby waited for the end of the Lease, and not much longer.
 
-    It looks each `RETRY_SECONDS`. What came between two looks beyond that, the machine took: it counts for nothing.
+    It looks every `RETRY_SECONDS`, as `test_leader_lease` shows. Longer pauses between two looks are due to the machine
+    and do not count.
     """
     taken = datetime.fromisoformat((await lease_of(second))["acquireTime"])
     asked = [r for r in api_audit.requests(kubeconfig, second.account.user) if f"({second.identity})" in r.agent]
