@@ -1,6 +1,7 @@
-"""`python held_judges.py MOST PROGRAM ARGUMENTS…`: PROGRAM, a module or a script, of whose submissions MOST are judged.
+"""Run a program whose judges answer only so many submissions: `python held_judges.py COUNT PROGRAM ARGUMENTS…`.
 
-The others wait for ever, so the program has not ended when a test kills it, however late the test looks.
+PROGRAM is a module or a script. Its other submissions wait for ever. The program therefore still runs when a test kills
+it, however late the test looks; the test must always kill it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.submission import Submission
 
 
-def hold_after(most: int) -> None:
-    """Judges answer so many submissions of this process."""
-    judge, left = JudgeClient.judge, iter(range(most))
+def hold_after(count: int) -> None:
+    """Let judges answer `count` submissions of this process, and no more."""
+    judge, left = JudgeClient.judge, iter(range(count))
 
     async def held(client: JudgeClient, submission: Submission) -> Judgement:
         if next(left, None) is None:

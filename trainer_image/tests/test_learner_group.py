@@ -298,7 +298,7 @@ def test_weights_go_from_card_to_card_unless_it_is_said_otherwise(monkeypatch: p
 
 
 async def test_a_rank_that_waits_for_another_is_told_with_its_call_and_the_line_at_which_it_stands(
-    two: RayLearner, make_batch: Callable, caplog: pytest.LogCaptureFixture
+    two: RayLearner, make_batch: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = plan_batch(make_batch(), two._recipe, two._capacity, 2)
     first, second = two._actors
@@ -307,10 +307,17 @@ async def test_a_rank_that_waits_for_another_is_told_with_its_call_and_the_line_
         while not [p for p in (await first.where.remote()).places if (p.call, "/" in p.at) == ("train", True)]:
             await asyncio.sleep(0.05)
     alone = RayLearner([first], two._recipe, two._capacity, Deadlines(state=1, where=60))
+    looks, look_in = [], alone._look_in
+
+    async def note(seconds: float, tasks: Any, what: str) -> None:
+        looks.append((seconds, what))
+
+    monkeypatch.setattr(alone, "_look_in", note)  # half a second may be too short for an answer: it is asked below
     where = r"rank 0 in train for \d+ s at deepcoder_trainer/\w+/\w+\.py:\d+ in \w+"
     with pytest.raises(LearnerLost, match=rf"^no answer from learner rank 0 within 1 s \(unpark\): {where}$"):
         await alone.unpark()
-    await alone._look_in(0, [asyncio.get_running_loop().create_future()], "unpark")  # as when half of the time is over
+    assert looks == [(0.5, "unpark")], "when half of the time is over"
+    await look_in(0, [asyncio.get_running_loop().create_future()], "unpark")
     assert re.search(rf"no answer from learner rank 0 for 0 s \(unpark\): {where}\n", caplog.text)
     assert re.search(
         r"threads of learner rank 0, of rank 0:\nthread \S+, which answers train:\n  \S+:\d+ in ", caplog.text

@@ -1,7 +1,7 @@
-"""A test on an event loop whose clock moves only while everybody waits: a machine that is slow moves no deadline.
+"""Runs a test on an event loop whose clock moves only while all tasks wait, so a slow machine reaches no deadline.
 
-For tests whose parts are all coroutines of this process. What runs in a thread is done at once; a server's or a child
-process's answer would never come.
+It suits tests that consist of coroutines of this process. Work for a thread runs at once, in the loop's own thread. An
+answer of a server or a child process would not be waited for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """The test, run so."""
+    """Decorate a test so that it runs in virtual time."""
 
     @wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
