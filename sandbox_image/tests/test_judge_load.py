@@ -24,16 +24,43 @@ while time.process_time() < {cpu_s}:
 print(input())
 """
 
+WHEN_LET = """
+import os, time
+while not os.path.exists({may_go_on!r}):
+    time.sleep(0.01)
+"""
+
+
+class Held:
+    """Programs that begin with `code` hold their slots until some submission was refused."""
+
+    def __init__(self, tmp_path):
+        packages = tmp_path / "packages"  # what a program can see
+        packages.mkdir()
+        self._may_go_on = packages / "may_go_on"
+        self.code = WHEN_LET.format(may_go_on=str(self._may_go_on))
+        self.options = ["--packages", str(packages)]
+
+    async def judge_all(self, clients, bodies, at_once=None):
+        async with asyncio.TaskGroup() as group:
+            judging = group.create_task(clients.judge_all(bodies, at_once))
+            while not clients.met["429"] and not judging.done():
+                await asyncio.sleep(0.01)
+            self._may_go_on.touch()
+        return judging.result()
+
 
 @pytest.mark.parametrize("count", [200, pytest.param(1000, marks=FULL)])
 async def test_submissions_at_once_are_answered_once_each_by_a_server_that_is_full_most_of_the_time(tmp_path, count):
+    held = Held(tmp_path)
     bodies = [
-        submission(str(n), f"print(int(input()) + {n % 2})", (str(n), str(n))) for n in range(count)
+        submission(str(n), f"{held.code}print(int(input()) + {n % 2})", (str(n), str(n)), time_limit_s=60)
+        for n in range(count)
     ]  # every other one is wrong
     twice = bodies[::10]
-    with Server(tmp_path, "--slots", "2", "--max-queued", "64") as server:
+    with Server(tmp_path, "--slots", "2", "--max-queued", "64", *held.options) as server:
         clients = PatientClients(server, deadline_s=120)
-        answers = await clients.judge_all(bodies + twice)
+        answers = await held.judge_all(clients, bodies + twice)
         assert [answer["id"] for answer in answers] == [body["id"] for body in bodies + twice]
         assert [answer["passed"] for answer in answers[:count]] == [n % 2 == 0 for n in range(count)]
         assert answers[count:] == answers[:count:10]  # to the last digit of the seconds: the same answer
@@ -48,12 +75,15 @@ async def test_submissions_at_once_are_answered_once_each_by_a_server_that_is_fu
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=FULL)])
 async def test_memory_is_bounded_by_the_limits_and_not_by_what_is_sent(tmp_path, count):
     text = "x" * MIB
-    bodies = [submission(str(n), "print(len(input()))", (text, str(MIB))) for n in range(count)]
-    with Server(tmp_path, "--slots", "2", "--max-queued", str(count), "--max-queued-mb", "16") as server:
+    held = Held(tmp_path)
+    code = f"{held.code}print(len(input()))"
+    bodies = [submission(str(n), code, (text, str(MIB)), time_limit_s=60) for n in range(count)]
+    options = ["--slots", "2", "--max-queued", str(count), "--max-queued-mb", "16", *held.options]
+    with Server(tmp_path, *options) as server:
         clients = PatientClients(server, deadline_s=280)
         await clients.judge_all([submission("first", "print(len(input()))", (text, str(MIB)))])
         before_mb = server.memory_mb()
-        answers = await clients.judge_all(bodies, at_once=200)
+        answers = await held.judge_all(clients, bodies, at_once=200)
         assert all(answer["passed"] for answer in answers)
         assert clients.met["429"] > 0
         # half of the room, as there is one run; each connection's buffers; copies of one body while it is read, and of
