@@ -22,9 +22,10 @@ import livecodebench_function_rows
 import livecodebench_programs
 import livecodebench_stdin_rows
 import pytest
+from judge_servers import children
 
 from deepcoder_contracts.judge import Verdict
-from deepcoder_sandbox import lcb_session
+from deepcoder_sandbox.lcb_session import _Session
 from deepcoder_sandbox.limits import ALARM_GRACE_S, WALL_PER_CPU
 from deepcoder_sandbox.worker import lcb_preamble
 from deepcoder_sandbox.zygote_process import ZygoteProcess
@@ -155,18 +156,56 @@ def test_alarm_that_a_busy_machine_is_slow_to_ring_is_none_that_was_not_heard(sl
     assert answer.lcb.error_code == -3
 
 
-def test_alarm_that_is_rung_too_late_for_its_test_does_not_go_off_in_the_next(slow_to_hear, judge_once):
-    slow_to_hear(1.5)
+@pytest.fixture
+def too_late_to_hear(any_slot, monkeypatch):
+    """Have the zygote stand still when it is told to ring, and go on once the judge has the program's answer.
+
+    The program's first test is to wait for SIGCONT, which comes once the alarm is rung. Returns the programs rung for.
+    """
+    zygote, tell, see = any_slot.ensure_zygote(harness=True), ZygoteProcess.ring_alarm, _Session._see_alarm_taken
+    answered, threads, rung = threading.Event(), [], []
+
+    def let_answer(runner):
+        while not answered.wait(0.02):  # one that comes before the program looks for it is lost
+            os.kill(runner, signal.SIGCONT)
+
+    def ring(self):
+        if rung:
+            return tell(self)
+        os.kill(zygote.pid, signal.SIGSTOP)
+        tell(self)
+        rung.extend(children(zygote.pid))
+        threads.append(threading.Thread(target=let_answer, args=rung))
+        threads[-1].start()
+
+    def go_on_later(session):
+        if rung and not answered.is_set():
+            answered.set()
+            threads.append(threading.Timer(0.3, os.kill, (zygote.pid, signal.SIGCONT)))
+            threads[-1].start()
+        see(session)
+
+    monkeypatch.setattr(ZygoteProcess, "ring_alarm", ring)
+    monkeypatch.setattr(_Session, "_see_alarm_taken", go_on_later)
+    yield rung
+    answered.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_alarm_that_is_rung_too_late_for_its_test_does_not_go_off_in_the_next(too_late_to_hear, judge_once):
     code = (
-        "import time\nif input() == '1': time.sleep(2)\nelse:\n    until = time.process_time() + 0.7\n"
+        "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})\n"
+        "if input() == '1': signal.sigwait({signal.SIGCONT})\nelse:\n    until = time.process_time() + 0.7\n"
         "    while time.process_time() < until: pass\nprint(3)"
     )
     answer = judge_once(code, ("1", "3"), ("2", "3"), scoring="livecodebench", time_limit_s=1)
     assert answer.passed is True, answer
+    assert too_late_to_hear
 
 
 def test_output_that_took_a_second_too_long_is_late_though_nobody_looked(judge_once, monkeypatch):
-    monkeypatch.setattr(lcb_session._Session, "_look", lambda session: 0.0)
+    monkeypatch.setattr(_Session, "_look", lambda session: 0.0)
     code = "import time\nwhile time.process_time() < 1.5: pass\nprint(3)"
     answer = judge_once(code, ("", "3"), ("", "3"), scoring="livecodebench", time_limit_s=0.3)
     assert verdicts(answer) == [Verdict.TIME_LIMIT, Verdict.SKIPPED], answer
