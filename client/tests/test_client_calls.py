@@ -204,6 +204,31 @@ def test_a_proxy_that_cannot_be_reached_is_said_to_be_the_cause(monkeypatch: pyt
         Client(connection=Connection(configuration, "team")).list()
 
 
+def test_a_proxy_that_refuses_to_connect_is_not_said_to_be_out_of_reach() -> None:
+    """It answers, so its address is right: the API server behind it, or the user's access to it, is the problem."""
+    configuration = kubernetes.Configuration()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refuses) as proxy:
+        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        configuration.host, configuration.no_proxy = "https://cluster.example", ""
+        configuration.proxy = f"http://127.0.0.1:{proxy.server_port}"
+        told = "not answer: no connection through the proxy: Tunnel connection failed: 502 Bad Gateway; is it up"
+        try:
+            with pytest.raises(Unreachable, match=told):
+                Client(connection=Connection(configuration, "team", 30.0)).list()
+        finally:
+            proxy.shutdown()
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    """A proxy that cannot reach the API server."""
+
+    def do_CONNECT(self) -> None:
+        self.send_error(502)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
 class _Runs(BaseHTTPRequestHandler):
     """Lists one run, whoever is asked for it: an API server, or a proxy before one."""
 

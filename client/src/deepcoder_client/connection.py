@@ -340,7 +340,8 @@ def _why(error: Exception) -> str:
     """Return the cause of an error, without the connection and the retries that urllib3 puts before it."""
     cause = getattr(error, "reason", None) or error
     if isinstance(cause, urllib3.exceptions.ProxyError):
-        return f"no connection to the proxy: {_why(cause.original_error)}"
+        way = "to" if _not_connected(cause) else "through"  # a proxy that answers may refuse to connect us
+        return f"no connection {way} the proxy: {_why(cause.original_error)}"
     said = str(cause)
     return said.partition("): ")[2] or said
 
