@@ -103,7 +103,8 @@ async def test_a_sampler_that_answers_nothing_is_replaced_and_its_requests_move(
     factory.next = [Scripted(0, gate=asyncio.Event())]
     group = await started(factory, 1)
     update = asyncio.create_task(_update_when(factory, group))
-    generation = await group.generate(request("r"))
+    async with asyncio.timeout(60):
+        generation = await group.generate(request("r"))
     await update
     assert generation.text == "1"
     assert factory.made[0].closed
