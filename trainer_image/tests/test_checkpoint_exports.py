@@ -120,8 +120,8 @@ async def test_a_stage_s_own_export_has_a_card_that_says_where_it_comes_from_and
         f"| Lineage digest | `{checkpoint.ref.digest}` |",
         "| `reward_mean` | 0.25 |",
         "| `eval/held/pass_at_1` | 0.5 |",
-        "Not compared: `whoever exported it was not asked to`.",
-        "nobody has loaded them and held their logits to the checkpoint's",
+        "Not compared: `the export was made without a comparison`.",
+        "but their logits were not compared with the checkpoint's",
         f"`deepcoder-trainer verify --deep {export.ref.uri}`",
         f"`deepcoder-trainer export --source {checkpoint.ref.uri} --output OUTPUT` makes an export",
     ):
@@ -137,7 +137,7 @@ def test_the_card_of_a_stage_with_scaled_positions_says_that_config_json_has_the
     rope = RopeScaling(type=RopeType.YARN, factor=4)
     folder = "s3://b/run/long/export/step-000002.a001"
     card = stage_card(made, ref, folder, {}, "bfloat16", NotCompared("no time"), rope)
-    assert "scaled by Yarn, 4 times as far; config.json has the model's own" in card
+    assert "scaled by Yarn by a factor of 4; config.json has the model's original" in card
 
 
 async def test_an_altered_export_is_not_evaluated(

@@ -107,4 +107,4 @@ def test_pass_rates_are_sampled_from_the_model_and_decide(tmp_path: Path) -> Non
     assert all(0 < row["metadata"]["pass_rate"] < 1 for row in kept)
     assert "p9" not in {row["id"] for row in kept}
     assert len((output / "state" / "sampled.jsonl").read_text().splitlines()) == 9 * 16
-    assert "16 responses a problem of at most 8 tokens" in (output / "report.md").read_text()
+    assert "16 responses per problem of at most 8 tokens" in (output / "report.md").read_text()

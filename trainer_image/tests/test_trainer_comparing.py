@@ -74,8 +74,8 @@ async def test_what_bfloat16_holds_badly_is_exported_with_a_word_and_another_mod
     assert made.manifest.metrics["export/rounding"] == 1
     card = card_of(config, "short/export/step-000002.a001")
     assert "logits_compared: true" in card
-    assert "all of it comes of rounding: the checkpoint's weights in bfloat16 compute what the export does" in card
-    assert "all of it comes of rounding to BFloat16" in caplog.text
+    assert "all of it comes from rounding: the checkpoint's weights in bfloat16 compute the same as the export" in card
+    assert "all of it comes from rounding to BFloat16" in caplog.text
 
 
 @pytest.mark.parametrize("cause", ["deadline", "storage", "source not finite", "stop"])

@@ -104,7 +104,7 @@ def test_canonical_solutions_score_all_and_stubs_nothing(tmp_path: Path, evaluat
     page = (folder / "results.md").read_text()
     assert "| livecodebench: 2 × 1 | Given |" in page
     assert "sample tests alone" in page
-    assert "1 responses a problem from files, which do not say how they were sampled, judge sha256:" in page
+    assert "1 responses per problem from files, which do not say how they were sampled, judge sha256:" in page
     rows = read_samples(folder / "samples" / "Given" / "livecodebench.parquet")
     assert [row["problem_id"] for row in rows] == ["abc1", "lc2"]
     assert set(rows[0]) == set(SCHEMA.names)

@@ -73,7 +73,7 @@ async def test_another_number_of_samples_is_said_to_make_p_approximate(tmp_path:
     one, four = await measured(tmp_path / "a", 0.3, samples=1), await measured(tmp_path / "b", 0.3)
     compared = compare_sides(open_side(one, None), open_side(four, None))
     assert compared.sets["held"].samples == {"A": 1, "B": 4}
-    assert "held: A has 1 samples a problem and B 4, so p is approximate" in markdown(compared)
+    assert "held: A has 1 samples per problem and B 4, so p is approximate" in markdown(compared)
     assert "approximate" not in markdown(compare_sides(open_side(four, None), open_side(four, None)))
 
 

@@ -152,7 +152,7 @@ def test_one_p_among_several_is_said_to_be_one_among_several() -> None:
         targets={name: {"d": found} for name, found in table.items()},
         comparisons=pairs,
     )
-    assert "among 3 the smallest may be small by chance alone" in markdown(results)
+    assert "among 3 of them, the smallest may be small by chance alone" in markdown(results)
     assert "by chance" not in markdown(results.model_copy(update={"comparisons": pairs[:1]}))
 
 

@@ -120,9 +120,9 @@ def test_a_card_tells_evaluations_of_one_set_apart_and_the_manifest_says_what_th
     card = model_card("m", place, Format.HUGGINGFACE, "bfloat16", same, measured, {})
     assert f"| `eval/lcb/pass_at_1` | 0.25 | `{short.name[:12]}` | 16384 | 1 |" in card
     assert f"| `eval/lcb/pass_at_1` | 0.5 | `{'b' * 12}` | 65536 | 16 |" in card
-    assert "| `eval/held/pass_at_1` | 0.5 | said by the source's manifest |" in card
+    assert "| `eval/held/pass_at_1` | 0.5 | from the source's manifest |" in card
     assert "0.99" not in card, "what was changed since was not measured"
-    said = "Of the source, which computes otherwise than this export"
+    said = "The figures are the source's. This export computes differently"
     assert said not in card
     assert said in model_card("m", place, Format.GGUF_Q4_K_M, "bfloat16", same, measured, {})
     scaled = {
@@ -270,13 +270,13 @@ async def test_what_bfloat16_holds_badly_is_exported_by_the_command_too_and_anot
     source = f"{tmp_path}/store/short/step-000002.a001"
     code = main(["export", "--source", source, "--output", str(target)])
     said = capsys.readouterr()
-    assert "looking whether it comes of rounding" in said.err
+    assert "checking whether it comes from rounding" in said.err
     if negated is not None:
         assert code == 1
         assert "the export is not the model that it was made from: mean KL" in said.err
         assert not list(target.parent.glob("*"))
         return
-    note = "all of it comes of rounding: the source's weights in bfloat16 compute what the export does"
+    note = "all of it comes from rounding: the source's weights in bfloat16 compute the same as the export"
     assert code == 0
     assert note in said.out
     assert note in (target / "README.md").read_text()

@@ -84,18 +84,18 @@ def stage_card(
         table(("", ""), provenance(source, ref)),
         "## Lineage\n",
         "The lineage digest is that of the checkpoint's manifest, which names its parent's, and so on to the model "
-        f"that the run began with. That chain was not walked for this card: {walk} does it.\n",
+        f"that the run began with. The chain was not verified for this card; {walk} verifies it.\n",
         training_figures(figures),
-        f"## Evaluation\n\nSaid by the checkpoint's manifest.\n\n{table(('', ''), evaluated)}" if evaluated else "",
+        f"## Evaluation\n\nFrom the checkpoint's manifest.\n\n{table(('', ''), evaluated)}" if evaluated else "",
         "## Difference to the source\n",
         _compared(found, dtype) if isinstance(found, Difference) else _not_compared(found, ref, dtype),
     ]
     if rope is not None:
         sections += [
             "## Positions\n",
-            f"Trained with rotary positions scaled by {rope.type.value}, {rope.factor:g} times as far; config.json has "
-            "the model's own. Serve it with the same scaling: `deepcoder-trainer export --rope` makes one that has it, "
-            "and vLLM can be told (`--hf-overrides`).\n",
+            f"Trained with rotary positions scaled by {rope.type.value} by a factor of {rope.factor:g}; config.json "
+            "has the model's original positions. Serve it with the same scaling: `deepcoder-trainer export --rope` "
+            "makes an export that has it, and vLLM accepts it with `--hf-overrides`.\n",
         ]
     return "\n".join(section for section in sections if section)
 
@@ -173,22 +173,22 @@ def difference_table(how: str, found: Difference) -> str:
 
 def rounding_note(source: str, dtype: str) -> str:
     """Return the note on an export that differs from its `source` by more than the bound, because of rounding alone."""
-    same = f"the {source}'s weights in {dtype} compute what the export does"
-    return f"That is much, and all of it comes of rounding: {same}."
+    same = f"the {source}'s weights in {dtype} compute the same as the export"
+    return f"This difference is large, but all of it comes from rounding: {same}."
 
 
 def _compared(found: Difference, dtype: str) -> str:
-    trained = "So did samplers and learners in training, and evaluations measured it."
+    trained = "Samplers and learners rounded in the same way in training, and evaluations measured that."
     rounding = f"\n{rounding_note('checkpoint', dtype)} {trained}\n" if found.rounding else ""
     return difference_table(AS_WRITTEN, found) + rounding
 
 
 def _not_compared(found: NotCompared, ref: ParentRef, dtype: str) -> str:
     return (
-        f"Not compared: {code(found.reason)}. The weights are the checkpoint's as training held them, written in "
-        f"{dtype}; nobody has loaded them and held their logits to the checkpoint's. "
-        f"{code(f'deepcoder-trainer export --source {ref.uri} --output OUTPUT')} makes an export of which that is "
-        "done, with the difference in its card.\n"
+        f"Not compared: {code(found.reason)}. The weights are the checkpoint's, as they were in training, written in "
+        f"{dtype}, but their logits were not compared with the checkpoint's. "
+        f"{code(f'deepcoder-trainer export --source {ref.uri} --output OUTPUT')} makes an export that is compared, and "
+        "states the difference in its card.\n"
     )
 
 

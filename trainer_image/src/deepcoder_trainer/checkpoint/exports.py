@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 async def not_asked(_checkpoint: CommittedCheckpoint, _uri: str, _files: Sequence[FileEntry]) -> NotCompared:
     """Compare nothing; a `Compare`."""
-    return NotCompared("whoever exported it was not asked to")
+    return NotCompared("the export was made without a comparison")
 
 
 class StageExport:

@@ -125,7 +125,7 @@ def _notes(values: Mapping[str, Any]) -> list[str]:
         notes.append(f"`{filters.CONTAMINATED}` was not applied: no evaluation set was given.")
     if (sampled := values["sampled"]) is not None:
         notes.append(
-            f"Pass rates of {_safe(sampled['model'])}: {sampled['samples']} responses a problem of at most "
+            f"Pass rates of {_safe(sampled['model'])}: {sampled['samples']} responses per problem of at most "
             f"{sampled['max_tokens']:,} tokens, {sampled['sampled']:,} sampled and judged now, {sampled['known']:,} "
             "known from the journal. It was asked last: about problems that all other filters leave."
         )

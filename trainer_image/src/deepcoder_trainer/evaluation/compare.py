@@ -188,11 +188,13 @@ def markdown(compared: Compared) -> str:
             lines.append(f"{name}: {pair.alone['A']} problems were asked of A alone, {pair.alone['B']} of B alone.")
         if len(set(pair.samples.values())) > 1:
             lines.append(
-                f"{name}: A has {pair.samples['A']} samples a problem and B {pair.samples['B']}, so p is approximate: "
-                "measure both with one --n for an exact one."
+                f"{name}: A has {pair.samples['A']} samples per problem and B {pair.samples['B']}, so p is "
+                "approximate: measure both with one --n for an exact one."
             )
     if len(compared.sets) > 1:
-        lines.append(f"Each p is of its own set: among {len(compared.sets)} the smallest may be small by chance alone.")
+        lines.append(
+            f"Each p is for one set: among {len(compared.sets)} of them, the smallest may be small by chance alone."
+        )
     lines.append(
         "B - A is over the problems that both were asked, paired; its interval is the bootstrap's over problems, p "
         "that of permuted signs (one sample a problem: McNemar's exact test). Only A, only B: problems that one solved "

@@ -23,7 +23,7 @@ from deepcoder_trainer.evaluation.results import (
 HEAD = ("problems", "model", "pass@1", "95 %", "pass@k", "truncated", "tokens", "unjudged")
 PARTS = ("problems", "model", "part", "number", "pass@1", "95 %")
 PAIRS = ("problems", "models", "difference", "95 %", "p")
-_EACH_ALONE = "Each p is of its own comparison: among {} the smallest may be small by chance alone."
+_EACH_ALONE = "Each p is for one comparison: among {} of them, the smallest may be small by chance alone."
 
 
 def summary(result: DatasetResult) -> str:
@@ -101,8 +101,8 @@ def markdown(results: EvaluationResults) -> str:
     lines = [
         f"# Evaluation {results.key[:12]}",
         "",
-        f"{inputs.get('samples_per_problem')} responses a problem {_sampled(inputs)}, "
-        f"judge {inputs.get('judge') or 'not told'}.",
+        f"{inputs.get('samples_per_problem')} responses per problem {_sampled(inputs)}, "
+        f"judge {inputs.get('judge') or 'unknown'}.",
         "",
         *table_lines(HEAD, rows(results)),
         "",
@@ -114,7 +114,7 @@ def markdown(results: EvaluationResults) -> str:
         lines += ["", *table_lines(PAIRS, found)]
         if len(found) > 1:
             lines += ["", _EACH_ALONE.format(len(found))]
-    lines += ["", "Intervals are 95 % over problems, bootstrap (where all came out alike: what so many cannot miss)."]
+    lines += ["", "Intervals are 95 % over problems, by bootstrap (Wilson's interval if all problems came out alike)."]
     return "\n".join(lines) + "\n"
 
 

@@ -81,7 +81,7 @@ def configuration_note(manifest: Manifest, pretrained: Path) -> str:
     )
     return (
         "## Configuration and tokenizer\n\n"
-        f"The weights are the checkpoint's. Configuration and tokenizer are those of {of} {when}. What was read:\n\n"
+        f"The weights are the checkpoint's. Configuration and tokenizer are those of {of} {when}. The files:\n\n"
     ) + table(("", ""), [(f"`{name}`", f"`{digest}`") for name, digest in model_files(pretrained).items()])
 
 
@@ -106,15 +106,21 @@ def _evaluations(within: Mapping[str, float], measured: Sequence[Measured], *, c
     `changed`: this export computes differently from the model that was measured.
     """
     rows = [
-        (code(name), f"{value:.6g}", "said by the source's manifest", "", "") for name, value in sorted(within.items())
+        (code(name), f"{value:.6g}", "from the source's manifest", "", "") for name, value in sorted(within.items())
     ]
     for each in measured:
         how = (f"`{each.key[:12]}`", f"{each.context_tokens}", f"{each.samples}")
         rows += [(code(name), f"{value:.6g}", *how) for name, value in sorted(each.figures.items())]
     if not rows:
         return ""
-    of = "Of the source, which computes otherwise than this export: what differs is below.\n\n" if changed else ""
-    return f"## Evaluation\n\n{of}{table(('', '', 'Evaluation', 'Response limit, tokens', 'Samples a problem'), rows)}"
+    of = (
+        "The figures are the source's. This export computes differently; the difference is below.\n\n"
+        if changed
+        else ""
+    )
+    return (
+        f"## Evaluation\n\n{of}{table(('', '', 'Evaluation', 'Response limit, tokens', 'Samples per problem'), rows)}"
+    )
 
 
 def _difference(form: Format, dtype: str, found: Difference) -> str:

@@ -126,7 +126,7 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
             say("comparing the export's logits with the source's")
             found = difference(lambda i: reference.logits(hidden[i]), logits, lengths)
             if _refusal(order, found) and _may_be_rounding(order):
-                say("that is far off: looking whether it comes of rounding")
+                say("this difference is large: checking whether it comes from rounding")
                 rounded = Layerwise(model.pretrained, RoundedTensors(model.tensors, COMPUTE_DTYPES[order.precision]))
                 states = rounded.hidden(model.prompts)
                 alike = comes_of_rounding(lambda i: rounded.logits(states[i]), logits, lengths)

@@ -76,7 +76,9 @@ class Comparison:
         )
         if found.rounding:
             numbers = self._config.recipe.precision.value
-            log.warning("%s: that is much, and all of it comes of rounding to %s, as in training", uri, numbers)
+            log.warning(
+                "%s: this difference is large, but all of it comes from rounding to %s, as in training", uri, numbers
+            )
         return found
 
     async def _rounded(self, pair: StoredPair, far: FarOff, began: float) -> Difference:
