@@ -11,7 +11,7 @@ import yaml
 
 from deepcoder_client.bundle import Bundle, gather
 from deepcoder_client.connection import Kind
-from deepcoder_client.errors import Forbidden, NotFound, StorageError
+from deepcoder_client.errors import Forbidden, NotFound, StorageError, StorageFault
 from deepcoder_client.permissions import Right
 from deepcoder_client.run_folder import Attempt
 from deepcoder_contracts.exit import ExitRecord
@@ -192,6 +192,26 @@ def test_attempts_whose_pods_are_gone_are_there_as_the_bucket_has_them() -> None
     assert past["attempts/003/driver.log"] == "driver.log of short 3 says [redacted]"
     assert '"reason": "Crashed"' in past["attempts/002/exit.json"]
     assert any("the files of past attempts: no answer" in line for line in bundle(endpoint="http://away").missing)
+
+
+def test_a_bucket_that_no_longer_answers_is_not_asked_for_the_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take minutes, until boto3 gives it up. One that breaks off alone costs no other."""
+    asked = []
+
+    def read_log(_: Folder, stage: str, ordinal: int, name: str) -> str:
+        asked.append((ordinal, name))
+        raise StorageError("no answer", StorageFault.UNREACHABLE)
+
+    monkeypatch.setattr(Folder, "read_log", read_log)
+    made = bundle()
+    assert asked == [(2, "driver.log"), (2, "events.json")]
+    assert {name for name in made.documents if name.startswith("attempts/")} == {"attempts/002/exit.json"}
+    assert [line for line in made.missing if line.startswith("attempts/")] == [
+        "attempts/002/driver.log: no answer",
+        "attempts/002/events.json: no answer",
+        "attempts/003/driver.log: not read, because the bucket does not answer",
+        "attempts/003/events.json: not read, because the bucket does not answer",
+    ]
 
 
 def test_a_file_of_an_attempt_that_cannot_be_read_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ from deepcoder_client.connection import (
     Object,
 )
 from deepcoder_client.driver_log import driver_lines
-from deepcoder_client.errors import ClientError, Forbidden, NotFound
+from deepcoder_client.errors import ClientError, Forbidden, NotFound, StorageError, StorageFault
 from deepcoder_client.permissions import OPERATOR_LOG
 from deepcoder_contracts.labels import HEAD, LABEL_ROLE, LABEL_RUN
 from deepcoder_contracts.redaction import (
@@ -61,6 +61,8 @@ PREVIOUS_LINES = 500
 """Number of last lines of a restarted container's previous log, which show why it ended."""
 LAST_ATTEMPTS = 2
 """Number of newest attempts whose files are read from the bucket."""
+MOST_UNANSWERED = 2
+"""Number of these files that may fail because the bucket does not answer. No other is read then: each takes minutes."""
 OPERATOR_LINES = 20_000
 OPERATOR_LAST_LINES = 50
 """Number of last lines of a restarted operator's previous log. They show why it ended, and may name no run."""
@@ -194,15 +196,20 @@ class _Asking:
         if not attempts:
             return {}
         folder, newest = attempts
-        found = {}
+        found, unanswered = {}, 0
         for attempt in newest:
-            place = f"attempts/{attempt.ordinal:03d}"
             if attempt.exit is not None:
-                found[f"{place}/exit.json"] = attempt.exit.model_dump_json(by_alias=True, indent=2)
-            for name in attempt.logs:
-                read = partial(folder.read_log, attempt.stage, attempt.ordinal, name)
-                if text := self.tried(f"{place}/{name}", read):
-                    found[f"{place}/{name}"] = text
+                found[_document(attempt, "exit.json")] = attempt.exit.model_dump_json(by_alias=True, indent=2)
+        for attempt, name in [(each, log) for each in newest for log in each.logs]:
+            document = _document(attempt, name)
+            if unanswered == MOST_UNANSWERED:
+                self.made.missing.append(f"{document}: not read, because the bucket does not answer")
+                continue
+            try:
+                found[document] = folder.read_log(attempt.stage, attempt.ordinal, name)
+            except ClientError as error:
+                self.made.missing.append(f"{document}: {error}")
+                unanswered += isinstance(error, StorageError) and error.fault is StorageFault.UNREACHABLE
         return found
 
     def operator(self, pods: Sequence[Object], namespace: str) -> dict[str, str]:
@@ -234,6 +241,10 @@ def _driver(client: Client, head: Object) -> str:
     meta = head["metadata"]
     lines = driver_lines(client.connection, meta["namespace"], meta["name"], tail=LOG_LINES, follow=False)
     return "\n".join(lines)
+
+
+def _document(attempt: Attempt, name: str) -> str:
+    return f"attempts/{attempt.ordinal:03d}/{name}"
 
 
 def _attempts(client: Client, name: str, namespace: str, endpoint: str | None) -> tuple[RunFolder, list[Attempt]]:
