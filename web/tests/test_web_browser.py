@@ -362,7 +362,7 @@ def test_nodes_on_which_judges_do_not_start_are_shown_with_their_last_words(tab:
     node = {"name": "bad", "since": "2026-05-01T12:00:00Z", "message": "exit code 64: <b>no Landlock</b>"}
     standin.pool = {"metadata": {"name": "judges"}, "status": {"readyReplicas": 1, "avoidedNodes": [node]}}
     tab.goto(address(standin, "pool"))
-    line = tab.get_by_text("No judge is made on node bad, on which one did not start")
+    line = tab.get_by_text("No judge is started on node bad, where one failed to start")
     expect(line).to_contain_text(node["message"])
 
 

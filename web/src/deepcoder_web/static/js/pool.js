@@ -20,7 +20,7 @@ export function Pool({ path, since }) {
       ["Slots busy", `${number(status.busySlots ?? 0)} of ${number(status.slots ?? 0)}`],
       ["Programs waiting", number(status.queueDepth ?? 0)],
     ]} />
-    ${(status.avoidedNodes ?? []).map((n) => html`<p key=${n.name} class="problem">No judge is made on node ${n.name}, on which one did not start (${moment(n.since)}): ${n.message}</p>`)}
+    ${(status.avoidedNodes ?? []).map((n) => html`<p key=${n.name} class="problem">No judge is started on node ${n.name}, where one failed to start (${moment(n.since)}): ${n.message}</p>`)}
     <label class="meter">Busy <meter min="0" max="1" value=${busy}>${Math.round(100 * busy)} %</meter></label>
     <div class="wide" tabindex="0" role="region" aria-label="Conditions of the pool"><table>
       <thead><tr><th scope="col">Condition</th><th scope="col">Status</th><th scope="col">Reason</th><th scope="col">Message</th><th scope="col">Since</th></tr></thead>
