@@ -124,7 +124,8 @@ def test_whoever_asks_for_no_verification_is_not_warned_of_it_in_pythons_words(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert main(["status", "--insecure-skip-tls-verify"]) == 0
-    assert told == []
+    # Only these: Python also warns of what an earlier test left open, when it happens to find it.
+    assert [warning for warning in told if issubclass(warning.category, InsecureRequestWarning)] == []
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ async def test_key_that_no_header_can_hold_is_refused_by_name_and_not_quoted(key
             return {"data": {k: base64.b64encode(v.encode()).decode() for k, v in values.items()}}
 
     api: Any = Broken()
-    with pytest.raises(StorageProblem, match=f"{key} of Secret s3 has a line break") as refusal:
+    with pytest.raises(StorageProblem, match=f"{key} of Secret s3 contains a line break") as refusal:
         await CredentialReader(api, lambda: 0.0).read("ml", "s3")
     assert refusal.value.problem.reason == "CredentialsInvalid"
     assert "marked" not in str(refusal.value)

@@ -81,5 +81,5 @@ def test_a_program_that_others_keep_from_running_past_the_ceiling_is_not_judged(
     assert one["killed"] == "starved"
     problem = Problem("p", "test", "", (TestCase(input="", output=""),), time_limit_s=1.0)
     request = JudgedProblem(problem).submission("", "g/0").request
-    with pytest.raises(report.BadReport, match="from the processors"):
+    with pytest.raises(report.BadReport, match="from the CPUs"):
         report._verdict(Job(request, problem.tests), problem.tests[0], report._Run(killed="starved"))
