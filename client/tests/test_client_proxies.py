@@ -28,7 +28,7 @@ class _Runs(BaseHTTPRequestHandler):
     """Lists one run, whoever is asked for it: an API server, or a proxy before one."""
 
     def do_GET(self) -> None:
-        content = json.dumps({"metadata": {}, "items": [{"metadata": {"name": "demo"}}]}).encode()
+        content = json.dumps({"metadata": {}, "items": [{"metadata": {"namespace": "team", "name": "demo"}}]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
