@@ -81,6 +81,36 @@ def test_cgroup_hierarchies_of_both_versions_are_told_apart() -> None:
     assert cgroups.unified(cgroups.parse_mounts("31 24 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"))
 
 
+def _cpu_weight(group: str) -> int:
+    """By which a cgroup shares the processors with its siblings; both versions count from different defaults."""
+    found = [
+        hierarchy.mount / group / file
+        for hierarchy in cgroups.hierarchies()
+        for file in ("cpu.shares", "cpu.weight")
+        if (hierarchy.mount / group / file).exists()
+    ]
+    if not found:
+        pytest.skip("this machine's cgroups do not share out processors")
+    return int(found[0].read_text())
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups")
+def test_the_nodes_own_processes_go_before_those_of_its_pods() -> None:
+    """With equal weights, busy pods leave the API server too little to renew a Lease in time."""
+    name = f"dc-weights-{os.getpid()}"
+    cgroups.create(name)
+    try:
+        subprocess.run(
+            [sys.executable, "-c", f"from devcluster import cgroups; cgroups.join({name!r})"], check=True, timeout=30
+        )
+        for hierarchy in cgroups.hierarchies():
+            (hierarchy.mount / name / "kubepods").mkdir()
+        assert _cpu_weight(f"{name}/node") == 10 * _cpu_weight(f"{name}/kubepods")
+    finally:
+        cgroups.remove(name)
+
+
 def test_a_failed_program_shows_its_last_words() -> None:
     with pytest.raises(CommandFailed, match="exit code 3\nno such thing"):
         run(["sh", "-c", "echo no such thing >&2; exit 3"], deadline=30)

@@ -1,7 +1,9 @@
 """Measures how late the event loop runs its callbacks: a callback that computes or blocks delays all others.
 
-Scrapes and probes see the worst delay of the last minute, so that neither misses one that is already over. A loop that
-is completely blocked answers no probe, and the kubelet's timeout detects that.
+Scrapes see the worst delay of the last minute, so that they do not miss one that is already over. A loop that is
+completely blocked answers no probe, and the kubelet's timeout detects that. The liveness probe also fails once after a
+long delay. So a loop that is blocked again and again is found even if probes arrive between two delays, while a single
+delay, like that of a machine that was suspended, fails too few probes in a row for a restart, which would help nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from prometheus_client import Gauge
 BEAT_SECONDS = 0.5
 WINDOW_SECONDS = 60.0
 LONGEST_LAG_SECONDS = 30.0
-"""A loop that was blocked for longer than this fails its liveness probe."""
+"""A loop that was blocked for longer than this fails its next liveness probe."""
+
+RECENT_SECONDS = 10.0
+"""Time for which that fails: the period of the chart's livenessProbe, which restarts after six failures in a row."""
 
 LAG = Gauge(
     "deepcoder_operator_loop_lag_seconds", "Longest time in the last minute for which the event loop was blocked"
@@ -53,6 +58,8 @@ class LoopLag:
 
     def check(self) -> str | None:
         """Return why the loop is not alive, or None. For a liveness probe."""
-        if self.worst <= LONGEST_LAG_SECONDS:
+        since = self._clock() - RECENT_SECONDS
+        recent = next((lag for at, lag in self._worst if at >= since), 0.0)
+        if recent <= LONGEST_LAG_SECONDS:
             return None
-        return f"the event loop was blocked for {self.worst:.0f} s within the last minute"
+        return f"the event loop was blocked for {recent:.0f} s and has run again for less than {RECENT_SECONDS:.0f} s"
