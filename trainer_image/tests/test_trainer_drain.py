@@ -177,6 +177,36 @@ def test_a_driver_in_another_pod_is_asked_through_ray_and_nobody_waits_for_a_dea
     assert _internal_kv_get(b"deepcoder/beat") is None, "who asks from now on would wait for a driver that has left"
 
 
+async def test_a_beat_that_is_being_written_when_the_driver_leaves_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.experimental import internal_kv
+
+    store: dict[bytes, bytes] = {}
+    writing, left = threading.Event(), threading.Event()
+
+    def put(key: bytes, value: bytes) -> None:
+        writing.set()
+        assert left.wait(60)
+        store[key] = value
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(internal_kv, "_internal_kv_put", put)
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", store.get)
+    monkeypatch.setattr(internal_kv, "_internal_kv_del", lambda key: store.pop(key, None))
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    monkeypatch.setenv("RAY_ADDRESS", "anywhere")
+    with drain.Driver() as driver:
+        watching = asyncio.create_task(driver.watch(Stop(), 60))
+        assert await asyncio.to_thread(writing.wait, 60)
+        watching.cancel()
+    left.set()
+    await asyncio.get_running_loop().shutdown_default_executor()  # as asyncio.run does at the end
+    assert store == {}, "who asks from now on would wait for a driver that has left"
+
+
 def test_pods_of_a_cluster_whose_head_is_gone_do_not_even_look_for_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +240,7 @@ async def test_a_store_that_fails_for_a_while_does_not_make_the_driver_deaf(
 ) -> None:
     answers = iter([RuntimeError("no GCS"), RuntimeError("no GCS"), False, True])
 
-    def beat(number: int) -> bool:
+    def beat(number: int, left: threading.Event) -> bool:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer

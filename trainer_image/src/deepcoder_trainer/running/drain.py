@@ -67,6 +67,9 @@ def _check_own(folder: Path) -> None:
 class Driver:
     """The driver's side: its file, and the key it watches in a cluster."""
 
+    def __init__(self) -> None:
+        self._left = threading.Event()
+
     def __enter__(self) -> Self:
         folder = _folder()
         with contextlib.suppress(FileExistsError):
@@ -81,6 +84,7 @@ class Driver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.unlink(missing_ok=True)
+        self._left.set()
         if in_cluster():
             leaving = threading.Thread(target=_take_beat_away, daemon=True)
             leaving.start()
@@ -93,7 +97,7 @@ class Driver:
             await asyncio.sleep(POLL_SECONDS)
             beat += 1
             try:
-                asked = await asyncio.to_thread(_beat, beat)
+                asked = await asyncio.to_thread(_beat, beat, self._left)
             except Exception as error:  # any error of Ray's store; the next poll may succeed
                 if not failing:
                     log.warning("drain requests from other pods cannot be heard, because Ray's store fails: %s", error)
@@ -104,14 +108,21 @@ class Driver:
                 stop.request(seconds, "drain")
 
 
-def _beat(number: int) -> bool:
-    """Write the heartbeat `number`. Return whether a drain was requested."""
+def _beat(number: int, left: threading.Event) -> bool:
+    """Write the heartbeat `number`. Return whether a drain was requested.
+
+    This runs in a thread that cannot be cancelled, so the driver may leave meanwhile: `left` is set before the key is
+    removed, and a heartbeat that is written afterwards is removed here.
+    """
     import ray
-    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
     if not ray.is_initialized():
         return False
     _internal_kv_put(_BEAT, str(number).encode())
+    if left.is_set():
+        _internal_kv_del(_BEAT)
+        return False
     return _internal_kv_get(_ASKED) is not None
 
 
