@@ -124,7 +124,7 @@ async def test_capacity_has_the_contracts_fields(client):
     async with client.get("/v1/capacity") as response:
         capacity = await response.json()
     load = {"slots": 1, "busy": 0, "queued": 0, "oldest_wait_s": 0.0}
-    assert capacity == load | {"tier": "Landlock", "limits": {"memory": True}}
+    assert capacity == load | {"tier": "Landlock", "limits": {"memory": True}, "max_memory_mb": 2048}
 
 
 async def test_capacity_says_which_code_grades(client):

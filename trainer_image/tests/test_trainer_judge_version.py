@@ -1,4 +1,5 @@
-"""Asking judges which code grades: it is told, waited for, or refused, and never taken for "none"."""
+"""Asking judges which code grades: it is told, waited for, or refused, and never taken for "none". Asking them how much
+memory a program may have."""
 
 from __future__ import annotations
 
@@ -54,9 +55,13 @@ def tells(version: str) -> web.Response:
     return web.json_response(CAPACITY, headers={VERSION_HEADER: version})
 
 
+def allows(memory_mb: int | None) -> web.Response:
+    return web.json_response({**CAPACITY, "max_memory_mb": memory_mb})
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "VERSION_PAUSE", 0.01)
+    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.01)
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
@@ -112,3 +117,25 @@ async def test_a_judge_of_a_release_that_has_no_version_is_refused_with_the_mend
         with pytest.raises(JudgeRefused, match="give the pool this release's sandbox image") as refused:
             await client.version()
     assert refused.value.field == "judge"
+
+
+@pytest.mark.parametrize("silent", [web.Response(status=401), web.Response(status=503)])
+async def test_a_judge_that_does_not_tell_its_largest_memory_limit_now_is_asked_again(silent: web.Response) -> None:
+    async with judges([silent, silent, allows(1100)]) as client:
+        assert await client.max_memory_mb() == 1100
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [allows(None), web.json_response(CAPACITY), web.json_response({"slots": 1}), web.Response(status=404)],
+    ids=["no bound", "release without the field", "unknown format", "no route"],
+)
+async def test_a_judge_that_tells_no_largest_memory_limit_has_none(answer: web.Response) -> None:
+    async with judges([answer]) as client:
+        assert await client.max_memory_mb() is None
+
+
+@pytest.mark.parametrize("nobody", [True, False])
+async def test_where_no_judge_tells_its_largest_memory_limit_in_time_none_is_known(nobody: bool) -> None:
+    async with judges(*([] if nobody else [[web.Response(status=504)]]), patience=1) as client:
+        assert await client.max_memory_mb() is None

@@ -230,6 +230,9 @@ class Capacity(JudgeAnswer):
     limits: dict[str, bool]
     """Whether each limit is really enforced here, by name of the limit."""
 
+    max_memory_mb: int | None = Field(default=None, ge=1)
+    """Largest `memory_limit_mb` that the judge accepts, in MiB; null if it has no bound or reports none."""
+
 
 class Problem(JudgeAnswer):
     """Body of every 4xx and 5xx answer."""

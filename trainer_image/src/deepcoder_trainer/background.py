@@ -1,4 +1,4 @@
-"""Background work beside training: endless loops, and functions that block a thread for minutes.
+"""Background work beside training: loops and checks, and functions that block a thread for minutes.
 
 If a loop fails, the attempt ends, because it cannot go on without, for example, its judges. All loops are cancelled and
 awaited at the end. A function that cannot be cancelled (a download, a custom reward) runs in a thread that nothing

@@ -85,6 +85,7 @@ class Judge:
             oldest_wait_s=self.pool.oldest_wait_s,
             tier=self.tier,
             limits=self.limits,
+            max_memory_mb=self.max_memory_mb,
         )
 
     def held_bytes(self) -> dict[str, int]:

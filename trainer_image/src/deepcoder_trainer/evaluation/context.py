@@ -18,7 +18,7 @@ from deepcoder_trainer.types import Sampler
 
 
 async def no_judge() -> None:
-    """Return None, the judge's version if the reward is custom and no judge grades."""
+    """Return None, which is what a judge would tell if the reward is custom and no judge grades."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class EvaluationContext:
     """Called with each target's figures once it is measured (Evaluate stages): `eval/<set>/<target>/<figure>`."""
     judge_version: Callable[[], Awaitable[str | None]] = no_judge
     """Returns the version of the judge's code."""
+    max_memory_mb: Callable[[], Awaitable[int | None]] = no_judge
+    """Returns the largest memory limit that the judge accepts, in MiB."""
     again: bool = False
     """Measure again even if there are results, and keep both."""
     journal_seconds: float = journal.SECONDS

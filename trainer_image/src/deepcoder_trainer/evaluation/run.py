@@ -40,6 +40,7 @@ from deepcoder_trainer.evaluation.results import metrics
 from deepcoder_trainer.evaluation.samples import sample_rows
 from deepcoder_trainer.evaluation.targets import Target, resolve_targets
 from deepcoder_trainer.judge.backend import JudgeRefused
+from deepcoder_trainer.judge.memory import refuse_above
 
 GIVEN = "Given"
 """Name of the target if the responses come from files."""
@@ -142,6 +143,9 @@ async def _plan(
 ) -> EvaluationPlan:
     settings, config = context.config.stage.evaluate, context.config
     assert settings is not None, "only called for stages that evaluate"
+    most_mb = await context.max_memory_mb()
+    for n, each in enumerate(sets):
+        refuse_above(most_mb, (encoded.problem for encoded in each.problems), f"stage.evaluate.datasets.{n}")
     plan = EvaluationPlan(
         targets=tuple(targets),
         datasets=tuple(s.input for s in sets),

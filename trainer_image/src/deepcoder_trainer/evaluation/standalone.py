@@ -104,6 +104,7 @@ async def _evaluate(
         workdir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepcoder-evaluate-"))),
         dtype=config.recipe.precision.dtype,
         judge_version=client.version,
+        max_memory_mb=client.max_memory_mb,
         again=again,
         advance=stack.enter_context(_Bars()).advance,
     )

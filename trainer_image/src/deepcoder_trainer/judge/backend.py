@@ -52,6 +52,10 @@ class Judge(Protocol):
     async def version(self) -> str:
         """Return the judge's code version, under which results are stored. Raises SandboxUnavailable."""
 
+    async def max_memory_mb(self) -> int | None:
+        """Return the largest `memory_limit_mb` that a judge accepts, in MiB, once one answers. None: no bound is
+        known."""
+
     def refusal(self, problem: Problem) -> str | None:
         """Return why programs for this problem can never be judged here, with the fix; None if they can."""
 

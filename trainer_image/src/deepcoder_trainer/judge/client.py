@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Verdict
 from deepcoder_trainer.judge.backend import Judgement
@@ -33,13 +33,14 @@ from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.types import Problem
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ERRORS = 3
 """Number of judge failures after which a submission is given up."""
 PATIENCE = 1800.0
 """Upper bound of the patience in seconds; a stage's own limit may be lower."""
-VERSION_PAUSE = 1.0
-"""Seconds before the first repeated request for the version; doubles each time."""
+FIRST_PAUSE = 1.0
+"""Seconds before a judge is first asked again about itself; doubles each time."""
 
 
 class NotTold(Exception):
@@ -73,6 +74,9 @@ class Transport(Protocol):
 
     async def version(self, judge: Endpoint) -> str:
         """Return this judge's code version. Raises NotTold, and JudgeRefused if it will never tell."""
+
+    async def max_memory_mb(self, judge: Endpoint) -> int | None:
+        """Return this judge's largest memory limit, None if it has none or will never tell. Raises NotTold."""
 
     def refusal(self, problem: Problem) -> str | None:
         """As `Judge.refusal`."""
@@ -129,27 +133,21 @@ class JudgeClient:
         Results are stored under it, so there is no default: the next answer, or another judge's, would differ. Raises
         SandboxUnavailable after `patience`, and JudgeRefused.
         """
-        silent: frozenset[str] = frozenset()
-        pause, problem = VERSION_PAUSE, "there is none"
         try:
-            async with asyncio.timeout(self.patience):
-                while True:
-                    endpoint = await self._endpoints.acquire(silent, first=True, patience=self.patience)
-                    try:
-                        return await self._transport.version(endpoint)
-                    except NotTold as error:
-                        silent |= {endpoint.url}
-                        problem = str(error)
-                        log.warning("%s; asking again in %.0f s", problem, pause)
-                    finally:
-                        self._endpoints.release(endpoint)
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, MAX_REST_SECONDS)
-        except (TimeoutError, NoJudge):
+            return await self._told(self._transport.version)
+        except NotTold as error:
             raise SandboxUnavailable(
                 f"no judge said within {self.patience:.0f} s which code grades, under which results are filed "
-                f"({problem}): {SandboxUnavailable.WHERE_TO_LOOK}"
+                f"({error}): {SandboxUnavailable.WHERE_TO_LOOK}"
             ) from None
+
+    async def max_memory_mb(self) -> int | None:
+        """See `Judge`. If no judge has told within `patience`, none is known."""
+        try:
+            return await self._told(self._transport.max_memory_mb)
+        except NotTold as error:
+            log.warning("no judge said within %.0f s how much memory a program may have (%s)", self.patience, error)
+            return None
 
     def refusal(self, problem: Problem) -> str | None:
         """See `Judge`."""
@@ -163,6 +161,28 @@ class JudgeClient:
     async def close(self) -> None:
         """Close connections."""
         await self._transport.close()
+
+    async def _told(self, question: Callable[[Endpoint], Awaitable[T]]) -> T:
+        """Return the first judge's answer to `question`. Judges that do not answer are asked again, for `patience`
+        seconds. Raises NotTold."""
+        silent: frozenset[str] = frozenset()
+        pause, problem = FIRST_PAUSE, "there is none"
+        try:
+            async with asyncio.timeout(self.patience):
+                while True:
+                    endpoint = await self._endpoints.acquire(silent, first=True, patience=self.patience)
+                    try:
+                        return await question(endpoint)
+                    except NotTold as error:
+                        silent |= {endpoint.url}
+                        problem = str(error)
+                        log.warning("%s; asking again in %.0f s", problem, pause)
+                    finally:
+                        self._endpoints.release(endpoint)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, MAX_REST_SECONDS)
+        except (TimeoutError, NoJudge):
+            raise NotTold(problem) from None
 
     async def _ask_one(self, endpoint: Endpoint, submission: Submission, asked: _Asked) -> Judgement | None:
         """Ask one judge and release it. Return None if another one must be asked."""

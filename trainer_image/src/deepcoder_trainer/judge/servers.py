@@ -91,10 +91,7 @@ class JudgeServers:
 
     async def version(self, judge: Endpoint) -> str:
         """Ask a judge for its code version. Raises NotTold, and JudgeRefused if its release does not report one."""
-        try:
-            reply = await self._send("GET", f"{judge.url}/v1/capacity", None, CAPACITY_SECONDS)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise NotTold(f"judge {judge.url} does not tell its version: {type(error).__name__}: {error}") from error
+        reply = await self._asked(judge, "its version")
         if reply.version is not None and reply.ok:
             return reply.version
         if reply.ok or reply.status == 404:
@@ -104,6 +101,23 @@ class JudgeServers:
                 field="judge",
             )
         raise NotTold(f"judge {judge.url} does not tell its version: {self._shown(reply)}")
+
+    async def max_memory_mb(self, judge: Endpoint) -> int | None:
+        """Ask a judge for the largest memory limit that it accepts. Raises NotTold."""
+        reply = await self._asked(judge, "its largest memory limit")
+        if not reply.ok and reply.status != 404:
+            raise NotTold(f"judge {judge.url} does not tell its largest memory limit: {self._shown(reply)}")
+        try:
+            return Capacity.model_validate_json(reply.body).max_memory_mb if reply.ok else None
+        except ValidationError:  # a judge of another release
+            return None
+
+    async def _asked(self, judge: Endpoint, what: str) -> _Reply:
+        """Return a judge's answer about itself. Raises NotTold, with `what` was asked for, if there is none."""
+        try:
+            return await self._send("GET", f"{judge.url}/v1/capacity", None, CAPACITY_SECONDS)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NotTold(f"judge {judge.url} does not tell {what}: {type(error).__name__}: {error}") from error
 
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
         """Send the submission, and its tests if the judge lacks them."""

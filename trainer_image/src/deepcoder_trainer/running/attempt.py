@@ -52,7 +52,7 @@ from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.running import exit_records
 from deepcoder_trainer.running.driverlog import without_secrets
 from deepcoder_trainer.running.export_check import Comparison
-from deepcoder_trainer.running.judgeable import refuse_unjudgeable
+from deepcoder_trainer.running.judgeable import refuse_too_large, refuse_unjudgeable
 from deepcoder_trainer.running.sinks import Sinks
 from deepcoder_trainer.running.startup import bring_to, load_problems, start_both
 from deepcoder_trainer.runtime_info import RuntimeInfo, find_accelerator
@@ -192,6 +192,8 @@ class Attempt:
             abandonable(load_problems, config, self._sources, tokenizer, self._client, curated)
         )
         asks_judges = self._client is not None
+        if self._client is not None and config.recipe.reward is None:  # a custom function judges what it wants to
+            self._background.loop(refuse_too_large(self._client, [encoded.problem for encoded in problems.kept]))
         self._sinks.progress.trains_on([encoded.problem for encoded in problems.kept], asks_judges=asks_judges)
         config = config.model_copy(
             update={"model": pinned(config.model, model_dir)}
@@ -350,6 +352,7 @@ class Attempt:
             self._runtime_info.accelerator = await find_accelerator()
 
     def _context(self, sampler: Any, reward: Reward, tokenizer: Any) -> EvaluationContext:
+        judge, own_reward = self._client, self.config.recipe.reward is not None
         return EvaluationContext(
             config=self.config,
             sampler=sampler,
@@ -361,7 +364,8 @@ class Attempt:
             dtype=self.config.recipe.precision.dtype,
             runtime_info=self._runtime_info,
             told=self._sinks.evaluated,
-            judge_version=self._client.version if self._client is not None else no_judge,
+            judge_version=no_judge if judge is None else judge.version,
+            max_memory_mb=no_judge if judge is None or own_reward else judge.max_memory_mb,
         )
 
     async def _reward(self, stack: AsyncExitStack) -> Reward:

@@ -1,7 +1,9 @@
 """Checks, before anything is sampled, that every problem of a stage can be judged.
 
-Our own judges accept every problem that can be read. A hosted judge does not, and without this check it would end the
-attempt at the first problem that it refuses, in an evaluation hours after the start.
+A judge that refuses a problem ends the attempt, perhaps hours after the start. What a hosted judge refuses is known at
+once. Our own judges accept every problem that can be read, unless its memory limit is above theirs. They may start
+later than the trainer, so training problems are checked when the first judge answers, and those of an evaluation when
+it has read them (evaluation/run.py).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from deepcoder_contracts.stage import JudgeBackend, StageConfig
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.evaluation.benchmarks import load_benchmark
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
+from deepcoder_trainer.judge.memory import refuse_above
 from deepcoder_trainer.types import Problem
 
 
@@ -23,6 +26,11 @@ def refuse_unjudgeable(config: StageConfig, judge: Judge, training: Iterable[Pro
     for dataset in config.stage.evaluate.datasets if config.stage.evaluate else ():
         problems = load_benchmark(sources.dataset(dataset.uri), dataset).problems
         _check(judge, problems, f"evaluate.datasets[{dataset.name}]")
+
+
+async def refuse_too_large(judge: Judge, training: Iterable[Problem]) -> None:
+    """Wait until a judge answers. Raise BadConfig if a training problem asks for more memory than it allows."""
+    refuse_above(await judge.max_memory_mb(), training, "dataset")
 
 
 def _check(judge: Judge, problems: Iterable[Problem], where: str) -> None:

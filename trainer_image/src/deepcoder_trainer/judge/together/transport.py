@@ -67,6 +67,9 @@ class TogetherTransport:
         """The trainer's own code grades, and its digest is in the results; what runs programs is unknown."""
         return f"together {judge.url}"
 
+    async def max_memory_mb(self, judge: Endpoint) -> None:
+        """Always None: the API does not tell."""
+
     def refusal(self, problem: Problem) -> str | None:
         """Return why programs for this problem can never be judged there, or None."""
         return refusal(problem)
