@@ -17,46 +17,32 @@ language) is Unwanted, which is counted separately.
 
 from __future__ import annotations
 
-import ast
-import datetime
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from deepcoder_contracts.curation import Layout
-from deepcoder_contracts.judge import Kind
-from deepcoder_trainer.problems import plain_pickle
 from deepcoder_trainer.problems.extract import last_fenced_block
-from deepcoder_trainer.problems.json_text import TooManyValues, value_of
 from deepcoder_trainer.problems.path_metadata import SOURCES, source_of
-from deepcoder_trainer.problems.record import Record, Test
-from deepcoder_trainer.problems.rows import (
-    LONGEST_ANSWER,
-    RowError,
-    json_value,
-    parsed_row,
-    released_tests,
+from deepcoder_trainer.problems.record import Record
+from deepcoder_trainer.problems.row_fields import (
+    Fields,
+    cases_of,
+    date_of,
+    function_of,
+    lacks_function,
+    limit_of,
+    literal_of,
+    metadata_of,
+    noted,
+    solutions_of,
+    tests_of,
+    text_of,
 )
+from deepcoder_trainer.problems.rows import LONGEST_ANSWER, RowError, json_value, parsed_row
 from deepcoder_trainer.problems.statement import bare, codeforces_prompt, livecodebench_prompt, mathematics_prompt
 
-Fields = Mapping[str, Any]
 Reader = Callable[[Fields, str], Record]
 """(row, name of the input) → Record. The name is the source if the layout does not determine it."""
-
-_FN_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?\Z", re.ASCII)
-_NOTED = (
-    "difficulty",
-    "rating",
-    "url",
-    "name",
-    "title",
-    "platform",
-    "question_id",
-    "contest_id",
-    "in_source_id",
-    "problem_id",
-)
 
 
 class Unwanted(ValueError):
@@ -147,16 +133,16 @@ def own(row: Fields, name: str) -> Record:
 
 def taco(row: Fields, name: str) -> Record:
     """Read TACO: tests as JSON text {inputs, outputs, fn_name?}, solutions as a list or as JSON text of a list."""
-    question = _text(row, "question")
-    tests, fn_name = _tests(row["input_output"], "input_output")
+    question = text_of(row, "question")
+    tests, fn_name = tests_of(row["input_output"], "input_output")
     return Record(
         source=_SOURCE_BY[Layout.TACO],
         prompt=question,
         statement=question,
         tests=tests,
-        **_function(fn_name, "input_output"),
-        solutions=_solutions(row.get("solutions")),
-        metadata=_noted(row),
+        **function_of(fn_name, "input_output"),
+        solutions=solutions_of(row.get("solutions")),
+        metadata=noted(row),
     )
 
 
@@ -164,14 +150,14 @@ def synthetic(row: Fields, name: str) -> Record:
     """Read SYNTHETIC-1: tests in verification_info, as JSON or Python text; the solution is a fenced block."""
     info = row["verification_info"]
     if isinstance(info, str):
-        info = _literal(info, "verification_info")
+        info = literal_of(info, "verification_info")
     if not isinstance(info, Mapping):
         raise RowError("verification_info: not an object: give {language, test_cases}")
     language = info.get("language", "python")
-    prompt = _text(row, "prompt")
+    prompt = text_of(row, "prompt")
     if language != "python":
         raise Unwanted(f"a problem for {language}", bare(prompt))
-    tests, fn_name = _tests(info.get("test_cases"), "verification_info.test_cases")
+    tests, fn_name = tests_of(info.get("test_cases"), "verification_info.test_cases")
     solution = row.get("gold_standard_solution")
     code = last_fenced_block(solution) if isinstance(solution, str) else None
     return Record(
@@ -179,18 +165,18 @@ def synthetic(row: Fields, name: str) -> Record:
         prompt=prompt,
         statement=bare(prompt),
         tests=tests,
-        **_function(fn_name, "verification_info.test_cases"),
+        **function_of(fn_name, "verification_info.test_cases"),
         solutions=() if code is None else (code,),
-        metadata=_noted(row),
+        metadata=noted(row),
     )
 
 
 def livecodebench(row: Fields, name: str) -> Record:
     """Read LiveCodeBench: public tests as JSON, hidden tests as JSON or packed; the function's name is in metadata."""
-    question, starter = _text(row, "question_content"), str(row.get("starter_code") or "")
-    cases = [*_cases(row, "public_test_cases"), *_cases(row, "private_test_cases")]
-    function = _metadata(row).get("func_name")
-    tests, fn_name = _tests(
+    question, starter = text_of(row, "question_content"), str(row.get("starter_code") or "")
+    cases = [*cases_of(row, "public_test_cases"), *cases_of(row, "private_test_cases")]
+    function = metadata_of(row).get("func_name")
+    tests, fn_name = tests_of(
         [{**case, "metadata": {"func_name": function}} for case in cases], "public_test_cases, private_test_cases"
     )
     return Record(
@@ -198,10 +184,10 @@ def livecodebench(row: Fields, name: str) -> Record:
         prompt=livecodebench_prompt(question, starter),
         statement=question,
         tests=tests,
-        **_function(fn_name, "metadata.func_name"),
+        **function_of(fn_name, "metadata.func_name"),
         solutions_expected=False,
-        date=_date(row.get("contest_date"), "contest_date"),
-        metadata=_noted(row),
+        date=date_of(row.get("contest_date"), "contest_date"),
+        metadata=noted(row),
     )
 
 
@@ -210,7 +196,7 @@ def codeforces(row: Fields, name: str) -> Record:
 
     Problems that need a checker or a dialogue are Unwanted, because outputs alone do not decide them.
     """
-    statement, given, asked = (_text(row, field) for field in ("description", "input_format", "output_format"))
+    statement, given, asked = (text_of(row, field) for field in ("description", "input_format", "output_format"))
     whole = "\n".join(part for part in (statement, given, asked) if part.strip())
     if not statement.strip():
         raise Unwanted("a problem without a description", whole)
@@ -219,32 +205,32 @@ def codeforces(row: Fields, name: str) -> Record:
             raise Unwanted(f"a problem that is judged by {what} ({field}), not by its output", whole)
     if row.get("input_mode") == "file":
         raise Unwanted("a problem that reads and writes files (input_mode)", whole)
-    examples = _tests(row.get("examples"), "examples")[0]
-    tests = _tests(row.get("official_tests"), "official_tests")[0] or examples
+    examples = tests_of(row.get("examples"), "examples")[0]
+    tests = tests_of(row.get("official_tests"), "official_tests")[0] or examples
     return Record(
         source=_SOURCE_BY[Layout.CODEFORCES],
         prompt=codeforces_prompt(statement, given, asked, str(row.get("note") or ""), examples),
         statement=whole,
         tests=tests,
-        time_limit_s=_limit(row, "time_limit", 600.0),
+        time_limit_s=limit_of(row, "time_limit", 600.0),
         # Python needs more than the smallest limits on Codeforces.
-        memory_limit_mb=max(16, int(_limit(row, "memory_limit", 65536.0) or 1024)),
+        memory_limit_mb=max(16, int(limit_of(row, "memory_limit", 65536.0) or 1024)),
         solutions_expected=False,
-        date=_date(row.get("contest_start"), "contest_start"),
-        metadata=_noted(row),
+        date=date_of(row.get("contest_start"), "contest_start"),
+        metadata=noted(row),
     )
 
 
 def released(row: Fields, name: str) -> Record:
     """Read the released DeepCoder set: one configuration per source, which its rows do not name. If functional tests do
     not name their function, metadata next to the tests does."""
-    problem = _text(row, "problem")
+    problem = text_of(row, "problem")
     value = row["tests"]
     value = json_value(value, "tests") if isinstance(value, str) else value
-    if isinstance(value, list) and any(_lacks_function(test) for test in value):
-        beside = {"metadata": {"func_name": _metadata(row).get("func_name")}}
-        value = [{**test, **beside} if _lacks_function(test) else test for test in value]
-    tests, fn_name = _tests(value, "tests")
+    if isinstance(value, list) and any(lacks_function(test) for test in value):
+        beside = {"metadata": {"func_name": metadata_of(row).get("func_name")}}
+        value = [{**test, **beside} if lacks_function(test) else test for test in value]
+    tests, fn_name = tests_of(value, "tests")
     source = SOURCES.get(name, name)
     is_livecodebench = source == "livecodebench"
     starter = str(row.get("starter_code") or "")
@@ -253,16 +239,16 @@ def released(row: Fields, name: str) -> Record:
         prompt=livecodebench_prompt(problem, starter) if is_livecodebench else problem,
         statement=bare(problem),
         tests=tests,
-        **_function(fn_name, "tests"),
-        solutions=_solutions(row.get("solutions")),
+        **function_of(fn_name, "tests"),
+        solutions=solutions_of(row.get("solutions")),
         solutions_expected="solutions" in row,
-        metadata=_noted(row),
+        metadata=noted(row),
     )
 
 
 def mathematics(row: Fields, name: str) -> Record:
     """Read a question with a final answer, as in DeepScaleR and AIME."""
-    problem = _text(row, "problem")
+    problem = text_of(row, "problem")
     answer = row["answer"]
     if not isinstance(answer, str | int | float) or isinstance(answer, bool) or not str(answer).strip():
         raise RowError("answer: missing: give the final answer as text or a number")
@@ -275,7 +261,7 @@ def mathematics(row: Fields, name: str) -> Record:
         tests=(),
         answer=str(answer).strip(),
         solutions_expected=False,
-        metadata=_noted(row),
+        metadata=noted(row),
     )
 
 
@@ -290,130 +276,6 @@ _LAYOUTS: tuple[tuple[Layout, frozenset[str], Reader], ...] = (
     (Layout.RELEASED, frozenset({"problem", "tests"}), released),
     (Layout.MATHEMATICS, frozenset({"problem", "answer"}), mathematics),
 )
-
-
-def _text(row: Fields, field: str) -> str:
-    """Return a field's text, which may be empty or null: a separate filter counts these."""
-    value = "" if row.get(field) is None else row[field]
-    if not isinstance(value, str):
-        raise RowError(f"{field}: not a text: give the statement as a string")
-    return value
-
-
-def _tests(value: Any, field: str) -> tuple[tuple[Test, ...], str | None]:
-    if isinstance(value, str):
-        value = json_value(value, field)
-    if value is None:
-        return (), None
-    tests, fn_name = released_tests(value, field)
-    return tuple((t["input"], t["output"]) for t in tests), fn_name
-
-
-def _metadata(row: Fields) -> Fields:
-    """Return the row's metadata, given as an object or as its JSON text."""
-    value = row.get("metadata")
-    value = json_value(value, "metadata") if isinstance(value, str) and value.strip() else value
-    return value if isinstance(value, Mapping) else {}
-
-
-def _lacks_function(test: Any) -> bool:
-    """Whether a test is functional and does not name its function."""
-    if not isinstance(test, Mapping) or test.get("testtype") != "functional" or test.get("fn_name"):
-        return False
-    own = test.get("metadata")
-    return not (isinstance(own, Mapping) and own.get("func_name"))
-
-
-def _function(fn_name: str | None, field: str) -> dict[str, Any]:
-    if fn_name is None:
-        return {}
-    if not _FN_NAME.match(fn_name):
-        raise RowError(f"{field}: {fn_name[:60]!r} is not a function name: give one name, or Class.method")
-    return {"kind": Kind.FUNCTION, "fn_name": fn_name}
-
-
-def _cases(row: Fields, field: str) -> list[Fields]:
-    """Return LiveCodeBench's test cases, given as JSON text or packed."""
-    value = row.get(field)
-    if isinstance(value, str):
-        value = _unpacked(value, field)
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(v, Mapping) for v in value):
-        raise RowError(f"{field}: not a list of test cases: give [{{input, output, testtype}}]")
-    return value
-
-
-def _unpacked(text: str, field: str) -> Any:
-    if text.lstrip()[:1] in ("[", "{"):
-        return json_value(text, field)
-    if not text.strip():
-        return None
-    try:
-        value = plain_pickle.decode(text)
-    except plain_pickle.Damaged as error:
-        raise RowError(f"{field}: {error}: it is not read; give the tests as JSON text") from None
-    return json_value(value, field) if isinstance(value, str) else value
-
-
-def _solutions(value: Any) -> tuple[str, ...]:
-    """Return the programs of a list, of JSON text of a list, or of a single text, without their fences."""
-    if isinstance(value, str):
-        try:
-            decoded = value_of(value)
-        except (ValueError, RecursionError):
-            decoded = value
-        value = decoded if isinstance(decoded, list) else [value]
-    if not isinstance(value, list):
-        return ()
-    programs = (v for v in value if isinstance(v, str) and v.strip())
-    return tuple(dict.fromkeys(last_fenced_block(p) or p for p in programs))
-
-
-def _literal(text: str, field: str) -> Any:
-    """Parse JSON text, or a Python literal. Raises RowError."""
-    try:
-        return value_of(text)
-    except TooManyValues as error:
-        raise RowError(f"{field}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        if len(text) > _LONGEST_LITERAL:
-            raise RowError(f"{field}: not JSON ({error}): give it as a JSON string") from None
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise RowError(f"{field}: neither JSON nor a Python literal ({type(error).__name__}): fix it") from None
-
-
-_LONGEST_LITERAL = 4 << 20
-"""Longest Python literal that is parsed: Python's parser takes a hundred times a text's size."""
-
-
-def _date(value: Any, field: str) -> datetime.date | None:
-    """Return a date that is given as a date, as ISO text, or in seconds since 1970. Raises RowError."""
-    if isinstance(value, datetime.datetime):
-        return value.date()
-    if isinstance(value, datetime.date) or value is None:
-        return value
-    try:
-        if isinstance(value, int | float):
-            return datetime.datetime.fromtimestamp(value, datetime.UTC).date()
-        return datetime.datetime.fromisoformat(str(value)).date()
-    except (ValueError, OverflowError, OSError):
-        raise RowError(f"{field}: {str(value)[:40]!r} is not a date: write YYYY-MM-DD") from None
-
-
-def _limit(row: Fields, field: str, most: float) -> float | None:
-    value = row.get(field)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise RowError(f"{field}: {str(value)[:40]!r}: give a number above 0 and at most {most:g}")
-    return float(value)
-
-
-def _noted(row: Fields) -> dict[str, Any]:
-    return {key: row[key] for key in _NOTED if isinstance(row.get(key), str | int | float) and row[key] != ""}
 
 
 def _without_solutions(source: str) -> bool:
