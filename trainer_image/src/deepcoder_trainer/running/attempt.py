@@ -53,6 +53,7 @@ from deepcoder_trainer.running import exit_records
 from deepcoder_trainer.running.driverlog import without_secrets
 from deepcoder_trainer.running.export_check import Comparison
 from deepcoder_trainer.running.judgeable import refuse_too_large, refuse_unjudgeable
+from deepcoder_trainer.running.last_steps import LastSteps
 from deepcoder_trainer.running.sinks import Sinks
 from deepcoder_trainer.running.startup import bring_to, load_problems, start_both
 from deepcoder_trainer.runtime_info import RuntimeInfo, find_accelerator
@@ -99,8 +100,7 @@ class Attempt:
         self._client: Judge | None = None
         self._sampler: SamplerGroup | None = None
         self._background = Background()
-        self._ends_at: float | None = None
-        """Deadline of the attempt's last steps, by the loop's clock; None while it runs."""
+        self._last_steps = LastSteps(stop)
         self._failure: BaseException | None = None
         """The failure of background work that ends the attempt."""
 
@@ -115,12 +115,12 @@ class Attempt:
                 record = exit_records.failed(first_cause(error), self._sinks.progress.report().step)
             if self._failure is not None and record.code != ExitCode.DONE:
                 record = exit_records.failed(first_cause(self._failure), record.step)
-            self._ends_at = self._in(self.config.storage.drain_seconds + LEAVE_SECONDS)
+            self._last_steps.at_least(self.config.storage.drain_seconds + LEAVE_SECONDS)
             record = await self._tell(record)
         finally:
             # Leave time for closing in any case: the next stage of a local run needs the resources of these actors.
-            self._ends_at = max(self._ends_at or 0.0, self._in(LEAVE_SECONDS))
-            await self._in_time("closing", stack.aclose())
+            self._last_steps.at_least(LEAVE_SECONDS)
+            await self._last_steps.do("closing", stack.aclose())
             self._folder.remove()
         return record
 
@@ -139,25 +139,10 @@ class Attempt:
         digest = newest.digest if newest else None
         about = {"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")}
         record = record.model_copy(update={"message": without_secrets(self.config, record.message), **about})
-        await self._in_time(EXIT, self._writer.write_exit(record))
-        await self._in_time("metrics and samples", self._sinks.keep())
+        await self._last_steps.do(EXIT, self._writer.write_exit(record))
+        await self._last_steps.do("metrics and samples", self._sinks.keep())
         self._sinks.give_up()
         return record
-
-    @staticmethod
-    def _in(seconds: float) -> float:
-        return asyncio.get_running_loop().time() + seconds
-
-    async def _in_time(self, what: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do one of the last steps. The next step follows even if this one fails."""
-        ends = asyncio.timeout_at(self._ends_at)
-        try:
-            async with ends:
-                await self.stop.before(Moment.LEFT, work)
-        except StopReached:
-            log.warning("%s: no time is left for it", what)
-        except Exception as error:  # how the attempt ended is already decided
-            log.error("%s: %s", what, "it hangs, and is left" if ends.expired() else error)
 
     async def _run(self, stack: AsyncExitStack) -> ExitRecord:
         config = self.config
