@@ -12,7 +12,6 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,17 +23,16 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore, Store
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
-from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.tensor import DTensor
 
 from deepcoder_contracts.model_shape import ModelShape
 from deepcoder_contracts.recipe import Precision
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.grpo.attention import Segments
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
-from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of
+from deepcoder_trainer.learner.dcp import SafetensorsReader, files_of
 from deepcoder_trainer.learner.mesh import build_meshes
 from deepcoder_trainer.learner.meter import Meter
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
@@ -42,6 +40,7 @@ from deepcoder_trainer.learner.optimizer import adamw, reset
 from deepcoder_trainer.learner.parking import Parking
 from deepcoder_trainer.learner.rank_settings import LEARNER_DIR, RankSettings, Sums
 from deepcoder_trainer.learner.reference import give_back_memory, load_reference
+from deepcoder_trainer.learner.saves import Save, Saves
 from deepcoder_trainer.learner.weight_sender import WeightSender
 from deepcoder_trainer.learner.weights import in_one_buffer, padded, shared_on_card
 from deepcoder_trainer.seeds import seed
@@ -53,28 +52,6 @@ log = logging.getLogger(__name__)
 
 # A single rank without a process group is intended, but DCP warns about it at every save and load.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-
-
-@dataclass(frozen=True)
-class Save:
-    """A rank's part of one save, written or still being written."""
-
-    future: Any
-    writer: SafetensorsWriter
-
-    def files(self) -> list[Path]:
-        """Wait until everything is written, and return the files that this rank wrote. Raises `CheckpointFailed`."""
-        try:
-            self.future.result()
-        except CheckpointException as e:  # a BaseException, which would end the process
-            causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in e.failures.items())
-            raise CheckpointFailed(f"the learner's state could not be written: {causes}") from None
-        return self.written
-
-    @property
-    def written(self) -> list[Path]:
-        """Files that this rank has written so far, even if the save failed."""
-        return list(self.writer.files)
 
 
 class LearnerRank:
@@ -118,9 +95,7 @@ class LearnerRank:
         self._parking = Parking(self._held)
         self._shared: Tensor | None = None
         """Buffer with the weights for a sampler on this GPU."""
-        self._newest: Save | None = None
-        self._saves: dict[Path, Save] = {}
-        """Each save by its directory, until `saved` hands it over."""
+        self._saves = Saves(rank, world)
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:
         """Collective. Run one training step: this rank's share of each optimizer step, in order. Return its sums."""
@@ -243,20 +218,11 @@ class LearnerRank:
         Waits for the previous save if it is still being written.
         """
         self._refuse_parked()
-        if self._newest is not None:
-            self._newest.future.exception()  # only waits: `Save.files` raises its failure
-        writer = SafetensorsWriter(directory / LEARNER_DIR, self._rank)
-        future = dcp_async_save(
-            self._state(optimizer=True),
-            storage_writer=writer,
-            process_group=self._save_group,
-            no_dist=self._world == 1,
-        )
-        self._newest = self._saves[directory] = Save(future, writer)
+        self._saves.begin(directory, self._state(optimizer=True), self._save_group)
 
     def saved(self, directory: Path) -> Save:
         """Return the save into `directory`. The caller takes it over, with its files."""
-        return self._saves.pop(directory)
+        return self._saves.take(directory)
 
     @property
     def device(self) -> torch.device:
@@ -297,8 +263,7 @@ class LearnerRank:
 
     def close(self) -> None:
         """Leave the process group."""
-        if self._newest is not None:
-            self._newest.future.exception()
+        self._saves.wait()
         if self._save_group is not None:
             self._save_group = None
             dist.destroy_process_group()
