@@ -1,4 +1,4 @@
-"""Readers, test selection, extraction, prompts and order of problems."""
+"""Readers, test selection, prompts and order of problems."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import codecs
 import gzip
 import hashlib
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from lazy_modules import LazyModule
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 from deepcoder_trainer.problems.draw_order import epoch_permutation, problem_index
-from deepcoder_trainer.problems.extract import last_fenced_block
 from deepcoder_trainer.problems.prompt import encode_problems, encode_prompt, prompt_lengths
 from deepcoder_trainer.problems.rows import RowError, check_judgeable, problem_from_row
 from deepcoder_trainer.problems.tests import policy_for, select_tests
@@ -44,62 +42,6 @@ def released_row(source: str, truth: Any, index: int | None = 7) -> dict[str, An
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path
-
-
-# --- extraction
-
-
-@pytest.mark.parametrize(
-    ("text", "block"),
-    [
-        ("```python\nprint(1)\n```", "print(1)\n"),
-        ("```\nprint(1)\n```", "print(1)\n"),
-        ("first ```py\na\n``` then\n```python\nb\n```\nbye", "b\n"),
-        ("```c++ \r\nx\r\n```", "x\r\n"),
-        ("```python\n```", ""),
-        ("```python\na\n```\nthinking\n```python\ncut off", "a\n"),
-        ("<think>Say\n```python\na\nno, better:</think>\n```python\nb\n```", "b\n"),
-        ("```python\na\n```python\ncut off", "a\n"),
-        ("```python\na\n```text\n1\n```\n```python\nb\n```", "b\n"),
-        ("```python\na\n```</answer>\n", "a\n"),
-        ('```python title="a.py"\na\n```\nThat prints\n```\n1\n```', "1\n"),
-        ("```{.python .numbered}\na\n```\nDone.\n```", "a\n"),
-        ("  ```python {1}\n  a\n  ```\n", "a\n"),
-        ("Write ```python like this\n```python\na\n```", "a\n"),
-        ("```python\na\n```That is all.\n\nNo ``` more.", "a\n"),
-        ("````markdown\n```python\na\n```\n````\n", "a\n"),
-        ("````python\na\n````\n", "a\n"),
-        ("~~~python\na\n~~~\n", None),
-        ("```python\nif a:\n  print(1)```", "if a:\n  print(1)"),
-        ("```python\na```  \nThat is all.", "a"),
-        ("```python\r\na```\r\nThat is all.\r\n", "a"),
-        ("```python\nprint('```')\nb```", "print('```')\nb"),
-        ("```python\na```\nor\n```python\nb\n```", "b\n"),
-        ("```python\na\n```\nas ``` x ```\nand ``` y ```\n", "a\n"),
-        ("1. So:\n\n   ```python\n   if 1:\n\n       a\n   ```\n", "if 1:\n\n    a\n"),
-        ("- So:\n  ```python\n  if 1:\n      a\n b\nc\n  ```\n", "if 1:\n    a\nb\nc\n"),
-        ("\t```python\n\tif 1:\n\t\ta\n\t```", "if 1:\n\ta\n"),
-        ("- So:\n  ```python\n\nif 1:\n  a\n  ```\n", "\nif 1:\n  a\n"),
-        ("So: ```python\n  a\n```", "  a\n"),
-        ("print(1)", None),
-        ("```python\ncut off", None),
-        ("", None),
-    ],
-)
-def test_last_closed_block_is_the_program(text: str, block: str | None) -> None:
-    assert last_fenced_block(text) == block
-
-
-def test_backticks_within_a_line_do_not_end_the_program() -> None:
-    assert last_fenced_block("```python\nprint('```')\nprint(2)\n```") == "print('```')\nprint(2)\n"
-
-
-@pytest.mark.parametrize("text", ["```" + " " * 300_000, "```" + " x" * 200_000, ("```" + " " * 80) * 4_000])
-def test_a_long_response_of_nothing_is_looked_through_at_once(text: str) -> None:
-    """A model that has gone astray repeats what it likes, and the loop that reads it has others to serve."""
-    began = time.process_time()
-    assert last_fenced_block(text) is None
-    assert time.process_time() - began < 5
 
 
 # --- tests by source
