@@ -1,12 +1,16 @@
-"""Help that a user can go by, and the page that is made from it."""
+"""Help that a user can go by, the page that is made from it, and the functions behind it."""
 
+import inspect
 from pathlib import Path
 
 import click
 import pytest
 
 from deepcoder_cli.app import COMMANDS, app
+from deepcoder_cli.declared import OfCluster
+from deepcoder_cli.later import Later
 from deepcoder_cli.reference import main, page
+from deepcoder_cli.where import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,3 +47,20 @@ def test_every_command_takes_the_words_of_kubectl(name: str) -> None:
     assert all(option.help for option in every)
     if name not in ("dashboard", "debug-bundle"):
         assert "-o" in options
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_work_of_a_command_takes_the_parameters_that_its_help_shows(name: str) -> None:
+    declared = COMMANDS[name]
+    shown = {str(parameter.name) for parameter in declared.params}
+    if isinstance(declared, OfCluster):
+        shown = shown - {*NAMES, "all_namespaces"} | {"where"}
+    assert set(inspect.signature(declared.work.function()).parameters) == shown
+
+
+def test_every_completion_of_names_has_its_function() -> None:
+    completions = [
+        parameter._custom_shell_complete for command in (app, *COMMANDS.values()) for parameter in command.params
+    ]
+    named = [completion for completion in completions if isinstance(completion, Later)]
+    assert {completion.function().__name__ for completion in named} == {"runs", "held_stages", "namespaces", "contexts"}

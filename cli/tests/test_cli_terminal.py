@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from deepcoder_cli import output
+from deepcoder_cli.terminal import printable, program_output
 
 CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4=\x07"
 TITLE = "\x1b]0;owned\x1b\\"
@@ -42,7 +43,7 @@ def obeyed(text: str) -> list[str]:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_log_cannot_steer_a_terminal(out: Terminal, text: str) -> None:
     taken = out(True)
-    output.program_output(f"before {text} after\n")
+    program_output(f"before {text} after\n")
     assert obeyed(taken.getvalue()) == []
     assert taken.getvalue().startswith("before \\")
     assert taken.getvalue().endswith(" after\n")
@@ -51,13 +52,13 @@ def test_a_log_cannot_steer_a_terminal(out: Terminal, text: str) -> None:
 @pytest.mark.parametrize("text", [*HOSTILE, "\x1b[31mred\x1b[0m", "a\r\n", "10%\r20%\n"])
 def test_a_log_that_goes_to_no_terminal_is_passed_on_as_it_is(out: Terminal, text: str) -> None:
     taken = out(False)
-    output.program_output(text)
+    program_output(text)
     assert taken.getvalue() == text
 
 
 def test_a_terminal_shows_a_coloured_log_without_its_colours_and_progress_line_by_line(out: Terminal) -> None:
     taken = out(True)
-    output.program_output("\x1b[1;31mred\x1b[0m é 日本\u3000👩\u200d🔬\r\n 10%\r 20%\n")
+    program_output("\x1b[1;31mred\x1b[0m é 日本\u3000👩\u200d🔬\r\n 10%\r 20%\n")
     assert taken.getvalue() == "red é 日本\u3000👩\u200d🔬\n 10%\n 20%\n"
 
 
@@ -83,4 +84,4 @@ def test_yaml_shows_letters_of_every_script_where_nothing_has_to_be_escaped(out:
 
 
 def test_what_is_shown_in_place_of_a_character_names_it() -> None:
-    assert output.printable("\x1b\x9b\u202e\ud800 \xa0") == "\\x1b\\x9b\\u202e\\ud800 \xa0"
+    assert printable("\x1b\x9b\u202e\ud800 \xa0") == "\\x1b\\x9b\\u202e\\ud800 \xa0"

@@ -23,8 +23,8 @@ from deepcoder_client import connection, kubeconfig
 from deepcoder_client.client import Client
 from deepcoder_client.connection import RUNS, Connection
 from deepcoder_client.errors import NoCluster, Unreachable
-from deepcoder_client.kubeconfig import Overrides
 from deepcoder_client.port_forward import Bearer
+from deepcoder_client.settings import Overrides
 
 
 class Server:

@@ -1,59 +1,52 @@
-"""The command line. Each command is imported only when it is used, so that completion stays fast."""
+"""The command line: all commands as `usage` declares them. What they do is loaded when one of them runs."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import click
 
 from deepcoder_cli.exit_codes import MEANINGS
 from deepcoder_cli.options import shared
+from deepcoder_cli.usage import runs, stored, tools
 
 COMPLETE_VARIABLE = "_KUBECTL_DEEPCODER_COMPLETE"
 """Environment variable by which a shell's completion script calls the program."""
 
-COMMANDS = {
-    "status": "status",
-    "plan": "plan",
-    "stages": "stages",
-    "logs": "logs",
-    "samples": "samples",
-    "lineage": "lineage",
-    "verify": "lineage",
-    "approve": "control",
-    "suspend": "control",
-    "resume": "control",
-    "cost": "cost",
-    "compare": "compare",
-    "dashboard": "dashboard",
-    "debug-bundle": "bundle",
-    "completion": "completion",
-}
-"""Module of `deepcoder_cli.commands` by command name, in the order in which help lists the commands."""
+_IN_ORDER = (
+    runs.STATUS,
+    runs.PLAN,
+    runs.STAGES,
+    stored.LOGS,
+    stored.SAMPLES,
+    stored.LINEAGE,
+    stored.VERIFY,
+    runs.APPROVE,
+    runs.SUSPEND,
+    runs.RESUME,
+    runs.COST,
+    runs.COMPARE,
+    tools.DASHBOARD,
+    tools.DEBUG_BUNDLE,
+    tools.COMPLETION,
+)
+COMMANDS = {str(command.name): command for command in _IN_ORDER}
+"""Commands by name, in the order in which help lists them."""
 
 
-class Lazy(click.Group):
-    """A group that imports a command only when it is used."""
+class Ordered(click.Group):
+    """A group that lists its commands in their order, also if there is none with a given name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the command names in the order of `COMMANDS`."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return the command, an attribute of its module with the command's name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"deepcoder_cli.commands.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-        return command
+        """Return the names in order; click would sort them."""
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve as click does, but list the commands if the name is unknown."""
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            ctx.fail(f"unknown command {args[0]}: the commands are {', '.join(COMMANDS)}")
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            ctx.fail(f"unknown command {args[0]}: the commands are {', '.join(self.commands)}")
         return super().resolve_command(ctx, args)
 
 
@@ -62,7 +55,8 @@ def _codes() -> str:
 
 
 @click.group(
-    cls=Lazy,
+    cls=Ordered,
+    commands=COMMANDS,
     params=shared(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=f"\b\nExit codes:\n{_codes()}\n\n\b\nExamples:\n  kubectl deepcoder status\n"

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.live import Live
 
 from deepcoder_cli.condition_messages import NewMessages
-from deepcoder_cli.output import printable
 from deepcoder_cli.snapshot import Snapshot, take
+from deepcoder_cli.terminal import printable
 from deepcoder_cli.view import CurvePoint, curating, curve_point, phase_of, render
 from deepcoder_client.client import PATIENCE_SECONDS, TERMINAL, Client
 from deepcoder_client.connection import Object

@@ -1,4 +1,4 @@
-"""Options that commands share, named as in kubectl, and how they become a client.
+"""Options that commands share, named as in kubectl.
 
 The options that choose a cluster and its user can stand before a command or after it, as kubectl's own do. The help of
 the program lists all of them; that of a command lists only those that choose the runs.
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from deepcoder_cli import suggest
-from deepcoder_cli.where import DEFAULT_SECONDS, NAMES, where
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from deepcoder_cli.later import Later
+from deepcoder_client.settings import TIMEOUT_SECONDS
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(h|ms|m|s|us|µs|ns)")
@@ -58,23 +55,16 @@ class OfKubectl(click.Option):
         return super().get_help_record(ctx) if ctx.parent is None else None
 
 
-class OfCluster(click.Command):
-    """A command that connects to a cluster."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's options, and where kubectl's options are listed."""
-        super().format_options(ctx, formatter)
-        formatter.write("\n  --context, --as and kubectl's other options: see kubectl deepcoder --help.\n")
-
-
 def shared() -> list[click.Parameter]:
     """Return the options that choose cluster, user and namespace."""
     return [
         click.Option(
             ["-n", "--namespace"], metavar="NAME", help="Namespace (default: the namespace of the context).",
-            shell_complete=suggest.namespaces,
+            shell_complete=Later("suggest:namespaces"),
         ),
-        OfKubectl(["--context"], metavar="NAME", help="Context in the kubeconfig.", shell_complete=suggest.contexts),
+        OfKubectl(
+            ["--context"], metavar="NAME", help="Context in the kubeconfig.", shell_complete=Later("suggest:contexts")
+        ),
         OfKubectl(
             ["--kubeconfig"], type=click.Path(path_type=Path), metavar="FILE",
             help="Kubeconfig file (default: kubectl's).",
@@ -100,55 +90,38 @@ def shared() -> list[click.Parameter]:
         ),
         OfKubectl(
             ["--request-timeout"], type=Duration(min=0.1, max=3600), metavar="DURATION",
-            help=f"Longest wait for one response of the API server (default: {DEFAULT_SECONDS:.0f}s).",
+            help=f"Longest wait for one response of the API server (default: {TIMEOUT_SECONDS:.0f}s).",
         ),
     ]  # fmt: skip
 
 
-def cluster(*, all_namespaces: bool = False, own: str = "") -> Callable[[Command], Command]:
-    """Add `-n`, kubectl's options, and `-A` if requested. The command receives `where`.
-
-    `own` is an option of the command that has another meaning in kubectl.
-    """
-
-    def decorate(command: Command) -> Command:
-        def called(**given: Any) -> Any:
-            everywhere = given.pop("all_namespaces", False)
-            if everywhere and given.get("run") is not None:
-                raise click.UsageError("-A covers all runs: to name one run, leave out -A and use -n")
-            found = where(click.get_current_context(), given, all_namespaces=everywhere)
-            return command(where=found, **{name: value for name, value in given.items() if name not in NAMES})
-
-        called.__doc__, called.__name__ = command.__doc__, command.__name__
-        options = [option for option in shared() if own not in option.opts]
-        if all_namespaces:
-            options.insert(1, click.Option(["-A", "--all-namespaces"], is_flag=True, help="Runs of all namespaces."))
-        # click expects the order in which decorators are applied: the last one first.
-        called.__click_params__ = [*getattr(command, "__click_params__", ()), *reversed(options)]  # type: ignore[attr-defined]
-        return called  # type: ignore[return-value]
-
-    return decorate
-
-
-def output(*formats: str) -> Callable[[Command], Command]:
-    """Add `-o`, which the command receives as `output`."""
-    return click.option(
-        "-o", "--output", type=click.Choice(["table", "json", "yaml", *formats]), default="table", show_default=True,
+def output() -> click.Option:
+    """Return `-o`, which the command receives as `output`."""
+    return click.Option(
+        ["-o", "--output"], type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True,
         help="Output format.",
     )  # fmt: skip
 
 
-def run_argument(name: str = "run", **settings: Any) -> Callable[[Command], Command]:
-    """Add an argument that names a run. Completion offers the existing runs."""
-    return click.argument(name, shell_complete=suggest.runs, **settings)
+def run_argument(name: str = "run", **settings: Any) -> click.Argument:
+    """Return an argument that names a run. Completion offers the existing runs."""
+    return click.Argument([name], shell_complete=Later("suggest:runs"), **settings)
 
 
-endpoint = click.option(
-    "--endpoint", metavar="URL", help="S3 endpoint to use from this machine (default: the run's own)."
-)
+def endpoint() -> click.Option:
+    """Return the option for the URL of the run's S3 server."""
+    return click.Option(
+        ["--endpoint"], metavar="URL", help="S3 endpoint to use from this machine (default: the run's own)."
+    )
 
 
-def examples(text: str) -> str:
-    """Return an epilog for click: examples, one per line."""
-    lines = "\n".join(f"  {line}" for line in text.strip().splitlines())
-    return f"\b\nExamples:\n{lines}"
+def gpu_hour() -> click.Option:
+    """Return the option for one price of all GPUs."""
+    return click.Option(["--gpu-hour"], type=Number(min=0), metavar="PRICE", help="One price for every GPU.")
+
+
+def operator_namespace() -> click.Option:
+    """Return the option for the namespace of the operator's chart."""
+    return click.Option(
+        ["--operator-namespace"], default="deepcoder", show_default=True, help="Namespace of the chart."
+    )

@@ -1,8 +1,6 @@
-"""Printing: a table for people, JSON and YAML for programs, each with the same content.
+"""Printing results: a table for people, JSON and YAML for programs, each with the same content.
 
-Much of what is printed was written by programs, models and other people, and a terminal executes control sequences:
-they can change its title, overwrite text, or fill the clipboard. So people see control characters as `\\x1b`. JSON and
-YAML have their own escapes. A log that does not go to a terminal is passed on byte by byte.
+Tables show text of others as `terminal` does. JSON and YAML have their own escapes.
 """
 
 from __future__ import annotations
@@ -12,13 +10,11 @@ import json
 import math
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-import click
 import yaml
 from pydantic import BaseModel
 from rich.cells import cell_len
@@ -26,9 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_LAYOUT = frozenset("\n\t\u200c\u200d")
-"""Newline, tab, and the characters that join or separate letters of some scripts and emoji."""
-_COLOUR = re.compile(r"\x1b\[[\d;:]*m")
+from deepcoder_cli.terminal import harmless, printable
+
 _BEYOND_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
 WIDE = 400
@@ -46,11 +41,11 @@ def document(value: Any, form: str) -> None:
     if form == "json":
         written = json.dumps(text, indent=2, ensure_ascii=False)
         sys.stdout.write(
-            _BEYOND_ASCII.sub(lambda c: c[0] if _harmless(c[0]) else json.dumps(c[0])[1:-1], written) + "\n"
+            _BEYOND_ASCII.sub(lambda c: c[0] if harmless(c[0]) else json.dumps(c[0])[1:-1], written) + "\n"
         )
     else:
         shown = yaml.safe_dump(text, sort_keys=False, allow_unicode=True)
-        if not all(map(_harmless, shown)):  # YAML keeps marks that change the direction of the text after them
+        if not all(map(harmless, shown)):  # YAML keeps marks that change the direction of the text after them
             shown = yaml.safe_dump(text, sort_keys=False)
         sys.stdout.write(shown)
 
@@ -98,31 +93,6 @@ def cell(value: Any) -> str:
             return str(value.value)
         case _:
             return printable(" ".join(str(value).split()))
-
-
-def say(text: str, *, err: bool = False) -> None:
-    """Print a line for people, which may quote text that others have written."""
-    click.echo(printable(text), err=err)
-
-
-def program_output(text: str) -> None:
-    """Print a program's output: to a terminal only its text, to anything else unchanged."""
-    if sys.stdout.isatty():
-        text = printable(_COLOUR.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
-    click.echo(text, nl=False, color=True)  # otherwise click removes escape sequences if there is no terminal
-
-
-def printable(text: str) -> str:
-    """Return text with the control characters that a terminal would execute shown as escapes."""
-    return text if text.isprintable() else "".join(c if _harmless(c) else _shown(c) for c in text)
-
-
-def _harmless(c: str) -> bool:
-    return c.isprintable() or c in _LAYOUT or unicodedata.category(c) == "Zs"
-
-
-def _shown(c: str) -> str:
-    return f"\\x{ord(c):02x}" if ord(c) < 0x100 else f"\\u{ord(c):04x}"
 
 
 def plain(value: Any) -> Any:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import io
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 
 import click
-from urllib3.exceptions import InsecureRequestWarning
 
 from deepcoder_cli.app import COMPLETE_VARIABLE, app
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.output import say
+from deepcoder_cli.terminal import say
 from deepcoder_client.errors import (
     BadFile,
     BadName,
@@ -51,8 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # question marks replace what the terminal cannot encode
-    # Verification is only ever off because an option or the kubeconfig says so.
-    warnings.filterwarnings("ignore", category=InsecureRequestWarning)
     try:
         done = app.main(arguments, "kubectl deepcoder", complete_var=COMPLETE_VARIABLE, standalone_mode=False)
         return int(done or 0)

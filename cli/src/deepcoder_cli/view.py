@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deepcoder_cli.condition_messages import avoided_nodes, judges_trouble, progressing, troubles
-from deepcoder_cli.output import age, printable
+from deepcoder_cli.output import age
 from deepcoder_cli.snapshot import Snapshot
+from deepcoder_cli.terminal import printable
 from deepcoder_client.connection import Object
 
 PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}

@@ -1,22 +1,24 @@
-"""Determines the cluster, the namespace and the user that a command line selects. Pure.
+"""Determines the cluster, the namespace and the user that a command line selects.
 
-Every option may stand before the command or after it. If both places have it, the one after the command counts.
+Every option may stand before the command or after it. If both places have it, the one after the command counts. The
+client is loaded when a command asks for it, because help and most completions need only the options.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcoder_client.client import Client
-from deepcoder_client.kubeconfig import Overrides
+from deepcoder_cli.later import loading
+from deepcoder_client.settings import TIMEOUT_SECONDS, Overrides
 
-DEFAULT_SECONDS = 10.0
-"""Longest wait for one response of the API server."""
+if TYPE_CHECKING:
+    from deepcoder_client.client import Client
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,13 @@ class Where:
 
     def client(self) -> Client:
         """Return a client for the cluster. Raises `NoCluster`."""
+        with loading():
+            from urllib3.exceptions import InsecureRequestWarning
+
+            from deepcoder_client.client import Client
+
+        # Verification is only ever off because an option or the kubeconfig says so.
+        warnings.filterwarnings("ignore", category=InsecureRequestWarning)
         return Client(
             self.context, kubeconfig=self.kubeconfig, namespace=self.namespace, timeout=self.timeout,
             overrides=self.overrides,
@@ -50,5 +59,5 @@ def where(context: click.Context, given: Mapping[str, Any], *, all_namespaces: b
     if (found["as_groups"] or found["as_uid"]) and not found["as_user"]:
         raise click.UsageError("--as-group and --as-uid need a user: name one with --as")
     overrides = Overrides(**{name: found[name] for name in OVERRIDES if found[name]})
-    timeout = found["request_timeout"] or DEFAULT_SECONDS
+    timeout = found["request_timeout"] or TIMEOUT_SECONDS
     return Where(found["namespace"], found["context"], found["kubeconfig"], timeout, overrides, all_namespaces)

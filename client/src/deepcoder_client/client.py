@@ -23,14 +23,13 @@ from deepcoder_client.connection import (
     PODS,
     POOLS,
     RUNS,
-    TIMEOUT_SECONDS,
     Connection,
     Object,
 )
 from deepcoder_client.errors import Conflict, NotFound, NotInTime, Refused, Unknown, Unreachable
-from deepcoder_client.kubeconfig import NO_OVERRIDES, Overrides
 from deepcoder_client.manifests import RunManifest, load, parse
 from deepcoder_client.permissions import Right
+from deepcoder_client.settings import NO_OVERRIDES, TIMEOUT_SECONDS, Overrides
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.labels import LABEL_POOL, LABEL_RUN, own_pool_name, pool_name

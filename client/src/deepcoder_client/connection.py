@@ -26,13 +26,13 @@ from kubernetes import client, config
 
 from deepcoder_client.contexts import ActingAs
 from deepcoder_client.errors import BadName, ClientError, Conflict, Forbidden, NotFound, Refused, Unreachable
-from deepcoder_client.kubeconfig import NO_OVERRIDES, Access, Overrides, read
+from deepcoder_client.kubeconfig import Access, read
 from deepcoder_client.permissions import Right
+from deepcoder_client.settings import NO_OVERRIDES, TIMEOUT_SECONDS, Overrides
 from deepcoder_contracts.api.base import GROUP, VERSION
 
 Object = dict[str, Any]
 
-TIMEOUT_SECONDS = 10.0
 RENEWAL_SECONDS = 60.0
 """Shortest time in seconds between two reads of the credentials after a refusal."""
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"

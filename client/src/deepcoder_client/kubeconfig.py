@@ -22,6 +22,7 @@ from kubernetes.config.kube_config import ConfigNode, KubeConfigLoader, KubeConf
 
 from deepcoder_client.contexts import ActingAs, acting_as, current_context
 from deepcoder_client.errors import NoCluster
+from deepcoder_client.settings import NO_OVERRIDES, Overrides
 from deepcoder_contracts.uris import names_this_machine
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -29,31 +30,6 @@ TOKEN_FILE_SECONDS = 60.0
 """Seconds for which a token from a file is used before the file is read again, as in kubectl."""
 _GIVEN = "of the command line"
 """Name of the entries that options add to those of the files."""
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """kubectl's options that replace a part of a kubeconfig; None leaves that part as it is."""
-
-    cluster: str | None = None
-    user: str | None = None
-    server: str | None = None
-    token: str | None = None
-    certificate_authority: str | None = None
-    tls_server_name: str | None = None
-    insecure_skip_tls_verify: bool | None = None
-    as_user: str | None = None
-    as_uid: str | None = None
-    as_groups: tuple[str, ...] = ()
-
-    @property
-    def connects(self) -> bool:
-        """True if an option sets the server or its credentials; the other options only impersonate a user."""
-        return any((self.cluster, self.user, self.server, self.token, self.certificate_authority,
-                    self.tls_server_name, self.insecure_skip_tls_verify))  # fmt: skip
-
-
-NO_OVERRIDES = Overrides()
 
 
 @dataclass(frozen=True)

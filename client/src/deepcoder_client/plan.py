@@ -16,6 +16,7 @@ from typing import Any
 from deepcoder_client.errors import BadFile
 from deepcoder_client.manifests import RunManifest
 from deepcoder_client.prices import Price, per_gpu_hour
+from deepcoder_client.settings import GPU_GB
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.fit import length_refusals, rank_refusals, tp_refusals
 from deepcoder_contracts.learner_memory import (
@@ -32,9 +33,6 @@ from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.sizing import pod_gpus, processes
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_contracts.supported import model_refusals, stage_refusals
-
-GPU_GB = 80.0
-"""Default memory of a GPU, in GB of 10^9 bytes."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import document, say, table
+from deepcoder_cli.output import document, table
+from deepcoder_cli.terminal import say
 from deepcoder_cli.where import Where
 from deepcoder_client.client import Client
 from deepcoder_client.cost import cost
@@ -25,28 +25,8 @@ SHOWN = ("reward_mean", "truncated_ratio", "response_tokens_mean", "entropy")
 _LAST = 5
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder compare demo demo-hot
-kubectl deepcoder compare ml/demo research/demo  # runs of two namespaces
-kubectl deepcoder compare demo demo-hot -o json
-"""
-    ),
-)
-@run_argument("first", metavar="RUN")
-@run_argument("second", metavar="RUN")
-@endpoint
-@output()
-@cluster()
 def compare(where: Where, first: str, second: str, endpoint: str | None, output: str) -> None:
-    """Compare two runs side by side.
-
-    Shows the fields that differ, figures of the stages, evaluation results, and cost. Figures of steps come from the
-    bucket; they are means over the last five steps of a stage. Without access to the bucket they are left out, and a
-    note says so. Name a run of another namespace as NAMESPACE/NAME.
-    """
+    """Print where two runs differ, and their figures."""
     client = where.client()
     runs = [client.get(name.rpartition("/")[2], name.rpartition("/")[0] or None) for name in (first, second)]
     differences = _differences(*(_flat(_spec(run)) for run in runs))

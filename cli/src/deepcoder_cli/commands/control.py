@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import click
 
-from deepcoder_cli import suggest
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import Number, OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import document
 from deepcoder_cli.where import Where
 from deepcoder_client.client import TERMINAL, Client
@@ -18,24 +16,8 @@ from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase, StagePhase
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder approve demo                   # the stage at which the run is held
-kubectl deepcoder approve demo 16k 32k           # these stages, even before the run reaches them
-"""
-    ),
-)
-@run_argument()
-@click.argument("stages", nargs=-1, shell_complete=suggest.held_stages)
-@output()
-@cluster()
 def approve(where: Where, run: str, stages: tuple[str, ...], output: str) -> None:
-    """Approve held stages, so that the run passes them.
-
-    Without names, the command approves the stage at which the run is held now.
-    """
+    """Approve the named stages, or the one at which the run is held."""
     client = where.client()
     wanted = list(stages) or _held(client, run)
     changed = client.approve(run, wanted)
@@ -50,27 +32,8 @@ def _held(client: Client, name: str) -> list[str]:
     return held
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder suspend demo
-kubectl deepcoder suspend demo --wait --timeout 600
-"""
-    ),
-)
-@run_argument()
-@click.option("--wait", is_flag=True, help="Wait until the run's pods are gone.")
-@click.option(
-    "--timeout", type=Number(min=0), default=900.0, show_default=True, metavar="SECONDS", help="Longest wait."
-)
-@output()
-@cluster()
 def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> int:
-    """Save a run's state and remove its pods.
-
-    `resume` continues from the saved state. With --wait, the exit code is 1 if the run ended instead.
-    """
+    """Suspend the run, and wait until its pods are gone if asked to."""
     client = where.client()
     changed = client.suspend(run)
     _not_over(changed)
@@ -82,19 +45,8 @@ def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> 
     return Exit.NOT_SO if wait and over else Exit.DONE
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder resume demo
-"""
-    ),
-)
-@run_argument()
-@output()
-@cluster()
 def resume(where: Where, run: str, output: str) -> None:
-    """Resume a suspended run from its newest checkpoint."""
+    """Resume the run."""
     changed = where.client().resume(run)
     _not_over(changed)
     _say(changed, "resumed", output)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from deepcoder_cli.options import Number, OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import document, table
 from deepcoder_cli.where import Where
 from deepcoder_client.cost import cost as cost_of
@@ -16,28 +15,8 @@ from deepcoder_client.prices import per_gpu_hour, price_list
 COLUMNS = ("namespace", "run", "phase", "gpus", "gpu hours", "wasted", "judge hours", "cost", "estimated")
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder cost demo -n demo
-kubectl deepcoder cost -A -o json
-kubectl deepcoder cost demo --gpu-hour 2.5       # instead of the operator's price list
-"""
-    ),
-)
-@run_argument(required=False)
-@click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Price list instead of the operator's. Its entry without a nodeSelector applies.")  # fmt: skip
-@click.option("--gpu-hour", type=Number(min=0), metavar="PRICE", help="One price for every GPU.")
-@output()
-@cluster(all_namespaces=True)
 def cost(where: Where, run: str | None, price_file: Path | None, gpu_hour: float | None, output: str) -> None:
-    """Show what runs have cost so far.
-
-    Shows GPU hours, wasted GPU hours and cost, for one run or for all. Wasted is what attempts spent after their last
-    checkpoint. The cost needs a price list: the operator's (chart value `prices`) or one given here.
-    """
+    """Print what one run, or all, have cost."""
     prices = price_list(price_file, gpu_hour)
     if prices and per_gpu_hour(prices, {}) is None:
         raise click.UsageError(

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import click
 
-from deepcoder_cli.options import OfCluster, cluster, examples, run_argument
 from deepcoder_cli.proxy import Proxy
 from deepcoder_cli.where import Where
 from deepcoder_client.client import Client
@@ -27,33 +26,10 @@ PORT = 8090
 LABEL = "app.kubernetes.io/name"
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder dashboard                      # all runs that you may see
-kubectl deepcoder dashboard demo -n demo         # one of them
-kubectl deepcoder dashboard --no-open --port 9000
-kubectl deepcoder dashboard --service-account viewer -n demo
-"""
-    ),
-)
-@run_argument(required=False)
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine (default: a free one).")
-@click.option("--no-open", is_flag=True, help="Print the address without opening a browser.")
-@click.option("--operator-namespace", default="deepcoder", show_default=True, help="Namespace of the chart.")
-@click.option("--service-account", metavar="NAME", help="Show what this ServiceAccount of the namespace may see.")
-@cluster()
 def dashboard(
     where: Where, run: str | None, port: int, no_open: bool, operator_namespace: str, service_account: str | None
 ) -> None:
-    """Open the dashboard in a browser.
-
-    The chart serves the dashboard if web.enabled is set, on a port inside its own pod. This command forwards a port
-    through the API server, for which you need to get and create pods/portforward there, and sends your token with each
-    request. So the dashboard shows what you may see. The address contains a key: anyone who has it sees what you see
-    while this command runs.
-    """
+    """Serve the dashboard's port on this machine until interrupted."""
     client = where.client()
     place = client.namespace
     pod = _page(client, operator_namespace)

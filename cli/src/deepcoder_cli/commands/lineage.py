@@ -6,40 +6,27 @@ A bucket that does not answer says nothing about a chain and has its own exit co
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import document, say, table
+from deepcoder_cli.output import document, table
+from deepcoder_cli.terminal import say
 from deepcoder_cli.where import Where
 from deepcoder_client.errors import NoData
-from deepcoder_client.run_folder import RunFolder
 from deepcoder_contracts.chain import Damaged, Link
+
+if TYPE_CHECKING:
+    from deepcoder_client.run_folder import RunFolder
 
 COLUMNS = ("kind", "stage", "step", "attempt", "created", "payload", "digest", "folder")
 _LONG = 3
 """How many of the last columns do not fit a terminal of 80 columns beside the others."""
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder lineage demo                   # from the newest checkpoint to the base model
-kubectl deepcoder lineage demo --uri s3://bucket/ml/demo-0f0e0d0c/16k/export/step-000180.a003
-"""
-    ),
-)
-@run_argument()
-@click.option("--uri", help="Folder of a checkpoint, an export or an evaluation (default: the newest checkpoint).")
-@endpoint
-@output()
-@cluster()
 def lineage(where: Where, run: str, uri: str | None, endpoint: str | None, output: str) -> int:
-    """Show what a model was made from, link by link.
-
-    Each link is verified, its files by size and checksum. The exit code is 1 if a link is broken.
-    """
+    """Print the chain of a model."""
     folder = where.client().folder(run, endpoint=endpoint)
     links, broken = _walk(folder, uri, None, deep=False)
     _show(links, output)
@@ -50,26 +37,8 @@ def lineage(where: Where, run: str, uri: str | None, endpoint: str | None, outpu
     return Exit.NOT_SO if broken else Exit.DONE
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder verify demo
-kubectl deepcoder verify demo --deep             # every byte is read and hashed
-"""
-    ),
-)
-@run_argument()
-@click.option("--deep", is_flag=True, help="Read every file and check its SHA-256.")
-@endpoint
-@output()
-@cluster()
 def verify(where: Where, run: str, deep: bool, endpoint: str | None, output: str) -> int:
-    """Verify a run's checkpoints and the chains they come from.
-
-    Checks the checkpoint of every stage against the digest in the run's status. The exit code is 1 if anything
-    differs.
-    """
+    """Verify the chains of all checkpoints, and print them."""
     client = where.client()
     found = client.get(run)
     folder = client.folder(found, endpoint=endpoint)

@@ -14,8 +14,8 @@ from threading import Thread
 import click
 
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import age, document, program_output, table
+from deepcoder_cli.output import age, document, table
+from deepcoder_cli.terminal import program_output
 from deepcoder_cli.where import Where
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Object
@@ -26,46 +26,13 @@ from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_ROLE, LEARNER,
 from deepcoder_contracts.layout import DRIVER_LOG
 
 ROLES = {"head": HEAD, "samplers": SAMPLER, "learners": LEARNER}
-PARTS = ("driver", "head", "samplers", "learners", "judge")
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder logs demo                      # what the trainer prints
-kubectl deepcoder logs demo -f                   # the same, as it comes
-kubectl deepcoder logs demo samplers --tail 100
-kubectl deepcoder logs demo judge -f
-kubectl deepcoder logs demo --attempts           # what past attempts have left
-kubectl deepcoder logs demo --attempt 2          # the trainer's log of attempt 2, from the bucket
-kubectl deepcoder logs demo --attempt 2 --file events.json
-"""
-    ),
-)
-@run_argument()
-@click.argument("part", type=click.Choice(PARTS), default="driver")
-@click.option("-f", "--follow", is_flag=True, help="Follow the output until the pods end.")
-@click.option(
-    "--tail", type=click.IntRange(min=0), default=1000, show_default=True, help="Number of last lines of each pod."
-)
-@click.option("--attempts", is_flag=True, help="List the attempts, how they ended, and their files.")
-@click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="A past attempt, from the bucket.")
-@click.option("--file", "name", metavar="NAME", help="File of the past attempt (default: driver.log).")
-@endpoint
-@output()
-@cluster()
 def logs(
     where: Where, run: str, part: str, follow: bool, tail: int, attempts: bool, attempt: int | None, name: str | None,
     endpoint: str | None, output: str,
 ) -> int:  # fmt: skip
-    """Print the logs of a run, or of its past attempts.
-
-    PART is driver (the trainer itself, the default), head, samplers, learners or judge.
-
-    The live driver's log is read inside the head pod, for which you need to get and create pods/exec. The log of an
-    attempt that is over is in the bucket: use --attempt N.
-    """
+    """Print the log of a part, of a past attempt, or the list of attempts."""
     if follow and (attempt or attempts):
         raise click.UsageError("--attempt and --attempts show past attempts: leave out -f")
     if attempts and attempt is not None:

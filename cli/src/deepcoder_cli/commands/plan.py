@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import Number, OfCluster, cluster, examples, output
-from deepcoder_cli.output import document, say, table
+from deepcoder_cli.output import document, table
+from deepcoder_cli.terminal import say
 from deepcoder_cli.where import Where
 from deepcoder_client.manifests import load_all
-from deepcoder_client.plan import GPU_GB, Given, RunPlan, read_model_config
+from deepcoder_client.plan import Given, RunPlan, read_model_config
 from deepcoder_client.plan import plan as plan_of
 from deepcoder_client.prices import price_list
 
@@ -36,42 +36,11 @@ COLUMNS = (
 )
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder plan -f deepcoder-14b.yaml
-kubectl deepcoder plan -f deepcoder-14b.yaml --gpu-hour 2.5 --step-seconds 900
-kubectl deepcoder plan -f run.yaml --prices prices.yaml --step-seconds 16k=600 --step-seconds 32k=1500
-kubectl deepcoder plan -f run.yaml --model-config model/config.json --memory 141
-kubectl deepcoder plan -f -                      # what another program writes
-kubectl deepcoder plan -f run.yaml --server      # the API server checks it too, and keeps nothing
-"""
-    ),
-)
-@click.option("-f", "--filename", type=click.Path(path_type=Path), required=True,
-              help="File with runs, or - for standard input.")  # fmt: skip
-@click.option("--memory", type=Number(min=1), default=GPU_GB, show_default=True, metavar="GB",
-              help="Memory of one GPU, in 10^9 bytes.")  # fmt: skip
-@click.option("--model-config", type=click.Path(path_type=Path), metavar="FILE",
-              help="config.json of the model, if the command does not know it.")  # fmt: skip
-@click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Price list: prices: [{nodeSelector: {…}, perGpuHour: 2.5}], as in the chart's values.")  # fmt: skip
-@click.option("--gpu-hour", type=Number(min=0), metavar="PRICE", help="One price for every GPU.")
-@click.option("--step-seconds", multiple=True, metavar="[STAGE=]SECONDS",
-              help="Duration of a step. Can be repeated, once per stage.")  # fmt: skip
-@click.option("--server", "on_server", is_flag=True, help="Also have the API server check the run (dry run).")
-@output()
-@cluster(own="--server")
 def plan(
     where: Where, filename: Path, memory: float, model_config: Path | None, price_file: Path | None,
     gpu_hour: float | None, step_seconds: tuple[str, ...], on_server: bool, output: str,
 ) -> int:  # fmt: skip
-    """Show what the runs in a file would need, without applying them.
-
-    Shows GPUs, memory and cost of each stage. Nothing is applied, and without --server no cluster is contacted. If a
-    run cannot work, the exit code is 1 and the output says what to change.
-    """
+    """Print what the runs in a file would need."""
     config = read_model_config(model_config) if model_config else None
     manifests = load_all("/dev/stdin" if filename == Path("-") else filename)
     if not manifests:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from deepcoder_cli.exit_codes import Exit
-from deepcoder_cli.options import OfCluster, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import document, printable, say, table
+from deepcoder_cli.output import document, table
+from deepcoder_cli.terminal import printable, say
 from deepcoder_cli.where import Where
 from deepcoder_client.errors import NoData
 
@@ -17,41 +17,11 @@ COLUMNS = ("group", "index", "problem", "reward", "verdict", "finish", "tokens",
 _EXCERPT = 60
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder samples demo                   # the newest stored step
-kubectl deepcoder samples demo --steps           # which steps are stored
-kubectl deepcoder samples demo --stage 16k --step 120 --verdict wrong_answer
-kubectl deepcoder samples demo --reward 1 --full --limit 1
-kubectl deepcoder samples demo --problem taco-1234 -o json
-"""
-    ),
-)
-@run_argument()
-@click.option("--stage", help="Stage (default: the newest with samples).")
-@click.option("--step", type=click.IntRange(min=0), help="Step of the stage (default: the newest stored step).")
-@click.option("--reward", type=float, help="Show only samples with this reward.")
-@click.option("--verdict", help="Show only samples with this verdict: passed, wrong_answer, time_limit, …")
-@click.option("--problem", help="Show only samples of this problem.")
-@click.option("--dropped", is_flag=True, help="Also show samples of dropped groups, which were not trained on.")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Largest number of samples to print."
-)
-@click.option("--full", is_flag=True, help="Print whole prompts and responses.")
-@click.option("--steps", "list_steps", is_flag=True, help="List the stored steps instead.")
-@endpoint
-@output()
-@cluster()
 def samples(
     where: Where, run: str, stage: str | None, step: int | None, reward: float | None, verdict: str | None,
     problem: str | None, dropped: bool, limit: int, full: bool, list_steps: bool, endpoint: str | None, output: str,
 ) -> int:  # fmt: skip
-    """Browse a run's rollouts by step, reward and verdict.
-
-    Samples are stored with each checkpoint. The output of a model is printed as text, without control characters.
-    """
+    """Print the samples that match, or which steps have some."""
     folder = where.client().folder(run, endpoint=endpoint)
     if list_steps:
         known = folder.sample_steps(stage)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import click
-
-from deepcoder_cli.options import OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import document, table
 from deepcoder_cli.where import Where
 
@@ -16,24 +13,8 @@ COLUMNS = (
 )
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder stages demo -n demo
-kubectl deepcoder stages demo -o yaml
-"""
-    ),
-)
-@run_argument()
-@output()
-@cluster()
 def stages(where: Where, run: str, output: str) -> None:
-    """Show the progress and the result of each stage of a run.
-
-    Shows phase, steps, attempts, failures and preemptions, gate, newest checkpoint and evaluation results. -o yaml also
-    has all figures of the last step.
-    """
+    """Print a row for each stage."""
     found = where.client().get(run)
     known = {status.name: status for status in found.status.stages}
     if output != "table":

@@ -9,47 +9,17 @@ from rich.console import Console
 
 from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.follow import follow
-from deepcoder_cli.options import Number, OfCluster, cluster, examples, output, run_argument
 from deepcoder_cli.output import age, document, table
 from deepcoder_cli.snapshot import take
 from deepcoder_cli.view import curve_point, phase_of, render
 from deepcoder_cli.where import Where
 from deepcoder_client.connection import Object
 
-WATCH_SECONDS = 30 * 86400
 COLUMNS = ("namespace", "name", "phase", "stage", "context", "step", "reward", "gpus", "attempt", "age")
 
 
-@click.command(
-    cls=OfCluster,
-    epilog=examples(
-        """
-kubectl deepcoder status                         # runs of the context's namespace
-kubectl deepcoder status -A                      # runs of all namespaces
-kubectl deepcoder status demo -n demo            # one run, its judges and its pods
-kubectl deepcoder status demo -n demo --watch    # the same, live, until it ends
-kubectl deepcoder status demo -o json            # the run as the API server stores it
-"""
-    ),
-)
-@run_argument(required=False)
-@click.option(
-    "-w", "--watch", is_flag=True, help="Follow the run until it ends. The exit code is 0 if it is Complete, else 1."
-)
-@click.option(
-    "--timeout",
-    type=Number(min=0),
-    default=WATCH_SECONDS,
-    metavar="SECONDS",
-    help="Longest time to watch (default: 30 days).",
-)
-@output()
-@cluster(all_namespaces=True)
 def status(where: Where, run: str | None, watch: bool, timeout: float, output: str) -> int:
-    """Show runs, or one run with its stages, judges and pods.
-
-    Parts of a run that you may not see are left out, and the output says so.
-    """
+    """Print the runs or one run, or follow it."""
     if watch and (run is None or output != "table"):
         raise click.UsageError("--watch follows one run: name it, and leave out -o")
     client = where.client()
