@@ -11,7 +11,7 @@ import base64
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from crd_serving import established
 from docs_fences import ROOT
 from loop_world import let_runs_go
 from played_run import NAMESPACES, PlayedRun
+from waits import eventually
 
 from deepcoder_contracts.api import run, sandboxpool
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import CRDS, RUNS, SECRETS, Resource
 
 COMMAND_SECONDS = 120
-GONE_SECONDS = 90.0
 RELEASE = "deepcoder"
 _SECRETS = ("s3", "deepcoder-s3")
 """Names by which runs of the examples, of the docs and the played one know their keys."""
@@ -131,7 +131,7 @@ class DocsWorld:
     async def _no_namespace(self, name: str) -> None:
         if await self.kube.find(NAMESPACES, None, name) is not None:
             await self.kube.delete(NAMESPACES, None, name)
-            await self._until(f"namespace {name} is gone", lambda: self._absent(NAMESPACES, None, name))
+            await eventually(f"namespace {name} is gone", lambda: self._absent(NAMESPACES, None, name))
 
     async def _no_runs(self, namespace: str) -> None:
         await self._namespace(namespace)
@@ -143,7 +143,7 @@ class DocsWorld:
         await self._namespace(namespace)
         if await self.kube.find(RUNS, namespace, name) is not None:
             await self.kube.delete(RUNS, namespace, name)
-            await self._until(f"{address} is gone", lambda: self._absent(RUNS, namespace, name))
+            await eventually(f"{address} is gone", lambda: self._absent(RUNS, namespace, name))
         played = await self.played.cluster.run()
         copy = {key: played[key] for key in ("apiVersion", "kind", "spec")}
         await self.kube.create(copy | {"metadata": {"name": name, "namespace": namespace}})
@@ -160,14 +160,6 @@ class DocsWorld:
 
     async def _absent(self, resource: Resource, namespace: str | None, name: str) -> bool:
         return await self.kube.find(resource, namespace, name) is None
-
-    async def _until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
-        try:
-            async with asyncio.timeout(GONE_SECONDS):
-                while not await holds():
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            raise AssertionError(f"never: {what}") from None
 
     async def _typed(self, script: str) -> None:
         await asyncio.to_thread(self.shell.must, script)

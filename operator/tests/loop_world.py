@@ -28,6 +28,7 @@ from free_ports import free_port
 from kuberay_standin import LOOK_SECONDS, Standin, dump
 from operator_template import Forked, Running
 from run_manifests import run_manifest
+from waits import eventually
 
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.errors import NotFound
@@ -172,11 +173,9 @@ class Cluster:
 async def wait_for(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
     """Wait until something holds."""
     try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not await holds():
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"never: {what}\n{_said()}") from None
+        await eventually(what, holds, WAIT_SECONDS)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{_said()}") from None
 
 
 def _said() -> str:

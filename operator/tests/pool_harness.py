@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from api_changes import Changes
 from kuberay_standin import LOOK_SECONDS
+from waits import eventually
 
 from deepcoder_contracts.judge import Capacity, Tier
 from deepcoder_contracts.progress import ExpectedSubmissions, ProgressReply, ProgressReport, TrainerPhase
@@ -41,7 +42,6 @@ SETTINGS = PoolSettings("sandbox:1", "deepcoder", {"app.kubernetes.io/name": "de
 NAME = "judges"
 SLOTS = 2
 """Of each judge."""
-WAIT_SECONDS = 120.0
 PAUSES = {"ACTIVE_SECONDS": 0.2, "IDLE_SECONDS": 1.0}
 """Between passes: a fifth of the deployed ones, since tests wait for little else."""
 
@@ -142,14 +142,6 @@ class Field:
         )
         self.board.receive(run, Heartbeat(report, time.time()))
         return run
-
-
-async def eventually(what: str, check: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until the check holds; fails saying what was waited for."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not await check():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        await asyncio.sleep(0.1)
 
 
 async def has_account(kube: Kube, namespace: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import waits
 from plan_world import UID
 from run_manifests import run_manifest
 
@@ -117,10 +118,7 @@ class Harness:
     def record(self, obj: Any, reason: str, message: str, *, warning: bool = False) -> None:
         self.events.append(reason)
 
-    async def until(self, holds: Callable[[], Any]) -> None:
-        async with asyncio.timeout(10):
-            while not holds():
-                await asyncio.sleep(0.01)
+    until = staticmethod(waits.until)
 
 
 @asynccontextmanager

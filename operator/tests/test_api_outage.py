@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from free_ports import free_port
+from waits import until
 
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube import informer as informers
@@ -52,12 +53,6 @@ async def serving(answer: Answer, port: int = 0) -> AsyncIterator[int]:
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -9,8 +9,9 @@ import control_plane
 import keda_server
 import pytest
 from aiohttp import web
-from pool_harness import NAME, Field, eventually, field_in, ready_count
+from pool_harness import NAME, Field, field_in, ready_count
 from prometheus_client import generate_latest
+from waits import eventually
 
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import Resource

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
-from pool_harness import NAME, Field, eventually, field_in, ready_count, settled
+from pool_harness import NAME, Field, field_in, ready_count, settled
+from waits import eventually
 
 from deepcoder_contracts.progress import ProgressReply
 from deepcoder_operator.controllers.pool import pool_group

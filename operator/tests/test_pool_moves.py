@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pool_harness import NAME, Field, eventually, field_in, ready_count
+from pool_harness import NAME, Field, field_in, ready_count
+from waits import eventually
 
 from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_contracts.progress import ProgressReply

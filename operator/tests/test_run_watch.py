@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+import waits
 from prometheus_client import REGISTRY
 
 from deepcoder_operator.controllers import watch
@@ -65,10 +65,7 @@ class Harness:
     def gone(self, obj: dict[str, Any]) -> None:
         self.told.append("gone " + obj["metadata"]["name"])
 
-    async def until(self, holds: Callable[[], Any]) -> None:
-        async with asyncio.timeout(10):
-            while not holds():
-                await asyncio.sleep(0.005)
+    until = staticmethod(waits.until)
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pool_harness import NAME, eventually, field_in
+from pool_harness import NAME, field_in
 from pool_passes import Harness
 from prometheus_client import REGISTRY
 from released_crds import before_the_upgrade, current, serve
 from run_harness import API, KEY, running_controller
+from waits import eventually
 
 from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.controllers.reconcile import SHORTEST_PAUSE_SECONDS, Memory

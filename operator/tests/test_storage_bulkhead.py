@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from waits import until
 
 from deepcoder_operator.storage import bulkhead as bulkheads
 from deepcoder_operator.storage.bulkhead import Bulkhead, Place
@@ -115,15 +116,9 @@ def bulkhead(clock: Clock) -> Iterator[Bulkhead]:
     made.close()
 
 
-async def eventually(holds: Any) -> None:
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.01)
-
-
 async def past_its_deadline(asked: asyncio.Task[Any], begun: Callable[[], Any]) -> None:
     """Have the time of a question be over once its thread is at it, which may take a busy machine a while."""
-    await eventually(begun)
+    await until(begun)
     loop = asyncio.get_running_loop()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "time", lambda: time.monotonic() + 2 * LONG)
@@ -133,15 +128,15 @@ async def past_its_deadline(asked: asyncio.Task[Any], begun: Callable[[], Any]) 
 async def test_bucket_has_one_thread_until_it_has_answered_and_a_few_then(bulkhead: Bulkhead) -> None:
     first, later, other = Question(), Question(), Question()
     asked = [asyncio.create_task(bulkhead.ask(at("b"), 10, first)) for _ in range(3)]
-    await eventually(lambda: first.asked)
+    await until(lambda: first.asked)
     elsewhere = asyncio.create_task(bulkhead.ask(at("other"), 10, other))
-    await eventually(lambda: other.asked)
+    await until(lambda: other.asked)
     assert first.now == 1
     first.answer()
     other.answer()
     await asyncio.gather(*asked, elsewhere)
     asked = [asyncio.create_task(bulkhead.ask(at("b"), 10, later)) for _ in range(20)]
-    await eventually(lambda: later.now == bulkheads.AT_ONCE)
+    await until(lambda: later.now == bulkheads.AT_ONCE)
     later.answer()
     assert await asyncio.gather(*asked) == ["answer"] * 20
     assert later.most == bulkheads.AT_ONCE
@@ -198,12 +193,12 @@ async def test_server_has_few_threads_until_it_has_answered_and_never_all(bulkhe
     """Of a server that is away all buckets are silent, and each would have a thread."""
     first, later = Question(), Question()
     asked = [asyncio.create_task(bulkhead.ask(at(f"b{n}", "dead"), 10, first)) for n in range(100)]
-    await eventually(lambda: first.now == bulkheads.NEW_SERVER)
+    await until(lambda: first.now == bulkheads.NEW_SERVER)
     assert await bulkhead.ask(at("b", "well"), 10, lambda _: "answer") == "answer"
     first.answer()
     await asyncio.gather(*asked)
     asked = [asyncio.create_task(bulkhead.ask(at(f"b{n}", "dead"), 10, later)) for n in range(100)]
-    await eventually(lambda: later.now == bulkheads.SERVER)
+    await until(lambda: later.now == bulkheads.SERVER)
     assert await bulkhead.ask(at("b", "well"), 10, lambda _: "answer") == "answer"
     assert later.most == bulkheads.SERVER < bulkheads.THREADS
     later.answer()
@@ -218,7 +213,7 @@ async def test_server_that_could_not_be_reached_has_one_thread_until_it_answers(
         await bulkhead.ask(at("b"), 10, away)
     slow = Question()
     asked = [asyncio.create_task(bulkhead.ask(at(f"b{n}"), 10, slow)) for n in range(20)]
-    await eventually(lambda: slow.asked)
+    await until(lambda: slow.asked)
     await asyncio.sleep(0.1)
     assert slow.asked == 1
     slow.answer()
@@ -245,7 +240,7 @@ async def test_long_question_whose_requests_are_answered_shuts_nobody_out(bulkhe
     if at_last == "too long":
         await asyncio.sleep(0.1)
         slow.answer()
-    await eventually(lambda: later.asked)
+    await until(lambda: later.asked)
     later.answer()
     assert await asyncio.gather(*asked) == ["answer"] * 9
 
@@ -281,7 +276,7 @@ async def test_waiting_for_a_place_is_bounded(bulkhead: Bulkhead, monkeypatch: p
     monkeypatch.setattr(bulkheads, "WAIT_SECONDS", 0.05)
     slow = Question()
     first = asyncio.create_task(bulkhead.ask(at("b"), 10, slow))
-    await eventually(lambda: slow.asked)
+    await until(lambda: slow.asked)
     with pytest.raises(StorageProblem, match="earlier questions"):
         await bulkhead.ask(at("b"), 10, slow)
     slow.answer()
@@ -291,9 +286,9 @@ async def test_waiting_for_a_place_is_bounded(bulkhead: Bulkhead, monkeypatch: p
 async def test_question_that_is_given_up_frees_its_place(bulkhead: Bulkhead) -> None:
     slow = Question()
     asked = asyncio.create_task(bulkhead.ask(at("b"), 10, slow))
-    await eventually(lambda: slow.asked)
+    await until(lambda: slow.asked)
     asked.cancel()
-    await eventually(slow.lines[0].gone.is_set)
+    await until(slow.lines[0].gone.is_set)
     slow.answer()
     assert await bulkhead.ask(at("b"), 10, lambda _: "answer") == "answer"
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import s3_server
 from plan_world import make_run
+from waits import until
 
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.storage import bulkhead as bulkheads
@@ -21,12 +22,6 @@ from deepcoder_operator.storage.service import StorageService
 
 NEVER = 3600.0
 """Seconds until the operator gives an answer up, where none comes."""
-
-
-async def eventually(holds: Any) -> None:
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -59,7 +54,7 @@ async def test_seventy_buckets_of_a_server_that_never_answers_do_not_delay_anoth
         await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
         dead = [asyncio.create_task(service.answer(run_at(blackhole, f"dead-{i}"), look)) for i in range(70)]
         of_dead = service._bulkhead._servers
-        await eventually(
+        await until(
             lambda: any(
                 semaphore.inside == bulkheads.NEW_SERVER and semaphore.waiting for semaphore in of_dead.values()
             )
@@ -92,7 +87,7 @@ async def test_deletions_that_take_long_leave_their_bucket_to_questions(
         run = run_at(server.endpoint, s3_server.BUCKET)
         await service.put(run, "logs/a", b"a")
         deletions = [asyncio.create_task(service.delete_folder(run)) for _ in range(5)]
-        await eventually(deleting.is_set)
+        await until(deleting.is_set)
         answer = await service.answer(run, StorageQuery(admission=True))
         assert answer.problem is None
         assert not any(task.done() for task in deletions), "it has waited for none of them"
