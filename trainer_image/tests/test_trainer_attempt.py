@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from attempt_world import World
 from controller_world import PROMPTS, scripted_reward
 
 from deepcoder_contracts.manifest import Manifest
-from deepcoder_contracts.stage import ModelSource, StageConfig
+from deepcoder_contracts.stage import DatasetSource, ModelSource, StageConfig
 from deepcoder_trainer import stopping
 from deepcoder_trainer.checkpoint import writer
 from deepcoder_trainer.checkpoint.sources import Sources
@@ -167,6 +168,20 @@ async def test_the_exit_record_holds_no_secret_of_the_attempts(
     w.config = w.config.model_copy(update={"judge": w.config.judge.model_copy(update={"token_file": str(token)})})
     record = await w.run()
     assert record.message == "login with [redacted], [redacted] and [redacted] failed"
+    assert w.exit_record() == record
+
+
+async def test_an_error_with_a_file_name_that_is_no_unicode_has_an_exit_record(
+    world: Callable[..., World], tmp_path: Path
+) -> None:
+    w = world()
+    folder = tmp_path / "published"
+    folder.mkdir()
+    Path(os.fsdecode(bytes(folder) + b"/caf\xe9.jsonl")).write_text("not JSON")
+    w.config = w.config.model_copy(update={"dataset": DatasetSource(uri=str(folder))})
+    record = await w.run()
+    assert (record.code, record.field) == (64, "dataset")
+    assert "caf\ufffd.jsonl:1: not JSON" in record.message
     assert w.exit_record() == record
 
 

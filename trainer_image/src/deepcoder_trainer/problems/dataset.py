@@ -126,4 +126,4 @@ def dataset_digest(path: Path, files: list[Path]) -> str:
     if path.is_file():
         return file_sha256(path)
     listing = "".join(f"{f.relative_to(path)} {file_sha256(f)}\n" for f in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
