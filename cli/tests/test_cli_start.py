@@ -41,7 +41,7 @@ for words in (["--help"], ["--version"], ["unknown"], *([name, "--help"] for nam
     assert __main__.main(words) in (0, 2)
 for words in ([""], ["sta"], ["status", "--"], ["status", "-o", ""], ["logs", "demo", ""], ["completion", ""]):
     assert completion.main(words) == 0
-libraries = {"boto3", "botocore", "kubernetes", "pydantic", "rich", "urllib3", "yaml"}
+libraries = {"botocore", "kubernetes", "pydantic", "rich", "urllib3", "yaml"}
 ours = {"deepcoder_client.client", "deepcoder_client.connection", "deepcoder_contracts.api.run"}
 print("loaded:", *sorted((libraries | ours) & sys.modules.keys()))
 """
@@ -55,10 +55,10 @@ import sys
 from deepcoder_cli.__main__ import main
 from deepcoder_cli.app import COMMANDS
 assert main(["plan", "-f", sys.argv[1]]) == 0
-print("loaded:", *sorted({"boto3", "kubernetes", "pyarrow"} & sys.modules.keys()))
+print("loaded:", *sorted({"botocore", "kubernetes", "pyarrow"} & sys.modules.keys()))
 for command in COMMANDS.values():
     command.work.function()
-print("loaded:", *sorted({"boto3", "botocore", "numpy", "pandas", "pyarrow"} & sys.modules.keys()))
+print("loaded:", *sorted({"botocore", "numpy", "pandas", "pyarrow"} & sys.modules.keys()))
 """
     said = _said(code, str(DEMO))
     assert [line for line in said if line.startswith("loaded:")] == ["loaded:", "loaded:"]

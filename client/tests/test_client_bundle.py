@@ -195,7 +195,7 @@ def test_attempts_whose_pods_are_gone_are_there_as_the_bucket_has_them() -> None
 
 
 def test_a_bucket_that_no_longer_answers_is_not_asked_for_the_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each would take minutes, until boto3 gives it up. One that breaks off alone costs no other."""
+    """Each would take minutes, until botocore gives it up. One that breaks off alone costs no other."""
     asked = []
 
     def read_log(_: Folder, stage: str, ordinal: int, name: str) -> str:

@@ -57,7 +57,7 @@ The commands read the bucket with the first credentials that they find:
 
 1. your own, if the environment names some (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a web identity);
 2. those of the run's Secret, if you may get it (`edit`, or a Role for this Secret alone);
-3. those that boto3 finds.
+3. those that the AWS SDK for Python finds.
 
 If the S3 server has another address outside the cluster, set `--endpoint` or `AWS_ENDPOINT_URL_S3`.
 

@@ -1,7 +1,7 @@
 """The client's errors: classes that a program can distinguish, with messages that say what to do.
 
-Errors of the libraries below (kubernetes, urllib3, boto3) are never raised to a caller. This module loads none of them,
-so a caller that only handles errors starts fast.
+Errors of the libraries below (kubernetes, urllib3, botocore) are never raised to a caller. This module loads none of
+them, so a caller that only handles errors starts fast.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Reads a bucket with the user's own credentials or those of the run's Secret.
 
 Credentials are looked for in this order: the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, a web identity), the Secret
-that `checkpoint.s3.credentialsSecretRef` names if the user may read it, then whatever boto3 finds. This module writes
-nothing. Each request has a deadline and boto3's bounded retries; what remains is raised as `StorageError` with the fix.
+that `checkpoint.s3.credentialsSecretRef` names if the user may read it, then whatever botocore finds. This module
+writes nothing. Each request has a deadline and botocore's bounded retries; what remains is raised as `StorageError`
+with the fix.
 
 A server that reads on behalf of others must not use its own identity. It uses `secret_credentials` only, and passes
 `Limits`, so that its environment cannot name a server, and no object costs more than the limits say.
@@ -22,10 +23,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
 
@@ -46,7 +48,7 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Credentials:
-    """Access keys and where they come from. Without keys, boto3 looks for credentials itself."""
+    """Access keys and where they come from. Without keys, botocore looks for credentials itself."""
 
     source: str
     access_key: str | None = None
@@ -139,7 +141,7 @@ class Bucket:
             verify = str(bundle)
         with self._translated(""):
             try:
-                self._client: Any = boto3.session.Session().client(
+                self._client: Any = _session().create_client(
                     "s3", endpoint_url=self._server, region_name=s3.region or os.environ.get("AWS_REGION", "us-east-1"),
                     aws_access_key_id=access.access_key, aws_secret_access_key=access.secret_key,
                     aws_session_token=access.session_token, verify=verify,
@@ -206,7 +208,7 @@ class Bucket:
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Raise boto3's errors as `Missing` or `StorageError`."""
+        """Raise botocore's errors as `Missing` or `StorageError`."""
         where, server, access = f"s3://{self.name}/{key}", self._server or "AWS", self._access
         try:
             yield
@@ -244,6 +246,19 @@ class Bucket:
                 "the cluster, set it with --endpoint or AWS_ENDPOINT_URL_S3",
                 StorageFault.UNREACHABLE,
             ) from error
+
+
+def _session() -> botocore.session.Session:
+    """Return a new session, because threads cannot share one. It does not parse the description of S3 again."""
+    made = botocore.session.get_session()
+    made.register_component("data_loader", _descriptions())
+    return made
+
+
+@cache
+def _descriptions() -> Any:
+    """Return botocore's loader of the descriptions of AWS's services, which keeps those that it has parsed."""
+    return botocore.session.get_session().get_component("data_loader")
 
 
 def _read(body: Any, size: int, most: int, seconds: float) -> bytes:
