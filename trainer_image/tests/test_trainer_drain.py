@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -202,8 +204,9 @@ async def test_a_beat_that_is_being_written_when_the_driver_leaves_does_not_stay
         watching = asyncio.create_task(driver.watch(Stop(), 60))
         assert await asyncio.to_thread(writing.wait, 60)
         watching.cancel()
+    [beat] = [thread for thread in threading.enumerate() if thread.name == "_beat"]
     left.set()
-    await asyncio.get_running_loop().shutdown_default_executor()  # as asyncio.run does at the end
+    beat.join(60)
     assert store == {}, "who asks from now on would wait for a driver that has left"
 
 
@@ -233,6 +236,107 @@ def test_a_head_that_goes_while_one_waits_ends_the_wait(tmp_path: Path, monkeypa
     monkeypatch.setattr(drain, "_ask_and_wait", never_answered)
     assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
     assert asked.is_set()
+
+
+def test_a_head_that_is_not_reached_once_does_not_end_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait: threading.Event().wait())
+    reached = iter(
+        [None, None, TimeoutError("timed out"), OSError(113, "No route to host"), None, ConnectionRefusedError()]
+    )
+
+    def connect(*_: object) -> contextlib.AbstractContextManager[None]:
+        if error := next(reached):
+            raise error
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(drain.socket, "create_connection", connect)
+    assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
+    assert not list(reached), "the wait ended before nothing listened at the head"
+
+
+def test_a_head_that_is_not_reached_any_more_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "GONE_SECONDS", 0.05)
+    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait: threading.Event().wait())
+    reached = iter([contextlib.nullcontext()])
+
+    def connect(*_: object) -> contextlib.AbstractContextManager[None]:
+        if there := next(reached, None):
+            return there
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(drain.socket, "create_connection", connect)
+    assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
+
+
+def test_a_store_that_fails_for_a_moment_does_not_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.experimental import internal_kv
+
+    answers: list[bytes | Exception | None] = [b"1", RuntimeError("GCS is busy"), b"2", RuntimeError("again"), None]
+
+    def get(key: bytes) -> bytes | None:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    asked = [RuntimeError("GCS is busy")]
+
+    def put(key: bytes, value: bytes) -> None:
+        if asked:
+            raise asked.pop()
+
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(internal_kv, "_internal_kv_put", put)
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", get)
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    drain._ask_and_wait(True)
+    assert answers == [], "the wait ended before the driver had left"
+
+
+def test_a_store_that_fails_for_good_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.experimental import internal_kv
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no GCS")
+
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(internal_kv, "_internal_kv_put", fails)
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "GONE_SECONDS", 0.05)
+    with pytest.raises(RuntimeError, match="no GCS"):
+        drain._ask_and_wait(True)
+
+
+async def test_blocking_work_of_the_attempt_does_not_hold_heartbeats_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    release, beaten = threading.Event(), threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    blocked = asyncio.create_task(asyncio.to_thread(release.wait))
+
+    def beat(number: int, left: threading.Event) -> bool:
+        beaten.set()
+        return True
+
+    monkeypatch.setenv("RAY_ADDRESS", "anywhere")
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "_beat", beat)
+    stop = Stop()
+    watching = asyncio.create_task(drain.Driver().watch(stop, 60))
+    try:
+        async with asyncio.timeout(30):
+            await stop.reached(Moment.ASKED)
+    finally:
+        release.set()
+        watching.cancel()
+        await blocked
+    assert beaten.is_set()
 
 
 async def test_a_store_that_fails_for_a_while_does_not_make_the_driver_deaf(

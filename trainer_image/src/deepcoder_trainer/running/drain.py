@@ -10,8 +10,9 @@ there, so a folder of another user is refused.
 
 On another machine it sets a key in the Ray cluster's own store, which the driver reads every two seconds (an actor for
 one bit would cost the pod a process). The driver increments another key there and removes it when it exits, so that
-nobody waits for a driver that is gone. When a cluster is deleted, its pods end together. A store that does not answer
-therefore has no driver left; a plain connection finds that out before Ray, which would try for a minute, is imported.
+nobody waits for a driver that is gone. When a cluster is deleted, its pods end together. A head on which nothing
+listens therefore has no driver left; a plain connection finds that out before Ray, which would try for a minute, is
+imported. While one waits, an error of the store or the network may pass, so only one that lasts counts.
 """
 
 from __future__ import annotations
@@ -28,19 +29,22 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
+from deepcoder_trainer.background import abandonable
 from deepcoder_trainer.cluster import in_cluster
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.stopping import DRAIN_SIGNAL, Stop
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 POLL_SECONDS = 2.0
 GONE_SECONDS = 15.0
-"""A driver that has not incremented its key for this long is gone."""
+"""A driver that has not incremented its key for this long is gone; so is a head that was not reached for this long."""
 REACH_SECONDS = 3.0
 """Longest time for the head to accept a connection."""
 LEAVE_SECONDS = 2.0
@@ -97,7 +101,8 @@ class Driver:
             await asyncio.sleep(POLL_SECONDS)
             beat += 1
             try:
-                asked = await asyncio.to_thread(_beat, beat, self._left)
+                # In a thread of its own: the attempt's blocking work must not hold it back.
+                asked = await abandonable(_beat, beat, self._left)
             except Exception as error:  # any error of Ray's store; the next poll may succeed
                 if not failing:
                     log.warning("drain requests from other pods cannot be heard, because Ray's store fails: %s", error)
@@ -166,12 +171,16 @@ def _drain_in_cluster(deadline: float, *, wait: bool) -> int:
     waiting = threading.Thread(target=_ask_and_wait, args=(wait,), daemon=True)
     if _head_accepts():
         waiting.start()
+    reached = time.monotonic()
     while waiting.is_alive():
         if time.monotonic() > deadline:
             sys.stderr.write("deepcoder-trainer drain: the driver has not left in time\n")
             return 1
         waiting.join(POLL_SECONDS)
-        if not _head_accepts():
+        accepts = _head_accepts()
+        if accepts:
+            reached = time.monotonic()
+        elif accepts is False or time.monotonic() - reached > GONE_SECONDS:
             break
     return 0
 
@@ -182,24 +191,40 @@ def _ask_and_wait(wait: bool) -> None:
     ray.init(address="auto", log_to_driver=False)
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
-    _internal_kv_put(_ASKED, b"1")
-    seen, since = _internal_kv_get(_BEAT), time.monotonic()
-    while wait and seen is not None and time.monotonic() - since < GONE_SECONDS:
+    _answered(_internal_kv_put, _ASKED, b"1")
+    seen, silent = _answered(_internal_kv_get, _BEAT), 0.0
+    while wait and seen is not None and silent < GONE_SECONDS:
         time.sleep(POLL_SECONDS)
-        if (beat := _internal_kv_get(_BEAT)) != seen:
-            seen, since = beat, time.monotonic()
+        beat = _answered(_internal_kv_get, _BEAT)
+        silent = silent + POLL_SECONDS if beat == seen else 0.0
+        seen = beat
 
 
-def _head_accepts() -> bool:
-    """Whether anything listens at RAY_ADDRESS."""
+def _answered(function: Callable[..., T], *args: Any) -> T:
+    """Return what Ray's store answers. Raise its error once it has failed for `GONE_SECONDS`."""
+    end = time.monotonic() + GONE_SECONDS
+    while True:
+        try:
+            return function(*args)
+        except Exception as error:  # any error of Ray's store
+            if time.monotonic() > end:
+                raise
+            log.warning("Ray's store fails, and is asked again: %s", error)
+        time.sleep(POLL_SECONDS)
+
+
+def _head_accepts() -> bool | None:
+    """Whether anything listens at RAY_ADDRESS; None if that is not known, for example because packets are lost."""
     host, _, port = os.environ["RAY_ADDRESS"].rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS):
             return True
     except ValueError:  # not host:port; Ray may understand it
         return True
-    except OSError:
+    except ConnectionRefusedError:
         return False
+    except OSError:
+        return None
 
 
 def _hold(file: Path) -> None:
