@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Sinks:
         self.progress = Progress(config, stop, runtime_info)
         self.prometheus = Prometheus(config)
         self._metrics = JsonLines(workdir / METRICS, config.stage.name)
+        self._storing = threading.Lock()
+        """Held while metrics are uploaded."""
         self._samples: SampleSink | None = None
         self._extra = tuple(observers)
 
@@ -95,11 +98,17 @@ class Sinks:
         if self._metrics.path.exists():
             key = metrics_key(self._config.stage.name, self._config.ordinal)
             try:
-                await asyncio.to_thread(self._store.put_file, key, self._metrics.path)
+                await asyncio.to_thread(self._put_metrics, key)
             except (StorageError, OSError) as error:
                 log.error("metrics.jsonl could not be stored, the next checkpoint tries again: %s", error)
         if self._samples is not None:
             await self._samples.flush()
+
+    def _put_metrics(self, key: str) -> None:
+        # An upload that was given up still runs, and must not replace this one, which has more steps. The file is read
+        # at once, because training appends to it.
+        with self._storing:
+            self._store.put_bytes(key, self._metrics.path.read_bytes())
 
     def give_up(self) -> None:
         """Count samples that are not stored by now as lost."""
