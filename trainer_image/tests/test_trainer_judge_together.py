@@ -280,6 +280,22 @@ async def test_a_stage_whose_problems_cannot_all_be_judged_is_refused_before_any
     refuse_unjudgeable(own, hosted_judge, training, Sources())
 
 
+@pytest.mark.parametrize("text", [None, "not JSON"])
+async def test_an_evaluation_set_that_cannot_be_read_is_refused_by_its_own_field(
+    hosted_judge: JudgeClient, tmp_path: Path, make_config: Callable[..., StageConfig], text: str | None
+) -> None:
+    path = tmp_path / "held.jsonl"
+    if text is not None:
+        path.write_text(text)
+    together = TogetherEndpoint(key_file=str(tmp_path / "key"))
+    config = make_config(judge=JudgeEndpoint(backend=JudgeBackend.TOGETHER, together=together))
+    evaluate = Evaluation(datasets=[EvaluationDataset(name="held", uri=str(path))])
+    config = config.model_copy(update={"stage": config.stage.model_copy(update={"evaluate": evaluate})})
+    with pytest.raises(BadConfig, match=r"held") as refused:
+        refuse_unjudgeable(config, hosted_judge, (), Sources())
+    assert refused.value.field == "stage.evaluate.datasets.0.uri"
+
+
 def test_outputs_that_would_not_come_back_are_refused(tmp_path: Path) -> None:
     from deepcoder_trainer.judge.together.job import refusal
 

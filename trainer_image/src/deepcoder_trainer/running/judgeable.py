@@ -12,19 +12,26 @@ from collections.abc import Iterable
 
 from deepcoder_contracts.stage import JudgeBackend, StageConfig
 from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.benchmarks import load_benchmark
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.memory import refuse_above
+from deepcoder_trainer.problems.files import DatasetError
 from deepcoder_trainer.types import Problem
 
 
 def refuse_unjudgeable(config: StageConfig, judge: Judge, training: Iterable[Problem], sources: Sources) -> None:
-    """Raise JudgeRefused with the dataset, the number of refused problems, the first of them, and how to fix it."""
+    """Raise JudgeRefused with the dataset, the number of refused problems, the first of them, and how to fix it. Raise
+    BadConfig if a set of the evaluation cannot be read."""
     if config.judge.backend is not JudgeBackend.TOGETHER:
         return
     _check(judge, training, "dataset")
-    for dataset in config.stage.evaluate.datasets if config.stage.evaluate else ():
-        problems = load_benchmark(sources.dataset(dataset.uri), dataset).problems
+    for n, dataset in enumerate(config.stage.evaluate.datasets if config.stage.evaluate else ()):
+        field = f"stage.evaluate.datasets.{n}.uri"
+        try:
+            problems = load_benchmark(sources.dataset(dataset.uri, field=field), dataset).problems
+        except DatasetError as error:
+            raise BadConfig(f"{dataset.name}: {error}", field=field) from error
         _check(judge, problems, f"evaluate.datasets[{dataset.name}]")
 
 
