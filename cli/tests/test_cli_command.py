@@ -222,16 +222,20 @@ def test_a_defect_has_a_code_of_its_own_and_its_traceback(
         (["status", "--context", ""], ["chosen", "other"]),
         (["stages", "r"], ["run"]),
         (["stages", "-n", "team", "x"], []),
+        (["approve", "run", ""], ["long"]),
     ],
 )
-def test_a_shell_completes_namespaces_contexts_and_runs(
+def test_a_shell_completes_namespaces_contexts_runs_and_stages_with_a_hold(
     words: list[str], found: list[str], serve: Callable[..., list[str]]
 ) -> None:
     names = [{"metadata": {"name": name}} for name in ("default", "team")]
-    lists = {"/api/v1/namespaces": names, "deepcoderruns": [RUN]}
+    held = {**RUN, "spec": {"stages": [{"name": "short", "hold": False}, {"name": "long", "hold": True}]}}
+    answers: dict[str, dict[str, Any]] = {
+        "/api/v1/namespaces": {"items": names}, "/deepcoderruns": {"items": [RUN]}, "/deepcoderruns/run": held
+    }  # fmt: skip
     serve(
         lambda path: next(
-            ((200, {"items": i}) for end, i in lists.items() if path.split("?")[0].endswith(end)), NOT_FOUND
+            ((200, answer) for end, answer in answers.items() if path.split("?")[0].endswith(end)), NOT_FOUND
         )
     )
     complete = ShellComplete(app, {}, "kubectl deepcoder", "_UNUSED")

@@ -48,6 +48,17 @@ print("loaded:", *sorted((libraries | ours) & sys.modules.keys()))
     assert _said(code)[-1] == "loaded:"
 
 
+def test_a_completion_of_names_loads_no_types_of_runs() -> None:
+    code = """
+import sys
+from deepcoder_cli.completion import main
+for words in (["stages", ""], ["approve", "demo", ""], ["status", "-n", ""], ["status", "--context", ""]):
+    assert main(["--kubeconfig", "/nowhere", *words]) == 0
+print("loaded:", *sorted({"kubernetes", "deepcoder_contracts.api.run", "rich"} & sys.modules.keys()))
+"""
+    assert _said(code)[-1] == "loaded: kubernetes"
+
+
 def test_a_command_loads_only_what_it_uses() -> None:
     """A plan reads no cluster, and only a command that reads a bucket or a table loads what these need."""
     code = """

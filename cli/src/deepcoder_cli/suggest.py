@@ -1,6 +1,7 @@
 """Words for shell completion: runs, held stages, namespaces, contexts.
 
-Nothing here may fail or wait for long: if the cluster cannot be reached, there are no words.
+Nothing here may fail or wait for long: if the cluster cannot be reached, there are no words. Runs are read as plain
+objects, because their types take half as long to load as all the rest.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from dataclasses import replace
 
 import click
 
-from deepcoder_cli.where import where
-from deepcoder_client.client import Client
-from deepcoder_client.connection import Kind
+from deepcoder_cli.where import Where, where
+from deepcoder_client.connection import RUNS, Kind
 from deepcoder_client.contexts import context_names
 from deepcoder_client.errors import ClientError
 
@@ -23,24 +23,29 @@ NAMESPACES = Kind("namespaces")
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of runs in the selected namespace."""
     try:
-        return _beginning(incomplete, (run["metadata"]["name"] for run in _client(context).raw_list()))
+        chosen = _where(context)
+        connection = chosen.connection()
+        found = connection.list(RUNS, chosen.namespace or connection.namespace)["items"]
     except (ClientError, click.UsageError):
         return []
+    return _beginning(incomplete, (run["metadata"]["name"] for run in found))
 
 
 def held_stages(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the named run's stages with a hold."""
     try:
-        stages = _client(context).get(str(context.params["run"])).spec.stages
+        chosen = _where(context)
+        connection = chosen.connection()
+        run = connection.get(RUNS, chosen.namespace or connection.namespace, str(context.params["run"]))
     except (ClientError, click.UsageError, KeyError):
         return []
-    return _beginning(incomplete, (stage.name for stage in stages if stage.hold))
+    return _beginning(incomplete, (stage["name"] for stage in run["spec"]["stages"] if stage.get("hold")))
 
 
 def namespaces(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the cluster's namespaces, if the user may list them."""
     try:
-        found = _client(context).connection.list(NAMESPACES, None)["items"]
+        found = _where(context).connection().list(NAMESPACES, None)["items"]
     except (ClientError, click.UsageError):
         return []
     return _beginning(incomplete, (each["metadata"]["name"] for each in found))
@@ -49,13 +54,13 @@ def namespaces(context: click.Context, parameter: click.Parameter, incomplete: s
 def contexts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the contexts of the selected kubeconfig."""
     try:
-        return _beginning(incomplete, context_names(where(context, context.params).kubeconfig))
+        return _beginning(incomplete, context_names(_where(context).kubeconfig))
     except (ClientError, click.UsageError):
         return []
 
 
-def _client(context: click.Context) -> Client:
-    return replace(where(context, context.params), timeout=SECONDS).client()
+def _where(context: click.Context) -> Where:
+    return replace(where(context, context.params), timeout=SECONDS)
 
 
 def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from deepcoder_client.settings import TIMEOUT_SECONDS, Overrides
 
 if TYPE_CHECKING:
     from deepcoder_client.client import Client
+    from deepcoder_client.connection import Connection
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,23 @@ class Where:
     overrides: Overrides
     all_namespaces: bool = False
 
-    def client(self) -> Client:
-        """Return a client for the cluster. Raises `NoCluster`."""
+    def connection(self) -> Connection:
+        """Return a connection to the cluster. Raises `NoCluster`."""
         with loading():
             from urllib3.exceptions import InsecureRequestWarning
 
-            from deepcoder_client.client import Client
+            from deepcoder_client.connection import Connection
 
         # Verification is only ever off because an option or the kubeconfig says so.
         warnings.filterwarnings("ignore", category=InsecureRequestWarning)
-        return Client(
-            self.context, kubeconfig=self.kubeconfig, namespace=self.namespace, timeout=self.timeout,
-            overrides=self.overrides,
-        )  # fmt: skip
+        return Connection.open(self.context, self.kubeconfig, self.timeout, self.overrides)
+
+    def client(self) -> Client:
+        """Return a client for the cluster. Raises `NoCluster`."""
+        with loading():
+            from deepcoder_client.client import Client
+
+        return Client(connection=self.connection(), namespace=self.namespace)
 
 
 OVERRIDES = tuple(field.name for field in fields(Overrides))
