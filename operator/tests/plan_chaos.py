@@ -69,6 +69,10 @@ class Chaos(Invariants):
         """Pods have a watch of their own, which is not."""
         self.cluster.seen_jobs = dict(self.cluster.jobs) if behind else None
 
+    @rule(slow=st.booleans())
+    def bucket_is_slow_or_quick(self, slow: bool) -> None:
+        self.cluster.slow_bucket = slow
+
     @rule(seconds=st.sampled_from([1, 20, 400, 4000]))
     def time_passes(self, seconds: int) -> None:
         known = {p.name for p in self.status.usage.pods}

@@ -70,6 +70,8 @@ class Cluster:
     exits: dict[int, ExitRecord] = field(default_factory=dict)
     beat: Beat | None = None
     storage_problem: Problem | None = None
+    slow_bucket: bool = False
+    """Whether the bucket's first answer comes too late for a new run's first status."""
     pool: PoolView | None = None
     foundation: int = 0
     made: list[str] = field(default_factory=list)
@@ -131,6 +133,8 @@ class Cluster:
         if query is None:
             return world
         self.questions += 1
+        if self.slow_bucket and FINALIZER not in self.run.metadata.finalizers:
+            return world
         if self.storage_problem:
             return replace(world, storage=StorageView(problem=self.storage_problem), withdrawal=self.withdrawal)
         stage = None

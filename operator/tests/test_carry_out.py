@@ -12,6 +12,7 @@ from plan_world import Cluster, make_run
 from prometheus_client import REGISTRY
 
 from deepcoder_contracts.api.run import FINALIZER
+from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.controllers.carry_out import Executor
@@ -214,6 +215,54 @@ async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_
     assert problem.reason == "ConfigLost"
     assert "is gone" in problem.message
     assert key not in harness.api.objects, "another config under the name would hide that the old one is lost"
+
+
+async def test_nothing_is_made_for_a_run_that_is_gone_before_it_is_held(harness: Harness) -> None:
+    harness.api.refuses["DeepCoderRun"] = errors.NotFound("gone", 404)
+    assert await harness.carry_out([d.AddFinalizer(), *harness.make]) is None
+    assert harness.api.objects == {}
+
+
+async def test_first_attempt_makes_the_resolved_config_without_looking_for_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    find = harness.api.find
+
+    async def noted(resource: Any, namespace: str, name: str) -> Any:
+        asked.append(name)
+        return await find(resource, namespace, name)
+
+    monkeypatch.setattr(harness.api, "find", noted)
+    assert await harness.carry_out(harness.make) is None
+    assert asked == []
+    assert ("ConfigMap", config_name("demo")) in harness.api.objects
+
+
+async def test_first_attempt_goes_on_with_the_config_that_an_earlier_release_resolved(harness: Harness) -> None:
+    """The operator was upgraded between the first attempt's config and its RayJob; this release resolves another."""
+    assert await harness.carry_out(harness.make) is None
+    key = ("ConfigMap", config_name("demo"))
+    stored = harness.api.objects[key]
+    text = stored["data"]["config.json"] + "\n"
+    stored["data"]["config.json"] = text
+    provenance = harness.run.status.provenance
+    assert provenance is not None
+    accepted = provenance.model_copy(update={"config_digest": sha256_digest(text.encode())})
+    status = harness.run.status.model_copy(update={"provenance": accepted})
+    harness.run = harness.run.model_copy(update={"status": status})
+    del harness.api.objects["RayJob", "demo-s0-a1"]
+    assert await harness.carry_out(harness.make) is None
+    assert harness.api.objects[key]["data"]["config.json"] == text
+    assert ("RayJob", "demo-s0-a1") in harness.api.objects
+
+
+async def test_config_of_somebody_else_is_not_taken_for_the_first_attempts(harness: Harness) -> None:
+    theirs = {"kind": "ConfigMap", "metadata": {"name": config_name("demo"), "ownerReferences": []}}
+    harness.api.objects["ConfigMap", config_name("demo")] = theirs
+    problem = await harness.problem()
+    assert problem.reason == "NameConflict"
+    assert ("RayJob", "demo-s0-a1") not in harness.api.objects
 
 
 async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_left_behind(harness: Harness) -> None:

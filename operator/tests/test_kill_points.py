@@ -56,7 +56,10 @@ def _left(name: str, phase: str) -> tuple[str, ...]:
     return (f"PUT deepcoderruns demo/status {phase}:{name}:Leaving", *ends)
 
 
-_BEGIN = ("POST secrets progress-tls", "PUT deepcoderruns demo/status Pending", "PATCH deepcoderruns demo held")
+_BEGIN = ("POST secrets progress-tls", "PATCH deepcoderruns demo held")
+_SLOW_BUCKET = "PUT deepcoderruns demo/status Pending"
+"""The first status of a run whose bucket takes more than two seconds: `test_plan_first_pass` cuts it short."""
+
 _QUEUED = "PUT deepcoderruns demo/status Queued"
 
 GAPS: dict[type[Scenario], tuple[str, ...]] = {
@@ -156,7 +159,7 @@ async def test_gaps_are_between_all_that_an_operator_writes_which_nobody_kills(
 ) -> None:
     async with lives_in(site) as lives:
         await outlive(kind(site), lives, lambda write: None)
-        without = sorted(set(lives.labels) - {*GAPS[kind], *SOMETIMES[kind]})
+        without = sorted(set(lives.labels) - {*GAPS[kind], *SOMETIMES[kind], _SLOW_BUCKET})
         assert not without, f"gaps without a test: {without}"
 
 

@@ -60,7 +60,7 @@ async def test_run_goes_from_pending_to_complete(cluster: Cluster) -> None:
     async def told() -> bool:
         events, _ = await cluster.kube.list(EVENTS, cluster.namespace)
         reasons = {e["reason"] for e in events if e["regarding"]["name"] == "demo"}
-        return {"AttemptIntended", "AttemptRunning", "CheckpointVerified", "StagePassed", "Completed"} <= reasons
+        return {"AttemptRunning", "CheckpointVerified", "StagePassed", "Completed"} <= reasons
 
     await wait_for("each step is told in an event", told)
 

@@ -53,9 +53,9 @@ def test_every_condition_is_told_on_the_page_and_in_the_crd() -> None:
 def test_intent_is_written_before_the_child_is_made() -> None:
     cluster = Cluster(make_run())
     while cluster.run.status.attempt is None:
-        cluster.step()
+        cluster.step(actions=0)
     assert cluster.made == []
-    cluster.step()
+    cluster.settle()
     assert cluster.made == ["demo-s0-a1"]
 
 
@@ -227,8 +227,8 @@ def test_operator_that_has_just_begun_waits_for_reports_before_it_takes_a_traine
 
 def test_suspend_before_the_job_is_made_makes_none() -> None:
     cluster = Cluster(make_run())
-    while cluster.run.status.attempt is None:
-        cluster.step()
+    cluster.step(actions=1)
+    assert cluster.run.status.attempt is not None
     cluster.edit(suspend=True)
     cluster.settle()
     assert cluster.made == []

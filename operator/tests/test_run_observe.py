@@ -23,11 +23,20 @@ def harness() -> Harness:
     return Harness()
 
 
-async def test_run_that_is_seen_for_the_first_time_asks_nothing(harness: Harness) -> None:
-    """Its first pass only sees to it that it cannot go unnoticed."""
+async def test_first_status_of_a_run_does_not_wait_for_a_slow_bucket(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without a status looks as if there were no operator."""
+    monkeypatch.setattr(observe, "LOOK_SECONDS", 0.05)
+    harness.storage.answers.clear()
     world = await harness.look(plan_world.make_run())
     assert world.storage is None
+    await asyncio.sleep(0)
+    assert harness.storage.given_up == 1, "it is asked again by the next pass, which waits"
     assert harness.api.asked == {}
+    harness.storage.answers.set()
+    world = await harness.look(plan_world.make_run())
+    assert world.storage is not None
 
 
 async def test_run_whose_bucket_is_not_as_it_should_be_is_looked_for_nowhere_else_but_at_its_pool(

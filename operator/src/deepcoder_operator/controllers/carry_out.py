@@ -95,6 +95,8 @@ class Executor:
                 return replace(_problem(e, name), action=name)
             if written is not None:
                 adopt(written)
+            elif isinstance(action, AddFinalizer):
+                return None  # the run is gone: nothing may be created for it
             metrics.ACTIONS.labels(action=name).inc()
         return None
 
@@ -159,7 +161,7 @@ class Executor:
         provenance = run.status.provenance
         if provenance is None:
             raise AssertionError("an attempt is intended only after acceptance")
-        config = await self._resolved(run)
+        config = await self._resolved(run, provenance.config_digest)
         credentials = await self._storage.credentials(run)
         stage = build_stage_config(run, attempt, config, provenance, self.settings)
         mounted = build_stage_config_map(run, stage, attempt.name, self.settings.ca_bundle)
@@ -216,24 +218,29 @@ class Executor:
             log.warning("run %s/%s: ConfigMap %s is left: %s", namespace, run.metadata.name, mounted, e)
         await self._kube.delete(RAYJOBS, namespace, name, uid=uid)
 
-    async def _resolved(self, run: DeepCoderRun) -> ResolvedConfig:
-        """Return the config as it was resolved when the run was accepted, never as this release would resolve it."""
+    async def _resolved(self, run: DeepCoderRun, digest: str) -> ResolvedConfig:
+        """Return the config as it was resolved when the run was accepted, never as this release would resolve it.
+
+        The first attempt creates it without looking for it first.
+        """
         meta, name = run.metadata, config_name(run.metadata.name)
-        stored = await self._kube.find(CONFIGMAPS, meta.namespace, name)
+        first = run.status.ordinal == 1
+        stored = None if first else await self._kube.find(CONFIGMAPS, meta.namespace, name)
         if stored is None:
             fresh = build_config_map(run, resolve(run, _origin(run)))
             text = fresh["data"][CONFIG_FILE]
-        else:
-            fresh, text = None, (stored.get("data") or {}).get(CONFIG_FILE, "")
-        if run.status.provenance and sha256_digest(text.encode()) != run.status.provenance.config_digest:
+            if sha256_digest(text.encode()) == digest:
+                stored = await self._create(run, fresh) or fresh
+            elif first:
+                stored = await self._kube.find(CONFIGMAPS, meta.namespace, name)
+        text = ((stored or {}).get("data") or {}).get(CONFIG_FILE, "")
+        if sha256_digest(text.encode()) != digest:
             raise CannotDo(
                 "ConfigLost",
                 f"ConfigMap {name}, with the config that the run was accepted with, "
                 + ("is gone, and this release would resolve another" if stored is None else "was replaced by another")
                 + ": restore it, or make a new run that continues with spec.from",
             )
-        if fresh is not None:
-            await self._create(run, fresh)
         return ResolvedConfig.from_json(text)
 
     async def _create(self, run: DeepCoderRun, obj: Object) -> Object | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from deepcoder_contracts.api.attempt_status import AttemptState
-from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of, templates_of
@@ -120,14 +120,26 @@ class Observer:
         query = storage_query(run, world, now())
         if query is None:
             return world
-        if query.admission:
-            storage: StorageView | None = await self.storage.answer(run, query)
+        if query.admission and FINALIZER not in run.metadata.finalizers:
+            storage = await self._first_answer(run, query)
+        elif query.admission:
+            storage = await self.storage.answer(run, query)
         else:
             storage = await self._ask(run, query, now, outdated)
         world = replace(await self._look(run, obstacle), storage=storage, seen_at=now())
         if query.admission:
             return await self._admission(run, world)
         return replace(world, withdrawal=await self._withdrawal(run))
+
+    async def _first_answer(self, run: DeepCoderRun, query: StorageQuery) -> StorageView | None:
+        """Return storage's answer, or None if it is slow: a new run's first status does not wait for its bucket."""
+        async with self.storage.aside():
+            answer = asyncio.create_task(self.storage.answer(run, query), name=f"storage of {run.metadata.name}")
+            try:
+                await asyncio.wait({answer}, timeout=LOOK_SECONDS)
+                return answer.result() if answer.done() else None
+            finally:
+                answer.cancel()
 
     async def _ask(
         self, run: DeepCoderRun, query: StorageQuery, now: Callable[[], datetime], outdated: Callable[[], bool]

@@ -42,14 +42,13 @@ _WITHDRAWN_LENGTH = 700
 """Characters kept of why an attempt's pods were not ready when its queue withdrew the quota."""
 
 
-def intend(draft: Draft) -> None:
-    """Record the next attempt of the current stage. The next pass creates its RayJob."""
+def intend(draft: Draft, world: World) -> None:
+    """Record the next attempt of the current stage, and create it once that is written."""
     status = draft.status
     index = status.stage_index
     ordinal = status.ordinal + 1
     if ordinal > MAX_ORDINAL:
         raise AssertionError("ordinals are bounded by MAX_ORDINAL; plan() fails the run before")
-    stage = draft.stage(index)
     draft.update(
         ordinal=ordinal,
         attempt=AttemptStatus(
@@ -66,10 +65,7 @@ def intend(draft: Draft) -> None:
         index, phase=StagePhase.ACTIVE, start_time=entry.start_time or draft.now, attempts=entry.attempts + 1
     )
     lay_out_stages(draft)
-    # The same message as in the pass that creates the RayJob, because a different one would cost another status write.
-    draft.progressing(True, "Creating", _creating(draft.attempt))
-    draft.event("AttemptIntended", f"attempt {ordinal} of stage {stage.name} at {stage.context_tokens} tokens")
-    draft.look_again(0)
+    _create(draft, world)
 
 
 def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
@@ -141,6 +137,12 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         text = f"could not be created within {bound} s (preRunningDeadlineSeconds): {world.obstacle.message}"
         end_attempt(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
+    _create(draft, world)
+
+
+def _create(draft: Draft, world: World) -> None:
+    """Create the RayJob and what it needs, unless the previous pool is in the way."""
+    attempt = draft.attempt
     queued = bool(draft.run.spec.scheduling.queue_name)
     if not queued and pool_is_ending(draft, world):
         draft.progressing(True, "PoolEnding", "waiting for the previous SandboxPool to be deleted")
@@ -148,12 +150,8 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         return
     draft.do(EnsureRunObjects())
     draft.do(CreateAttempt(attempt))
-    draft.progressing(True, "Creating", _creating(attempt))
+    draft.progressing(True, "Creating", f"RayJob {attempt.name} is being created")
     draft.look_again(POLL_SECONDS)
-
-
-def _creating(attempt: AttemptStatus) -> str:
-    return f"RayJob {attempt.name} is being created"
 
 
 def _note_pods(draft: Draft, world: World) -> None:
@@ -220,7 +218,8 @@ def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
         draft.update_attempt(state=AttemptState.RUNNING, running_time=draft.now)
         entry = draft.status.stages[attempt.stage_index]
         draft.update_stage(attempt.stage_index, running_time=entry.running_time or draft.now)
-        draft.event("AttemptRunning", f"attempt {attempt.ordinal} of stage {entry.name} runs")
+        tokens = draft.stage(attempt.stage_index).context_tokens
+        draft.event("AttemptRunning", f"attempt {attempt.ordinal} of stage {entry.name} runs at {tokens} tokens")
     if draft.attempt.state is AttemptState.RUNNING:
         draft.progressing(True, "Running", f"attempt {attempt.ordinal} runs")
     elif draft.attempt.state is AttemptState.STARTING:

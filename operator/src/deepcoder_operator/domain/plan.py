@@ -64,8 +64,10 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
         expire(draft)
         hold_or_release(draft)
     elif FINALIZER not in run.metadata.finalizers:
-        draft.do(AddFinalizer())
+        draft.do(AddFinalizer())  # before anything that needs a drain is created
         draft.look_again(1)
+        if draft.status.attempt is None and world.storage is not None:
+            _idle(draft, world, policy)
     elif draft.status.attempt is not None:
         _live(draft, world)
     else:
@@ -113,7 +115,7 @@ def _idle(draft: Draft, world: World, policy: Policy) -> None:
         fail_run(draft, "AttemptsExhausted", f"{MAX_ORDINAL} attempts were made, the most a run may have")
         return
     if admit(draft, world, policy):
-        intend(draft)
+        intend(draft, world)
 
 
 def _delete(draft: Draft, world: World) -> None:

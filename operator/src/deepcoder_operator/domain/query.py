@@ -39,7 +39,7 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
     if run.metadata.deletion_timestamp:
         saves = attempt is not None and attempt.state is AttemptState.DRAINING
         return StorageQuery(stage_index=attempt.stage_index, ordinal=attempt.ordinal) if attempt and saves else None
-    if FINALIZER not in run.metadata.finalizers:
+    if attempt is not None and FINALIZER not in run.metadata.finalizers:
         return None
     if attempt is None:
         waiting = status.backoff is not None and now < status.backoff.until
