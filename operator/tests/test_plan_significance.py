@@ -8,9 +8,10 @@ import pytest
 from plan_values import checkpoint
 from plan_world import START, running
 
+from deepcoder_cli import view
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.domain.conditions import set_condition
-from deepcoder_operator.domain.significance import FIGURES_SECONDS, worth_writing
+from deepcoder_operator.domain.significance import FIGURES_SECONDS, TIMES_SECONDS, worth_writing
 
 STATUS = running().run.status
 assert STATUS.attempt is not None
@@ -34,9 +35,6 @@ def with_stage(**changes: Any) -> RunStatus:
 FIGURES = {
     "message": with_condition("Running", "another wording"),
     "step": with_stage(step=7, reward="0.5"),
-    "heartbeat": STATUS.model_copy(
-        update={"attempt": STATUS.attempt.model_copy(update={"heartbeat_time": STATUS.start_time})}
-    ),
     "sandbox": STATUS.model_copy(update={"usage": STATUS.usage.model_copy(update={"sandbox_seconds": "60"})}),
 }
 DECISIONS = {
@@ -57,6 +55,30 @@ def test_figures_and_wording_wait_for_the_next_write(change: str) -> None:
     assert not worth_writing(STATUS, new, FIGURES_SECONDS - 1)
     assert worth_writing(STATUS, new, FIGURES_SECONDS)
     assert worth_writing(STATUS, new, None)
+
+
+def test_time_of_a_report_without_another_step_is_written_once_a_minute() -> None:
+    """Steps take minutes, reports seconds."""
+    cluster = running()
+    cluster.report(3, reward_mean=0.5)
+    cluster.step()
+    before = cluster.run.status
+    cluster.advance(20)
+    cluster.report(3, reward_mean=0.5)
+    again = cluster.decide().status
+    assert again.attempt is not None
+    assert again.attempt.heartbeat_time == cluster.now
+    assert not worth_writing(before, again, TIMES_SECONDS - 1)
+    assert worth_writing(before, again, TIMES_SECONDS)
+    cluster.report(4, reward_mean=0.5)
+    stepped = cluster.decide().status
+    assert not worth_writing(before, stepped, FIGURES_SECONDS - 1)
+    assert worth_writing(before, stepped, FIGURES_SECONDS)
+
+
+def test_trainer_that_reports_does_not_pass_for_silent() -> None:
+    """A pass is made for a report each 15 s; the second one after the minute writes at the latest."""
+    assert view.SILENT_SECONDS > TIMES_SECONDS + 2 * FIGURES_SECONDS
 
 
 @pytest.mark.parametrize("change", DECISIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from run_harness import KEY, Harness, Observer, manifest, phases, progressing, r
 from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_operator import metrics
 from deepcoder_operator.controllers import reconcile
-from deepcoder_operator.domain.draft import Plan
+from deepcoder_operator.domain.draft import RESYNC_SECONDS, Plan
 from deepcoder_operator.domain.world import (
     Beat,
     ClusterView,
@@ -100,6 +100,26 @@ async def test_what_was_held_back_is_written_once_it_is_due(harness: Harness, mo
         await harness.until(lambda: looks[0] > before)  # noqa: B023
         await asyncio.sleep(0.05)
         assert len(harness.api.writes) == written, at
+
+
+async def test_times_of_reports_alone_wait_a_minute_and_cause_no_pass_meanwhile(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def look(run: Any, *_: Any) -> Plan:
+        at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=now[0])
+        attempt = run.status.attempt.model_copy(update={"heartbeat_time": at})
+        return Plan(run.status.model_copy(update={"attempt": attempt}))
+
+    reconciler = harness.controller._reconciler
+    monkeypatch.setattr(reconcile, "plan", look)
+    monkeypatch.setattr(reconciler, "clock", lambda: now[0])
+    memory = reconcile.Memory(harness.api.change(intended()))
+    for at, writes, wait in ((0.0, 1, RESYNC_SECONDS), (20.0, 1, 40.0), (59.0, 1, 1.0), (60.0, 2, RESYNC_SECONDS)):
+        now[0] = at
+        assert await reconciler.reconcile(KEY, memory) == wait
+        assert len(harness.api.writes) == writes, at
 
 
 async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwise_left_as_it_is(

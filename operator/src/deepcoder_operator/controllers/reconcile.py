@@ -28,7 +28,7 @@ from deepcoder_operator.domain.judge_outage import waits_for_judges
 from deepcoder_operator.domain.names import pool_name
 from deepcoder_operator.domain.plan import UNREADABLE, is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.significance import worth_writing
+from deepcoder_operator.domain.significance import held_seconds, worth_writing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.cache_transform import trim_for_cache
@@ -36,7 +36,7 @@ from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.dropped_fields import DROPPED, DroppedFields
 from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.resources import RUNS
-from deepcoder_operator.progress_board import FIGURES_SECONDS, ProgressBoard, RunKey
+from deepcoder_operator.progress_board import ProgressBoard, RunKey
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Reconciler:
         wait = decided.requeue_after
         since = self._since(memory)
         if decided.status != run.status and since is not None:
-            wait = min(wait, FIGURES_SECONDS - since)
+            wait = min(wait, held_seconds(run.status, decided.status) - since)
         return wait if decided.actions else max(wait, SHORTEST_PAUSE_SECONDS)
 
     def _since(self, memory: Memory) -> float | None:

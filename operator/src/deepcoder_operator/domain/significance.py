@@ -2,13 +2,18 @@
 
 Decisions rest on conditions, the attempt, the backoff and the stages. A change there is written before anything else
 happens. Figures and message texts are for people, and may wait for another change or until the last write is old
-enough. Otherwise a thousand runs that share a pool would write a thousand statuses for each judge that starts.
+enough. Otherwise a thousand runs that share a pool would write a thousand statuses for each judge that starts. A step
+takes minutes. Between two steps reports change nothing but the time of the last one, which waits longest.
 """
 
 from __future__ import annotations
 
 from deepcoder_contracts.api.run_status import RunStatus, StageStatus
 from deepcoder_operator.progress_board import FIGURES_SECONDS
+
+TIMES_SECONDS = 60.0
+"""Shortest time between two status writes that only copy the time of the last report. `kubectl deepcoder status` warns
+of a silent trainer when that time is two minutes old."""
 
 
 def worth_writing(old: RunStatus, new: RunStatus, seconds: float | None) -> bool:
@@ -17,9 +22,25 @@ def worth_writing(old: RunStatus, new: RunStatus, seconds: float | None) -> bool
     `seconds` is the time since this process last wrote the run's status, None if it never did. A pass that acts or
     posts an event writes every change anyway, because both rest on the stored status.
     """
-    if old == new:
-        return False
-    return seconds is None or seconds >= FIGURES_SECONDS or _decisive(old) != _decisive(new)
+    return old != new and (seconds is None or seconds >= held_seconds(old, new))
+
+
+def held_seconds(old: RunStatus, new: RunStatus) -> float:
+    """Return the time since the last write from which a change is written."""
+    if _decisive(old) != _decisive(new):
+        return 0.0
+    return TIMES_SECONDS if _timeless(old) == _timeless(new) else FIGURES_SECONDS
+
+
+def _timeless(status: RunStatus) -> RunStatus:
+    """Return a status without the time of the last report."""
+    attempt, progress = status.attempt, status.progress
+    return status.model_copy(
+        update={
+            "attempt": attempt and attempt.model_copy(update={"heartbeat_time": None}),
+            "progress": progress and progress.model_copy(update={"time": None}),
+        }
+    )
 
 
 def _decisive(status: RunStatus) -> RunStatus:
