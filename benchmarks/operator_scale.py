@@ -7,9 +7,10 @@ a namespace, a Secret and a pool each. In turn:
 1. Runs are applied at a fixed rate, whatever becomes of those before (open loop): the time from each POST to its RayJob
    on a watch, S3's checks included, and the operator's CPU time up to 10, 100, 300 and 1,000 runs that are Running;
    less what passes that find nothing to do cost, and by the writes, it is that of a pass that writes or makes a thing.
+   Also the API server's CPU time, and what the operator asked it for, by its audit log.
 2. Nothing happens: no run is written.
 3. Every run is labelled three times over: the CPU time of passes that find nothing to do.
-4. Every head reports each five seconds: CPU time and writes of statuses.
+4. Every head reports each five seconds, a step further each time (`--step`): CPU time and writes of statuses.
 5. kill -9 and a new start: the time until all runs are adopted; again no run is written, and no RayJob made.
 
 Exit status 1: a figure is beyond its bound (`unmet` in the last line, which is one JSON object); those that are not
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,12 @@ class Growth:
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     """Runs that are Running; the operator's CPU seconds and the wall seconds until then."""
 
+    server_cpu: float = 0.0
+    """CPU seconds of the API server until all runs are Running."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    """The operator's requests to the API server until then, by verb and kind."""
+
 
 async def grow(w: World, runs: int, rate: float) -> Growth:
     """Apply all runs at a rate."""
@@ -63,6 +71,7 @@ async def grow(w: World, runs: int, rate: float) -> Growth:
         await w.apply_run(index)
     await w.until("the first runs are Running", lambda: w.running(WARM))
     cpu, began = w.cpu_seconds, time.monotonic()
+    server_cpu, requests = w.server_cpu_seconds, w.requests()
 
     async def apply(index: int) -> None:
         sent[index] = await w.apply_run(index)
@@ -77,17 +86,20 @@ async def grow(w: World, runs: int, rate: float) -> Growth:
             done = step
             await w.until(f"{step} runs are Running", lambda: w.running(WARM + done))  # noqa: B023
             made.curve.append((step, w.cpu_seconds - cpu, time.monotonic() - began))
+    made.server_cpu, made.requests = w.server_cpu_seconds - server_cpu, w.requests() - requests
     made.seconds = [w.rayjobs[tenant(i), run_name(i)] - at for i, at in sorted(sent.items())]
     return made
 
 
-async def rest(w: World, seconds: float) -> tuple[int, float]:
-    """Runs that are written while nothing happens, and the operator's CPU seconds in a second."""
-    before, cpu, began = await w.versions(), w.cpu_seconds, time.monotonic()
+async def rest(w: World, seconds: float) -> tuple[int, float, float]:
+    """Runs that are written while nothing happens; CPU seconds in a second of the operator and of the API server."""
+    before = await w.versions()
+    cpu, server_cpu, began = w.cpu_seconds, w.server_cpu_seconds, time.monotonic()
     await asyncio.sleep(seconds)
-    used = (w.cpu_seconds - cpu) / (time.monotonic() - began)
+    spent = time.monotonic() - began
+    used, served = (w.cpu_seconds - cpu) / spent, (w.server_cpu_seconds - server_cpu) / spent
     after = await w.versions()
-    return sum(after[k] != v for k, v in before.items()), used
+    return sum(after[k] != v for k, v in before.items()), used, served
 
 
 async def label(w: World, runs: int, times: int, idle: float, pause: float) -> tuple[float, int]:
@@ -155,6 +167,7 @@ async def measure(
     directory: Path,
     *,
     pause: float = 5.0,
+    step_seconds: float = 5.0,
     growth_percent: int = 100,
 ) -> dict[str, Any]:
     """All of it; `pause` seconds after each part for what it has left to do. Servers' heaps grow as they do for users,
@@ -175,6 +188,8 @@ async def measure(
             figures["curve"] = grown.curve
             figures["curve_exponent"] = exponent(grown.curve)
             figures["cpu_ms_per_run"] = 1000 * grown.curve[-1][1] / runs
+            figures["server_cpu_ms_per_run"] = 1000 * grown.server_cpu / runs
+            figures["requests_per_run"] = {k: round(n / runs, 2) for k, n in grown.requests.most_common()}
             figures["rss_mb_grown"] = w.megabytes("VmHWM")
             counted = await w.metrics()
             for name, series in (("api_requests_per_run", "deepcoder_operator_api_requests_total"),
@@ -184,8 +199,8 @@ async def measure(
                 figures[name] = sum(v for k, v in counted.items() if k.split("{")[0] == series) / total
             say(f"{runs} runs are Running: {json.dumps(figures)}")
             await asyncio.sleep(pause)
-            figures["written_at_rest"], idle = await rest(w, rest_seconds)
-            figures["idle_cpu_share"] = idle
+            figures["written_at_rest"], idle, served = await rest(w, rest_seconds)
+            figures["idle_cpu_share"], figures["server_idle_cpu_share"] = idle, served
             figures["cpu_ms_per_reconcile"], figures["passes_labelled"] = await label(w, total, 3, idle, pause)
             say(f"labelled: {figures['cpu_ms_per_reconcile']:.2f} ms a pass")
             # What is made is written first, so a pass that writes no status has found nothing to do.
@@ -193,7 +208,7 @@ async def measure(
             making = figures["cpu_ms_per_run"] - nothing * figures["cpu_ms_per_reconcile"]
             figures["cpu_ms_per_create"] = making / figures["status_writes_per_run"]
             if beat_seconds:
-                figures |= await _beats(w, total, beat_seconds)
+                figures |= await _beats(w, total, beat_seconds, step_seconds)
                 say(f"heads have reported: {figures['beats']}")
             adopted = await adopt(w, total, pause)
             figures["adopt_seconds"], figures["adopt_cpu_seconds"], figures["written_on_adoption"] = adopted
@@ -208,16 +223,18 @@ async def measure(
     return figures
 
 
-async def _beats(w: World, runs: int, seconds: float) -> dict[str, Any]:
+async def _beats(w: World, runs: int, seconds: float, step_seconds: float) -> dict[str, Any]:
     async def writes() -> float:
         return (await w.metrics()).get("deepcoder_operator_status_writes_total", 0)
 
-    first, cpu, lives, began = await writes(), w.cpu_seconds, w.ended, time.monotonic()
-    told = await beats(w, seconds)
+    first, lives = await writes(), w.ended
+    cpu, server_cpu, began = w.cpu_seconds, w.server_cpu_seconds, time.monotonic()
+    told = await beats(w, seconds, step_seconds)
     spent = time.monotonic() - began
     figures = {
         "beats": told,
         "beats_cpu_share": (w.cpu_seconds - cpu) / spent,
+        "server_beats_cpu_share": (w.server_cpu_seconds - server_cpu) / spent,
         "rss_mb_beats": w.megabytes("VmHWM"),
     }
     if w.ended == lives:  # a process that began anew counts from 0
@@ -232,11 +249,13 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=5.0, help="runs applied a second")
     parser.add_argument("--rest", type=float, default=30.0, help="seconds in which nothing happens")
     parser.add_argument("--beats", type=float, default=60.0, help="seconds in which heads report; 0: none")
+    parser.add_argument("--step", type=float, default=5.0, help="seconds that a step of a head takes")
     parser.add_argument("--page", type=Path, help="write a dated page here")
     options = parser.parse_args()
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory(prefix="deepcoder-operator-") as directory:
-        figures = asyncio.run(measure(options.runs, options.rate, options.rest, options.beats, Path(directory)))
+        place, o = Path(directory), options
+        figures = asyncio.run(measure(o.runs, o.rate, o.rest, o.beats, place, step_seconds=o.step))
     found = operator_page.judge(figures)
     print(operator_page.table(found))
     if options.page:

@@ -118,7 +118,7 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-async def beat(kube: Kube, port: int, every: float, seconds: float) -> dict[str, Any]:
+async def beat(kube: Kube, port: int, every: float, seconds: float, step_seconds: float) -> dict[str, Any]:
     """Have every head report for a while; answers by status, and how many were due."""
     heads, _ = await kube.list(PODS, None, "deepcoder.dev/role=head")
     bundle = (await kube.get(CONFIGMAPS, heads[0]["metadata"]["namespace"], _config(heads[0])))["data"]["ca.crt"]
@@ -140,10 +140,9 @@ async def beat(kube: Kube, port: int, every: float, seconds: float) -> dict[str,
     async def report(index: int) -> None:
         """One head; they begin one after another, so that they do not report in step."""
         await asyncio.sleep(every * index / len(heads))
-        step = 0
         while time.monotonic() - began < seconds:
             due = time.monotonic() + every
-            step += 1
+            step = 1 + int((time.monotonic() - began) / step_seconds)
             code = await _report(sessions[index % _ADDRESSES], port, heads[index], tokens[index], step)
             answers[code] += 1
             await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -193,7 +192,7 @@ async def _main(options: argparse.Namespace) -> int:
     kube = await Kube.connect()
     try:
         if options.beats:
-            print(json.dumps(await beat(kube, options.port, options.every, options.beats)), flush=True)
+            print(json.dumps(await beat(kube, options.port, options.every, options.beats, options.step)), flush=True)
         else:
             await play(kube)
     finally:
@@ -205,5 +204,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beats", type=float, help="report for so many seconds, then end; without it play KubeRay")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two reports of a head")
+    parser.add_argument("--step", type=float, default=5.0, help="seconds that a step takes")
     parser.add_argument("--port", type=int, default=8443, help="where the operator takes reports")
     sys.exit(asyncio.run(_main(parser.parse_args())))

@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ import aiohttp
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "operator" / "tests"))
+import api_audit
 import chart_account
 import control_plane
 import known_kinds
@@ -59,6 +61,13 @@ class Process:
         """User and system time so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @classmethod
+    def child(cls, name: str) -> Process:
+        """The only child of this process that runs a program with this name."""
+        pids = [int(p) for file in Path("/proc/self/task").glob("*/children") for p in file.read_text().split()]
+        (found,) = [p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() == name]
+        return cls(found)
 
     def megabytes(self, what: str) -> float:
         """VmRSS or VmHWM."""
@@ -94,6 +103,16 @@ class World:
         """The operator's, of all its lives since `start_operator`."""
         assert self.operator is not None
         return self._earlier_cpu + Process(self.operator.pid).cpu_seconds
+
+    @property
+    def server_cpu_seconds(self) -> float:
+        """The API server's, since its start."""
+        return Process.child("kube-apiserver").cpu_seconds
+
+    def requests(self) -> Counter[str]:
+        """What the operator has asked the API server for so far, by verb and kind, without watches."""
+        asked = api_audit.requests(self.kubeconfig, self.account.user)
+        return Counter(f"{r.verb} {r.rights[0].resource}" for r in asked if r.verb != "watch")
 
     def megabytes(self, what: str) -> float:
         """VmRSS or VmHWM of the operator."""
@@ -310,9 +329,9 @@ async def _tenant(kube: Kube, index: int, authority: str) -> None:
     await kube.create(pool)
 
 
-async def beats(world: World, seconds: float) -> dict[str, Any]:
+async def beats(world: World, seconds: float, step_seconds: float) -> dict[str, Any]:
     """Have every head report for a while; what they were answered."""
-    process = await world.standin("--beats", str(seconds), "--port", str(world.port))
+    process = await world.standin("--beats", str(seconds), "--port", str(world.port), "--step", str(step_seconds))
     async with asyncio.timeout(seconds + WAIT_SECONDS):
         output, _ = await process.communicate()
     if process.returncode != 0:
