@@ -22,6 +22,7 @@ from deepcoder_trainer.curation.prepare import Input, Preparation
 from deepcoder_trainer.curation.shingles import jaccard, shingles, words
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.curation.tally import Tally
+from deepcoder_trainer.problems.files import DatasetError
 from deepcoder_trainer.problems.record import Record
 
 RECORD = Record(source="s", prompt="p", statement="A statement.", tests=(("1", "1"),) * 5)
@@ -289,3 +290,15 @@ def test_a_row_keeps_its_id_whatever_becomes_of_those_before_it(tmp_path: Path) 
         preparation = Preparation(Settings(min_tests=1), Tally(), spool, evaluations=EvaluationIndex(0.6))
         prepared = preparation.run([Input("set", path)])
     assert [c.id for c in prepared.candidates] == ["taco-train-0", "taco-train-2", "primeintellect-train-1", "mine"]
+
+
+def test_an_id_in_two_files_of_one_name_is_refused_with_their_folders(tmp_path: Path) -> None:
+    for folder in ("apps", "taco"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        write_jsonl(tmp_path / "set" / folder / "train.jsonl", [own_row(id="mine", prompt=f"of {folder}")])
+    with closing(Spool(tmp_path)) as spool:
+        preparation = Preparation(Settings(min_tests=1), Tally(), spool, evaluations=EvaluationIndex(0.6))
+        with pytest.raises(
+            DatasetError, match=r"id: 'mine' was used at set/apps/train\.jsonl:1: give each problem an id"
+        ):
+            preparation.run([Input("set", tmp_path / "set")])

@@ -280,6 +280,14 @@ def test_bad_row_is_named_by_file_and_line(tmp_path: Path, text: str, message: s
         load_dataset(path)
 
 
+def test_an_id_in_two_files_of_one_name_is_refused_with_their_folders(tmp_path: Path) -> None:
+    for folder in ("apps", "taco"):
+        (tmp_path / folder).mkdir()
+        write_jsonl(tmp_path / folder / "train.jsonl", [own_row(id="p0")])
+    with pytest.raises(DatasetError, match=r"taco/train\.jsonl:1: id: 'p0' was used at apps/train\.jsonl:1"):
+        load_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
 def test_a_byte_order_mark_at_the_beginning_is_passed_over_and_nowhere_else(tmp_path: Path, name: str) -> None:
     rows = [own_row(id=n, prompt="\ufeffp") for n in ("a", "b")]

@@ -23,7 +23,7 @@ from deepcoder_trainer.curation.filters import Settings
 from deepcoder_trainer.curation.shingles import shingles, words
 from deepcoder_trainer.curation.spool import Span, Spool
 from deepcoder_trainer.curation.tally import Dropped, Tally, excerpt
-from deepcoder_trainer.problems.files import DatasetError, FileRow, data_files, read_rows
+from deepcoder_trainer.problems.files import DatasetError, FileRow, data_files, place_of, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.prompt import prompt_lengths
 from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_by, source_of_released
@@ -90,7 +90,7 @@ def index_evaluations(sets: Sequence[Input], settings: Settings) -> EvaluationIn
     for known in sets:
         for file in known.files:
             for row in read_rows(file):
-                place = f"{file.name}:{row.number}"
+                place = place_of(file, known.path, row.number)
                 try:
                     if known.layout is None and is_humaneval(row.fields):  # a layout only of evaluation sets
                         problem = humaneval_problem(row.fields)
@@ -173,7 +173,7 @@ class Preparation:
 
     def _read(self, given: Input, file: Path, row: FileRow) -> Record | None:
         """Return the record of a row, or count a drop and return None."""
-        place, fields = f"{given.name}/{file.name}:{row.number}", row.fields
+        place, fields = f"{given.name}/{place_of(file, given.path, row.number)}", row.fields
         source, counted = given.name, False
         try:
             layout, reader = reader_for(fields, given.layout)

@@ -23,7 +23,7 @@ from deepcoder_contracts.stage import EvaluationDataset
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.codeforces import contest_of
 from deepcoder_trainer.problems.dataset import dataset_digest
-from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
+from deepcoder_trainer.problems.files import DatasetError, data_files, place_of, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.path_metadata import EVALUATION
 from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_of_released
@@ -78,7 +78,7 @@ def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Se
     count = 0
     for file in files:
         for row in read_rows(file):
-            place = f"{file.name}:{row.number}"
+            place = place_of(file, path, row.number)
             named = contest_problems[count] if contest_problems and count < len(contest_problems) else None
             count += 1
             try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from deepcoder_contracts.curation import Layout
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.problems.files import DatasetError as DatasetError
-from deepcoder_trainer.problems.files import FileRow, data_files, read_rows
+from deepcoder_trainer.problems.files import FileRow, data_files, place_of, read_rows
 from deepcoder_trainer.problems.path_metadata import SOURCES, TRAINING, split_of
 from deepcoder_trainer.problems.readers import layout_of, released, source_of_released
 from deepcoder_trainer.problems.rows import RowError, check_judgeable, problem_from_row
@@ -83,7 +83,7 @@ class _Reading:
 
     def add(self, file: Path, row: FileRow) -> None:
         """Read one row. Raises DatasetError."""
-        place = f"{file.name}:{row.number}"
+        place = place_of(file, self._root, row.number)
         try:
             is_released = layout_of(row.fields) is Layout.RELEASED
             problem = self._released(file, row, place) if is_released else problem_from_row(row.fields)

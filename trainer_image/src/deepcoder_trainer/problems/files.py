@@ -66,6 +66,11 @@ def data_files(path: Path, splits: Sequence[str] = ()) -> list[Path]:
     return files
 
 
+def place_of(file: Path, root: Path, number: int) -> str:
+    """Return the place of a row: its number, and its file below `root`, which may be the file itself."""
+    return f"{file.name if file == root else file.relative_to(root).as_posix()}:{number}"
+
+
 def read_rows(path: Path) -> Iterator[FileRow]:
     """Yield the rows of a file, in order. Raises DatasetError."""
     try:
