@@ -165,9 +165,9 @@ async def measure(
     rest_seconds: float,
     beat_seconds: float,
     directory: Path,
+    step_seconds: float = 5.0,
     *,
     pause: float = 5.0,
-    step_seconds: float = 5.0,
     growth_percent: int = 100,
 ) -> dict[str, Any]:
     """All of it; `pause` seconds after each part for what it has left to do. Servers' heaps grow as they do for users,
@@ -255,7 +255,7 @@ def main() -> int:
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory(prefix="deepcoder-operator-") as directory:
         place, o = Path(directory), options
-        figures = asyncio.run(measure(o.runs, o.rate, o.rest, o.beats, place, step_seconds=o.step))
+        figures = asyncio.run(measure(o.runs, o.rate, o.rest, o.beats, place, o.step))
     found = operator_page.judge(figures)
     print(operator_page.table(found))
     if options.page:
