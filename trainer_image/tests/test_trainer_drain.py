@@ -217,7 +217,7 @@ def test_pods_of_a_cluster_whose_head_is_gone_do_not_even_look_for_ray(
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait: pytest.fail("asked a cluster that is no more"))
+    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait, alive: pytest.fail("asked a cluster that is no more"))
     assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
 
 
@@ -228,7 +228,7 @@ def test_a_head_that_goes_while_one_waits_ends_the_wait(tmp_path: Path, monkeypa
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.05)
     asked = threading.Event()
 
-    def never_answered(wait: bool) -> None:
+    def never_answered(wait: bool, alive: threading.Event) -> None:
         asked.set()
         head.close()
         threading.Event().wait()
@@ -238,11 +238,16 @@ def test_a_head_that_goes_while_one_waits_ends_the_wait(tmp_path: Path, monkeypa
     assert asked.is_set()
 
 
+def waits_for_a_driver(wait: bool, alive: threading.Event) -> None:
+    alive.set()
+    threading.Event().wait()
+
+
 def test_a_head_that_is_not_reached_once_does_not_end_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait: threading.Event().wait())
+    monkeypatch.setattr(drain, "_ask_and_wait", waits_for_a_driver)
     monkeypatch.setattr(drain, "GONE_SECONDS", 600.0)
     reached = iter(
         [None, None, TimeoutError("timed out"), OSError(113, "No route to host"), None, ConnectionRefusedError()]
@@ -258,12 +263,31 @@ def test_a_head_that_is_not_reached_once_does_not_end_the_wait(tmp_path: Path, m
     assert not list(reached), "the wait ended before nothing listened at the head"
 
 
+def test_a_head_that_is_not_reached_before_a_driver_is_known_ends_the_wait_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "GONE_SECONDS", 600.0)
+    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait, alive: threading.Event().wait())
+    reached = iter([contextlib.nullcontext(), contextlib.nullcontext()])
+
+    def connect(*_: object) -> contextlib.AbstractContextManager[None]:
+        if there := next(reached, None):
+            return there
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(drain.socket, "create_connection", connect)
+    assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
+
+
 def test_a_head_that_is_not_reached_any_more_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(drain, "GONE_SECONDS", 0.05)
-    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait: threading.Event().wait())
+    monkeypatch.setattr(drain, "_ask_and_wait", waits_for_a_driver)
     reached = iter([contextlib.nullcontext()])
 
     def connect(*_: object) -> contextlib.AbstractContextManager[None]:
@@ -298,7 +322,9 @@ def test_a_store_that_fails_for_a_moment_does_not_end_the_wait(monkeypatch: pyte
     monkeypatch.setattr(internal_kv, "_internal_kv_put", put)
     monkeypatch.setattr(internal_kv, "_internal_kv_get", get)
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
-    drain._ask_and_wait(True)
+    alive = threading.Event()
+    drain._ask_and_wait(True, alive)
+    assert alive.is_set()
     assert answers == [], "the wait ended before the driver had left"
 
 
@@ -314,7 +340,7 @@ def test_a_store_that_fails_for_good_ends_the_wait(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(drain, "GONE_SECONDS", 0.05)
     with pytest.raises(RuntimeError, match="no GCS"):
-        drain._ask_and_wait(True)
+        drain._ask_and_wait(True, threading.Event())
 
 
 async def test_blocking_work_of_the_attempt_does_not_hold_heartbeats_back(monkeypatch: pytest.MonkeyPatch) -> None:

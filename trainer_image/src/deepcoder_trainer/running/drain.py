@@ -12,7 +12,7 @@ On another machine it sets a key in the Ray cluster's own store, which the drive
 one bit would cost the pod a process). The driver increments another key there and removes it when it exits, so that
 nobody waits for a driver that is gone. When a cluster is deleted, its pods end together. A head on which nothing
 listens therefore has no driver left; a plain connection finds that out before Ray, which would try for a minute, is
-imported. While one waits, an error of the store or the network may pass, so only one that lasts counts.
+imported. While a driver is known to live, an error of the store or the network may pass, so only one that lasts counts.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def main(args: argparse.Namespace) -> int:
 def _drain_in_cluster(deadline: float, *, wait: bool) -> int:
     """Request the drain from a pod without the driver. An unreachable cluster has no driver left to wait for."""
     # In a thread, because a call blocks for a minute once the store is gone.
-    waiting = threading.Thread(target=_ask_and_wait, args=(wait,), daemon=True)
+    alive = threading.Event()
+    waiting = threading.Thread(target=_ask_and_wait, args=(wait, alive), daemon=True)
     if _head_accepts():
         waiting.start()
     reached = time.monotonic()
@@ -180,12 +181,13 @@ def _drain_in_cluster(deadline: float, *, wait: bool) -> int:
         accepts = _head_accepts()
         if accepts:
             reached = time.monotonic()
-        elif accepts is False or time.monotonic() - reached > GONE_SECONDS:
+        elif accepts is False or not alive.is_set() or time.monotonic() - reached > GONE_SECONDS:
             break
     return 0
 
 
-def _ask_and_wait(wait: bool) -> None:
+def _ask_and_wait(wait: bool, alive: threading.Event) -> None:
+    """Request the drain, and wait until the driver has left. `alive` is set once a heartbeat of it is seen."""
     import ray
 
     ray.init(address="auto", log_to_driver=False)
@@ -193,6 +195,8 @@ def _ask_and_wait(wait: bool) -> None:
 
     _answered(_internal_kv_put, _ASKED, b"1")
     seen, silent = _answered(_internal_kv_get, _BEAT), 0.0
+    if seen is not None:
+        alive.set()
     while wait and seen is not None and silent < GONE_SECONDS:
         time.sleep(POLL_SECONDS)
         beat = _answered(_internal_kv_get, _BEAT)
