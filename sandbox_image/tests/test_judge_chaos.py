@@ -3,6 +3,7 @@ its address. Clients that ask again end with exactly one verdict a submission, e
 """
 
 import asyncio
+import math
 import os
 import random
 import time
@@ -36,11 +37,12 @@ async def is_gone(pids):
             await asyncio.sleep(0.05)
 
 
-async def judged_under_fire(server, batch, strike, every_s, enough=lambda clients, blows: True):
+async def judged_under_fire(server, batch, strike, every_s, enough=lambda clients, blows: True, spare_after=math.inf):
     """Have all judged while `strike` hits again and again; return what was sent, the answers, and who sent it.
 
-    Where that is over before it was struck enough, all is sent again under other names. Between two blows somebody has
-    a verdict: where starting anew takes longer than `every_s`, nobody ever would.
+    Where that is over before it was struck enough, all is sent again under other names. After `spare_after` blows, if
+    they are enough, there are no more. Between two blows somebody has a verdict: where starting anew takes longer than
+    `every_s`, nobody ever would.
     """
     clients, blows, verdicts = PatientClients(server, deadline_s=DEADLINE_S), 0, -1
     bodies, answers = [], []
@@ -56,7 +58,8 @@ async def judged_under_fire(server, batch, strike, every_s, enough=lambda client
         await asyncio.sleep(0.3)  # under way, and not yet done
         while not judging.done():
             await asyncio.sleep(every_s if blows else 0.01)
-            if clients.met["verdicts"] > verdicts:
+            spared = blows >= spare_after and enough(clients, blows)
+            if clients.met["verdicts"] > verdicts and not spared:
                 verdicts = clients.met["verdicts"]
                 blows += await asyncio.to_thread(strike)
     return bodies, answers, clients
@@ -91,23 +94,24 @@ async def test_killed_zygotes_and_runners_cost_no_submission_and_no_verdict(tmp_
 
 
 @pytest.mark.parametrize("where", ["socket", pytest.param("port", marks=FULL)])
-@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=FULL)])
-async def test_killed_server_that_comes_back_costs_no_submission_and_leaves_nothing(tmp_path, count, where):
+@pytest.mark.parametrize(("count", "blows"), [(40, 2), pytest.param(1000, 125, marks=FULL)])
+async def test_killed_server_that_comes_back_costs_no_submission_and_leaves_nothing(tmp_path, count, blows, where):
     port = free_port() if where == "port" else None
     seen: set[int] = set()
     with Server(tmp_path, "--slots", "2", "--max-queued", str(count), port=port) as server:
         # On a busy machine it starts anew for longer than it then judges, or than there is time for.
-        blows, last_blow_by = iter(range(count // 8)), time.monotonic() + DEADLINE_S / 2
+        blows_left, last_blow_by = iter(range(count // 8)), time.monotonic() + DEADLINE_S / 2
 
         def strike():
-            if time.monotonic() > last_blow_by or next(blows, None) is None:
+            if time.monotonic() > last_blow_by or next(blows_left, None) is None:
                 return False
             seen.update(descendants(server.process.pid))
             server.kill_and_restart()
             return True
 
         # Some answer was lost, and asked for again.
-        check(*await judged_under_fire(server, batch(count), strike, 1.5, lambda clients, blows: clients.met["lost"]))
+        bodies = batch(count)
+        check(*await judged_under_fire(server, bodies, strike, 1.5, lambda clients, _: clients.met["lost"], blows))
         assert server.stop() == 0
     await is_gone(seen)
 

@@ -1,4 +1,9 @@
-"""The command line, as processes: batches in order, refusals with status 64, a server that drains on SIGTERM."""
+"""The command line: batches in order, refusals with status 64, a server that drains on SIGTERM.
+
+A process of the command loads its modules and attacks itself before it does anything, which takes several times the
+CPU time of a short batch. So tests of what a batch answers run the command in this process, without the attack. Tests
+of signals, closed descriptors and a reader that leaves start a process.
+"""
 
 import asyncio
 import contextlib
@@ -11,16 +16,20 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from deepcoder_contracts.judge import JudgeResponse
-from deepcoder_sandbox import batch, cli
+from deepcoder_sandbox import batch, cli, tiers
+from deepcoder_sandbox.attack import Findings
 from deepcoder_sandbox.pool import Draining
 
 COMMAND = [sys.executable, "-m", "deepcoder_sandbox"]
@@ -34,6 +43,37 @@ def line(number, **fields):
 
 def run(*arguments, text=""):
     return subprocess.run([*COMMAND, *arguments], input=text, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def unattacked(monkeypatch) -> None:
+    """In this process, the command assumes that the minimum tier holds. Other files test the attack that finds out."""
+
+    def find_tier(config, minimum):
+        return replace(config, tier=minimum), Findings(minimum, {})
+
+    monkeypatch.setattr(tiers, "find_tier", find_tier)
+
+
+@pytest.fixture
+def run_here(unattacked) -> Callable[..., tuple[int, bytes]]:
+    """Run the command in this process: `run_here(*arguments, given=b"")` to its status and what it wrote to stdout."""
+
+    def command(*arguments, given=b"", stdout=None):
+        with contextlib.ExitStack() as stack:
+            source, sink = stack.enter_context(tempfile.TemporaryFile()), stack.enter_context(tempfile.TemporaryFile())
+            source.write(given)
+            source.seek(0)
+            for number, file in enumerate((source, stdout or sink)):
+                kept = os.dup(number)
+                stack.callback(os.close, kept)
+                stack.callback(os.dup2, kept, number)
+                os.dup2(file.fileno(), number)
+            status = cli.run(list(arguments))
+            sink.seek(0)
+            return status, sink.read()
+
+    return command
 
 
 def test_batch_answers_in_order_and_a_bad_line_does_not_stop_it():
@@ -51,10 +91,10 @@ def test_batch_answers_in_order_and_a_bad_line_does_not_stop_it():
     ]
 
 
-def test_batch_scoring_overrides_the_lines():
-    done = run("judge", "--scoring", "livecodebench", text=line(1) + "\n")
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["lcb"] == {"results": [True], "error_code": None}
+def test_batch_scoring_overrides_the_lines(run_here):
+    status, answers = run_here("judge", "--scoring", "livecodebench", given=line(1).encode() + b"\n")
+    assert status == 0
+    assert json.loads(answers)["lcb"] == {"results": [True], "error_code": None}
 
 
 def test_reader_that_leaves_ends_a_batch_quietly():
@@ -79,16 +119,14 @@ def feed(sink, data):
         sink.close()
 
 
-def test_output_that_cannot_be_written_is_no_bad_usage():
+def test_output_that_cannot_be_written_is_no_bad_usage(run_here, capsys):
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [*COMMAND, "judge"], input=line(1).encode(), stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
-        )
-    assert done.returncode == 74
-    assert b"unfinished" in done.stderr
+        status, _ = run_here("judge", given=line(1).encode(), stdout=full)
+    assert status == 74
+    assert "unfinished" in capsys.readouterr().err
 
 
-def test_line_that_makes_no_sense_is_named_and_costs_only_itself():
+def test_line_that_makes_no_sense_is_named_and_costs_only_itself(run_here):
     lines = [
         line(1),
         "",
@@ -104,15 +142,14 @@ def test_line_that_makes_no_sense_is_named_and_costs_only_itself():
         "   ",
         line(3),
     ]
-    text = "\n".join(lines).encode("utf-8", "surrogateescape")
-    done = subprocess.run([*COMMAND, "judge"], input=text, capture_output=True, timeout=120)
-    answers = [json.loads(each) for each in done.stdout.splitlines()]
-    assert done.returncode == 1
+    status, written = run_here("judge", given="\n".join(lines).encode("utf-8", "surrogateescape"))
+    answers = [json.loads(each) for each in written.splitlines()]
+    assert status == 1
     assert answers[0]["passed"] is answers[-1]["passed"] is True
     problems = [(answer["error"].split(":")[0], answer["field"]) for answer in answers[1:-1]]
     fields = ["id", "tests", "code", "code", "body", "body", "body", "tests_sha256", "tests.0.output"]
     assert problems == list(zip([f"line {n}" for n in range(3, 12)], fields, strict=True))
-    assert all(len(each) < 1000 for each in done.stdout.splitlines())
+    assert all(len(each) < 1000 for each in written.splitlines())
 
 
 def test_line_that_is_too_long_is_not_kept(monkeypatch):
@@ -217,17 +254,17 @@ def test_interrupted_batch_leaves_at_once_with_what_was_answered():
         assert b"Traceback" not in judge.stderr.read()
 
 
-def test_line_that_the_judge_failed_on_is_told_by_the_exit_status():
+def test_line_that_the_judge_failed_on_is_told_by_the_exit_status(run_here):
     sleeps = line(1, code="import time\ntime.sleep(20)", deadline_s=0.2)
-    done = run("judge", text=sleeps + "\n" + line(1) + "\n")
-    assert [json.loads(each)["passed"] for each in done.stdout.splitlines()] == [None, True]
-    assert done.returncode == 1
+    status, answers = run_here("judge", given=f"{sleeps}\n{line(1)}\n".encode())
+    assert [json.loads(each)["passed"] for each in answers.splitlines()] == [None, True]
+    assert status == 1
 
 
-def test_deadline_of_a_line_counts_from_when_its_judging_begins():
+def test_deadline_of_a_line_counts_from_when_its_judging_begins(run_here):
     slow = line(1, code="import time\ntime.sleep(1.2)\nprint(input())", deadline_s=8)  # and 9.6 s for all
-    done = run("judge", "--workers", "1", text=(slow + "\n") * 8)
-    assert [json.loads(each)["passed"] for each in done.stdout.splitlines()] == [True] * 8
+    _, answers = run_here("judge", "--workers", "1", given=(slow + "\n").encode() * 8)
+    assert [json.loads(each)["passed"] for each in answers.splitlines()] == [True] * 8
 
 
 def read_to_the_end(terminal):
@@ -239,18 +276,18 @@ def read_to_the_end(terminal):
     return content
 
 
-def test_progress_is_shown_to_a_terminal_and_to_nothing_else():
+def test_progress_is_shown_to_a_terminal_and_to_nothing_else(run_here, monkeypatch, capsys):
     ours, theirs = pty.openpty()
-    done = subprocess.run(
-        [*COMMAND, "judge"], input=(line(1) + "\n" + "{\n").encode(), stdout=subprocess.PIPE, stderr=theirs, timeout=60
-    )
-    os.close(theirs)
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as shown_there:
+        shown_there.setattr(sys, "stderr", terminal)
+        _, answers = run_here("judge", given=line(1).encode() + b"\n{\n")
     shown = read_to_the_end(ours).decode()
     os.close(ours)
-    assert len(done.stdout.splitlines()) == 2
+    assert len(answers.splitlines()) == 2
     assert "2 answered, 1 passed" in shown
     assert "1 no requests" in shown
-    assert run("judge", text=line(1)).stderr == ""
+    run_here("judge", given=line(1).encode())
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("closed", [0, 1])
@@ -263,9 +300,8 @@ def test_closed_input_or_output_is_said_and_no_traceback(closed):
     assert b"Traceback" not in done.stderr
 
 
-def test_batch_of_nothing_is_nothing():
-    done = run("judge")
-    assert (done.returncode, done.stdout) == (0, "")
+def test_batch_of_nothing_is_nothing(run_here):
+    assert run_here("judge") == (0, b"")
 
 
 def test_capacity_says_what_is_enforced():
@@ -295,7 +331,7 @@ def test_bad_usage_exits_64_with_the_mend(arguments, mend, capsys):
     assert mend in capsys.readouterr().err
 
 
-def test_socket_path_that_is_taken_is_refused_and_left_alone(tmp_path, capsys):
+def test_socket_path_that_is_taken_is_refused_and_left_alone(unattacked, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("mine")
     assert cli.run(["serve", "--socket", str(file)]) == 64

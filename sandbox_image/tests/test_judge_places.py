@@ -23,12 +23,15 @@ print(attack(zygote).broken)
 zygote.kill()
 """
 SHOW_UMASK = """
-from deepcoder_sandbox.api import Judge, JudgeRequest, TestCase
-code = "import os; print(format(os.umask(0), '03o'))"
-with Judge(slots=1, minimum_tier=Tier(sys.argv[1])) as judge:
-    for umask in ("077", "022"):
-        request = JudgeRequest(id=umask, code=code, tests=[TestCase(input="", output=umask)])
-        if judge.judge(request).passed: print(umask)
+from deepcoder_contracts.judge import JudgeRequest, TestCase
+from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.submission import Submission
+slot = Slot(zygote.config, "test")
+for umask in ("077", "022"):
+    tests = (TestCase(input="", output=umask),)
+    request = JudgeRequest(id=umask, code="import os; print(format(os.umask(0), '03o'))", tests=list(tests))
+    if slot.judge(Submission(request, tests), float("inf")).passed: print(umask)
+slot.close()
 """
 REQUEST = b'{"id": "a", "code": "import mine; print(mine.ONE)", "tests": [{"input": "", "output": "1"}]}\n'
 

@@ -190,29 +190,38 @@ def test_defect_of_the_judge_is_found_by_its_own_attack(tmp_path, monkeypatch, b
         zygote.kill()
 
 
-def refused_to_serve(directory):
-    """Have the judge in `directory` serve, which it has to refuse; return what it says."""
-    socket = directory / "judge.sock"
-    refused = run("-m", "deepcoder_sandbox", "serve", "--socket", str(socket), PYTHONPATH=str(directory))
-    assert refused.returncode == 64, refused
-    assert not socket.exists()
-    return refused.stderr
-
-
 def test_judge_whose_attack_finds_a_defect_does_not_serve(tmp_path):
     with_defect(tmp_path, *DEFECTS["network"])
-    assert "Landlock: not enforced: network" in refused_to_serve(tmp_path)
+    socket = tmp_path / "judge.sock"
+    refused = run("-m", "deepcoder_sandbox", "serve", "--socket", str(socket), PYTHONPATH=str(tmp_path))
+    assert refused.returncode == 64, refused
+    assert not socket.exists()
+    assert "Landlock: not enforced: network" in refused.stderr
 
 
-def test_defect_of_one_kind_of_zygote_alone_is_found(tmp_path):
+@pytest.fixture
+def tier_refused(tmp_path, monkeypatch):
+    """Put a defect into the code of zygotes; return why the judge finds no tier that holds."""
+
+    def find(name, line, changed):
+        with_defect(tmp_path, name, line, changed)
+        monkeypatch.setattr(zygote_process, "package_root", lambda: str(tmp_path))
+        with pytest.raises(tiers.TierRefused) as refused:
+            tiers.find_tier(ZygoteConfig(), Tier.LANDLOCK)
+        return str(refused.value)
+
+    return find
+
+
+def test_defect_of_one_kind_of_zygote_alone_is_found(tier_refused):
     line = "system_calls=system_calls,"
-    with_defect(tmp_path, "worker/boot.py", line, "system_calls=None if config['harness'] else system_calls,")
-    assert re.search(r"Landlock: not enforced: [\w, ]*own_sigkill", refused_to_serve(tmp_path))
+    reasons = tier_refused("worker/boot.py", line, "system_calls=None if config['harness'] else system_calls,")
+    assert re.search(r"Landlock: not enforced: [\w, ]*own_sigkill", reasons)
 
 
-def test_kinds_of_zygotes_that_are_not_confined_alike_are_refused(tmp_path):
-    with_defect(tmp_path, "worker/boot.py", '"thread_gate": gate is not None', '"thread_gate": not config["harness"]')
-    assert "zygotes are not alike" in refused_to_serve(tmp_path)
+def test_kinds_of_zygotes_that_are_not_confined_alike_are_refused(tier_refused):
+    line = '"thread_gate": gate is not None'
+    assert "zygotes are not alike" in tier_refused("worker/boot.py", line, '"thread_gate": not config["harness"]')
 
 
 FEWER_LATER = """
