@@ -21,7 +21,7 @@ from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, TestCase, Tie
 from deepcoder_sandbox import admission, pool
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
-from deepcoder_sandbox.worker import rehearsal  # noqa: F401  # leaves bytecode of what zygotes load, which write none
+from deepcoder_sandbox.worker import program_rehearsal, rehearsal  # noqa: F401  # bytecode of zygotes, which write none
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
 JudgeIt = Callable[..., JudgeResponse]

@@ -25,6 +25,8 @@ def replace(name, new):  # wherever it is bound already
             setattr(module, name, new)
 def replace_fork(new):
     sys.modules["deepcoder_sandbox.worker.zygote"].fork = new
+def only_in_runners(call, fail, zygote=os.getpid()):  # what a zygote cannot do itself, it cannot rehearse
+    return lambda *given: (call if os.getpid() == zygote else fail)(*given)
 """
 BREAKAGES = {
     "fork that is refused": """
@@ -80,13 +82,13 @@ NOT_STARTED = {
 import errno, os
 def refuse(*_):
     raise OSError(errno.EIO, "Input/output error")
-replace("pread", refuse)
+replace("pread", only_in_runners(os.pread, refuse))
 """,
     "code object that cannot be written": """
 import errno, os
 def refuse(*_):
     raise OSError(errno.ENOMEM, "Cannot allocate memory")
-replace("lseek", refuse)
+replace("lseek", only_in_runners(os.lseek, refuse))
 """,
     "code object that cannot be sealed": """
 import errno, fcntl
@@ -94,13 +96,13 @@ def seal(descriptor, command, *rest, call=fcntl.fcntl):
     if command == fcntl.F_ADD_SEALS:
         raise OSError(errno.EBUSY, "Device or resource busy")
     return call(descriptor, command, *rest)
-fcntl.fcntl = seal
+fcntl.fcntl = only_in_runners(fcntl.fcntl, seal)
 """,
     "code object that is none": """
 import marshal
 def fail(*_):
     raise KeyError("a defect")
-marshal.dumps = fail
+marshal.dumps = only_in_runners(marshal.dumps, fail)
 """,
 }
 NO_CLAIM = """
@@ -203,9 +205,10 @@ replace("{call}", refuse)
     assert reasons == [Recycled.ZYGOTE_FAILED] * 2
 
 
-def test_a_zygote_that_cannot_serve_its_samples_serves_nobody(broken_slot, make):
+@pytest.mark.parametrize("scoring", ["livecodebench", "strict"])
+def test_a_zygote_that_cannot_serve_its_samples_serves_nobody(broken_slot, make, scoring):
     slot, _ = broken_slot("import builtins\nbuiltins.print = lambda *_: None\n")
-    request = make("import sys\nsys.stdout.write('1')", ("1", "1"), scoring="livecodebench")
+    request = make("import sys\nsys.stdout.write('1')", ("1", "1"), scoring=scoring)
     answer = slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60)
     assert answer.passed is None
     assert "a sample was answered by" in answer.verdicts[0].detail

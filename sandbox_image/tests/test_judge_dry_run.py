@@ -14,12 +14,13 @@ import pytest
 
 from deepcoder_sandbox.worker import dry_run, zygote
 from deepcoder_sandbox.worker.confine import Confinement
-from deepcoder_sandbox.worker.packets import Job, PlainJob, RunLimits, encode_job
+from deepcoder_sandbox.worker.packets import Job, PlainJob, encode_job
 
 _REHEARSING = """
 import json, os, resource, sys
 from deepcoder_sandbox.worker import dry_run
 from deepcoder_sandbox.worker.confine import Confinement
+from deepcoder_sandbox.worker.packets import Job
 
 def state():
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -38,7 +39,8 @@ opened = open(os.devnull)
 before = state()
 for number in range(2 * dry_run.TIMES):
     harmless = Confinement.harmless(confined=True)
-    dry_run.become_runner(nothing, 0, 0, harmless, sessions=number >= dry_run.TIMES)
+    job = Job("stdin", dry_run.ABOVE_ALL)
+    dry_run.become_runner(nothing, job, harmless, sessions=number >= dry_run.TIMES)
 print(json.dumps([before, state()]))
 """
 
@@ -56,8 +58,9 @@ def test_rehearsal_that_fails_is_told() -> None:
 
     collecting = gc.isenabled()
     try:
+        job = Job("stdin", dry_run.ABOVE_ALL)
         with pytest.raises(RuntimeError, match="rehearsal"):
-            dry_run.become_runner(fail, 0, 0, Confinement.harmless(confined=True), sessions=False)
+            dry_run.become_runner(fail, job, Confinement.harmless(confined=True), sessions=False)
     finally:
         if collecting:
             gc.enable()
@@ -79,7 +82,7 @@ def test_runner_has_started_also_where_its_clock_has_not(monkeypatch: pytest.Mon
     with ours, theirs:
         harmless = Confinement.harmless(confined=True)
         served = zygote.Zygote(ours, harmless, -1, None, look, sessions=False, leave=statuses.append)
-        packet = encode_job(Job("stdin", RunLimits(1e12, 1e12, memory_limit_mb=1 << 42, file_bytes=1 << 62)))
+        packet = encode_job(Job("stdin", dry_run.ABOVE_ALL))
         served.become_runner(packet, 1 << 20, os.getppid())
     (gc.enable if collecting else gc.disable)()
 

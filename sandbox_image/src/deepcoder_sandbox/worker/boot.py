@@ -21,6 +21,7 @@ import resource
 import signal
 import socket
 import sys
+from os import chdir, fork  # by name: LiveCodeBench's harness takes them out of the module
 from os.path import dirname, realpath
 from types import ModuleType
 from typing import Any
@@ -91,7 +92,7 @@ def _load(config: dict[str, Any], root: str) -> ModuleType:
     """
     for name in PREAMBLE if config["harness"] else (*PREAMBLE, *_PLAIN_PREAMBLE):
         importlib.import_module(name)
-    runner = importlib.import_module(f"{__package__}.{'rehearsal' if config['harness'] else 'program'}")
+    runner = importlib.import_module(f"{__package__}.{'rehearsal' if config['harness'] else 'program_rehearsal'}")
     random.seed(_SEED)
     os.register_at_fork = posix.register_at_fork
     sys.path[:0] = [path for path in config["packages"] if path not in sys.path]
@@ -110,11 +111,12 @@ def _set_up(
     config: dict[str, Any], space: namespaces.Space, channel: socket.socket, runner: ModuleType
 ) -> tuple[zygote.Zygote, dict[str, Any]]:
     """Return the zygote, and what is in force for every program that it runs."""
+    confined = config["tier"] != "Unconfined"
+    runner.prepare_zygote(confine.Confinement.harmless(confined=confined))
     gc.collect()
     heap_fill.fill_holes()  # so that what is made here, and used in every run, lies together
-    confined = config["tier"] != "Unconfined"
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.chdir(space.scratch or "/")
+    chdir(space.scratch or "/")
     stack_bytes = _HARNESS_STACK_BYTES if config["harness"] else _STACK_BYTES
     confine.prepare_zygote(stack_bytes, keep_capabilities=space.program_uid is not None)
     proc = confine.out_of_the_way(proc)
@@ -129,7 +131,6 @@ def _set_up(
         uid=space.program_uid,
         base_address_space=_address_space(proc),
     )
-    runner.prepare_zygote(confine.Confinement.harmless(confined=confined))
     served = zygote.Zygote(
         socket.socket(fileno=confine.out_of_the_way(channel.fileno())),
         confinement,
@@ -169,7 +170,7 @@ def _thread_gate(proc: int) -> thread_gate.ThreadGate | None:
 def _check_visible(proc: int) -> None:
     """Raise OSError if /proc hides the processes of programs: the gate would then refuse every thread."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:  # not dumpable, as a program is
         try:
             os.close(writing)

@@ -23,24 +23,44 @@ from deepcoder_sandbox.worker.packets import Job, PlainJob, RunLimits, decode_jo
 TIMES: Final = 12
 """An interpreter begins to adapt a function when it has been called eight times."""
 
-_ABOVE_ALL: Final = RunLimits(1e12, 1e12, memory_limit_mb=1 << 42, file_bytes=1 << 62)
+ABOVE_ALL: Final = RunLimits(1e12, 1e12, memory_limit_mb=1 << 42, file_bytes=1 << 62)
+"""Limits that limit nothing."""
+
+_PROGRAM: Final = b"""import sys
+from collections import deque
+
+def solve(n: int) -> int:  # as it is
+    return n
+
+def main():
+    read = deque([
+        int(word)
+        for word in sys.stdin.readline().split()
+    ])
+    print(solve(read[0]), int(input()), f"{read}"[:0])
+
+if __name__ == "__main__":
+    main()
+"""
+_METHOD: Final = b"""class Solution:
+    def same(self, n):
+        return n
+"""
+SAMPLES: Final = ((_PROGRAM, b"", b"3\n5\n", b"3 5 \n"), (_METHOD, b"same", b"3", b"3"))
+"""For each sample: the program, the function to call, its input, and the answer."""
+
 _PAST_ALL: Final = 1 << 20
 
 
 def become_runner(
-    run: Callable[[PlainJob, Callable[[], None]], int],
-    source_bytes: int,
-    name_bytes: int,
-    confinement: Confinement,
-    *,
-    sessions: bool,
+    run: Callable[[PlainJob, Callable[[], None]], int], job: Job, confinement: Confinement, *, sessions: bool
 ) -> None:
-    """Do what a requested runner does, and return. `confinement` is a harmless one."""
+    """Do what a runner does for `job`, whose limits are `ABOVE_ALL`, and return. `confinement` is a harmless one."""
     statuses: list[int] = []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         served = zygote.Zygote(ours, confinement, -1, None, run, sessions=sessions, leave=statuses.append)
-        packet = encode_job(Job("stdin", _ABOVE_ALL, source_bytes, name_bytes))
+        packet = encode_job(job)
         served.become_runner(packet, _PAST_ALL, os.getppid(), None if sessions else decode_job(packet))
         if sessions:  # then a runner closes it
             ours.detach()

@@ -1,4 +1,4 @@
-"""A rehearsal: the zygote runs our own samples in its own process, before it serves programs in copies of itself.
+"""A rehearsal for sessions: the zygote runs our own samples in its own process, before it serves programs in copies.
 
 `dry_run` explains why. The rehearsal leaves nothing else behind: what a runner changes in its interpreter before a
 program is undone.
@@ -16,30 +16,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from deepcoder_sandbox.worker import confine, dry_run, livecodebench, session
-from deepcoder_sandbox.worker.packets import INLINE, PREPARED, SESSION_BYTES, WITH_PROGRAM
-
-_PROGRAM: Final = b"""import sys
-from collections import deque
-
-def solve(n: int) -> int:  # as it is
-    return n
-
-def main():
-    read = deque([
-        int(word)
-        for word in sys.stdin.readline().split()
-    ])
-    print(solve(read[0]), int(input()), f"{read}"[:0])
-
-if __name__ == "__main__":
-    main()
-"""
-_METHOD: Final = b"""class Solution:
-    def same(self, n):
-        return n
-"""
-_SAMPLES: Final = ((_PROGRAM, b"", b"3\n5\n", b"3 5 \n"), (_METHOD, b"same", b"3", b"3"))
-"""For each sample: the program, the function to call, its input, and the answer."""
+from deepcoder_sandbox.worker.packets import INLINE, PREPARED, SESSION_BYTES, WITH_PROGRAM, Job
 
 run: Final = session.run
 
@@ -51,7 +28,7 @@ def prepare_zygote(harmless: confine.Confinement) -> None:
     """
     session.prepare_zygote()
     with _as_it_was():
-        for source, fn_name, given, told in _SAMPLES * dry_run.TIMES:
+        for source, fn_name, given, told in dry_run.SAMPLES * dry_run.TIMES:
             answers = _serve(source, fn_name, given, harmless)
             if [answer for answer in answers if answer != PREPARED] != [INLINE + told]:
                 raise RuntimeError(f"a sample was answered by {answers}")
@@ -77,6 +54,7 @@ def _serve(source: bytes, fn_name: bytes, given: bytes, harmless: confine.Confin
         near.close()
         judge.send(WITH_PROGRAM + source + fn_name + given)
         judge.shutdown(socket.SHUT_WR)
-        dry_run.become_runner(session.run, len(source), len(fn_name), harmless, sessions=True)
+        job = Job("stdin", dry_run.ABOVE_ALL, len(source), len(fn_name))
+        dry_run.become_runner(session.run, job, harmless, sessions=True)
         control.close()
         return list(iter(lambda: judge.recv(SESSION_BYTES), b""))
