@@ -22,18 +22,21 @@ import operator_page
 import operator_scale
 import operator_standin
 
+from deepcoder_operator.controllers.run import _CONCURRENT_PASSES
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import PAGE
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
-RUNS = 40
-ADOPT_CPU_SECONDS = 10.0
+RUNS = 30
+ADOPT_CPU_SECONDS = 8.0
 """Of the operator's, its start included: three hundred were adopted in 5 s on two busy cores."""
 
 
 async def test_restart_adopts_every_run_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if control_plane.programs() is None or s3_server.program() is None:
         pytest.skip("the API and S3 servers have not been built: run `python -m devcluster build`")
+    assert max(PAGE, _CONCURRENT_PASSES) < RUNS + operator_scale.WARM, "more than a page, and some passes wait"
     monkeypatch.setenv("KUBECONFIG", "set while the servers run")
     measured = await operator_scale.measure(RUNS, 10.0, 2.0, 4.0, tmp_path, pause=1.5, growth_percent=400)
     found = operator_page.judge(measured)
