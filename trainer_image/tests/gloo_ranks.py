@@ -8,6 +8,8 @@ picklable.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from unittest import mock
 # A process has one server of forks, with what whoever asked it first had it load: what others fork would load torch.
 _forks = ForkServer()
 # Only loaded there, never run: a process with torch's threads could not be forked.
-_forks.set_forkserver_preload(["deepcoder_trainer.learner.rank"])
+_forks.set_forkserver_preload(["rank_modules"])
 
 DEADLINE_S = 300.0
 """For one call, and for starting: on a busy machine one rank may be far behind the other."""
@@ -92,7 +94,11 @@ class GlooRanks:
         for rank in range(self.world):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.world, str(self._folder), theirs), daemon=True)
-            with mock.patch("multiprocessing.forkserver.connect_to_new_process", _forks.connect_to_new_process):
+            with (
+                mock.patch("multiprocessing.forkserver.connect_to_new_process", _forks.connect_to_new_process),
+                # The server looks for modules where this process does. One that it does not find it leaves out.
+                mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+            ):
                 process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -101,6 +107,7 @@ class GlooRanks:
 
 
 def _serve(rank: int, world: int, folder: str, pipe: Any) -> None:
+    assert "rank_modules" in sys.modules, "the server of forks has not loaded it, so each rank would load torch"
     import torch
 
     torch.set_num_threads(1)
