@@ -14,11 +14,12 @@ import platform
 import sys
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import deepcoder_contracts
 import deepcoder_trainer
+from deepcoder_trainer.transformers_import import packages_distributions
 
 _GRADING = ("antlr4-python3-runtime", "latex2sympy2-extended", "math-verify", "mpmath", "sympy")
 """Packages that compare final answers of mathematics."""
