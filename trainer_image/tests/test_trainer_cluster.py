@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, utils
 from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader
 
@@ -179,6 +179,19 @@ def test_environments_of_workers_are_prepared_if_ray_is_to_make_them(
     with cluster.without_idle_daemons():
         services.start_ray_process(asked, "raylet")
     assert commands == [asked if hook else ["raylet", "--runtime_env_agent_command=cat", "--runtime_env_agent_port=1"]]
+
+
+def test_libraries_of_the_dashboard_are_not_loaded_to_leave_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[None] = []
+
+    def find() -> None:
+        loads.append(None)
+
+    monkeypatch.setattr(utils, "get_dashboard_dependency_error", find)
+    with cluster.without_idle_daemons():
+        assert isinstance(utils.get_dashboard_dependency_error(), ImportError)
+    assert loads == []
+    assert utils.get_dashboard_dependency_error is find, "whoever else starts a cluster has it"
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -55,6 +55,8 @@ _AGENT = "--dashboard_agent_command"
 """Raylet's argument with the command of the agent that collects metrics for the dashboard and Prometheus."""
 _AGENT_PORTS, _AGENT_LISTENS = ("--metrics-agent-port", "--metrics_export_port"), "--dashboard_agent_listen_port"
 """Ports that raylet waits for the agent to report unless they are arguments; Ray never passes the last one."""
+_DASHBOARD = "get_dashboard_dependency_error"
+"""Function of Ray that imports the dashboard's libraries. If they are missing, the agent is started without them."""
 _ENVIRONMENTS, _ENVIRONMENTS_PORT = "--runtime_env_agent_command", "--runtime_env_agent_port"
 """Raylet's arguments with the command and the port of the agent that prepares environments for workers."""
 _NOBODY = 1
@@ -192,11 +194,12 @@ def without_idle_daemons() -> Iterator[None]:
     Ray leaves them out. Each of the five loads Ray, and `ray.init` waits for three of them. A version of Ray that
     starts them in another way starts them.
     """
-    from ray._private import services
+    from ray._private import services, utils
     from ray._private.node import Node
 
     kept = {name: vars(Node)[name] for name in _IDLE_DAEMONS if name in vars(Node)}
     start_process = services.start_ray_process
+    find_dashboard = getattr(utils, _DASHBOARD, None)
     idle: list[tuple[str, tuple[str, ...]]] = [(_AGENT, (*_AGENT_PORTS, _AGENT_LISTENS))]
     if not _prepares_environments():
         idle.append((_ENVIRONMENTS, (_ENVIRONMENTS_PORT,)))
@@ -209,10 +212,14 @@ def without_idle_daemons() -> Iterator[None]:
     for name in kept:
         setattr(Node, name, lambda self, **_: None)
     services.start_ray_process = start_without_agents
+    if find_dashboard is not None:
+        setattr(utils, _DASHBOARD, lambda: ImportError("left out"))
     try:
         yield
     finally:
         services.start_ray_process = start_process
+        if find_dashboard is not None:
+            setattr(utils, _DASHBOARD, find_dashboard)
         for name, start in kept.items():
             setattr(Node, name, start)
 
