@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from deepcoder_contracts.judge import Verdict
+from deepcoder_sandbox import step_alarm
 
 GREED = {
     "private pages": "mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)",
@@ -103,7 +104,8 @@ ODD_ENDS = {
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
 @pytest.mark.parametrize("name", ODD_ENDS)
-def test_odd_end_is_the_programs_own_and_comes_in_time(judge, name, scoring):
+def test_odd_end_is_the_programs_own_and_comes_in_time(judge, monkeypatch, name, scoring):
+    monkeypatch.setattr(step_alarm, "ALARM_GRACE_S", 0.2)  # some do not hear their alarm
     code, expected = ODD_ENDS[name]
     answer = judge(START + code, ("", "17"), scoring=scoring, time_limit_s=0.3)
     assert answer.verdicts[0].verdict in expected, answer
