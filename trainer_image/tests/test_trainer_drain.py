@@ -238,64 +238,52 @@ def test_a_head_that_goes_while_one_waits_ends_the_wait(tmp_path: Path, monkeypa
     assert asked.is_set()
 
 
-def waits_for_a_driver(wait: bool, alive: threading.Event) -> None:
-    alive.set()
-    threading.Event().wait()
+@pytest.fixture
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
+    """How attempts to reach the head end, in order: None means that it is reached. All later ones time out."""
+    answers: list[Exception | None] = []
+    driver_seen = threading.Event()
 
-
-def test_a_head_that_is_not_reached_once_does_not_end_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(drain, "_ask_and_wait", waits_for_a_driver)
-    monkeypatch.setattr(drain, "GONE_SECONDS", 600.0)
-    reached = iter(
-        [None, None, TimeoutError("timed out"), OSError(113, "No route to host"), None, ConnectionRefusedError()]
-    )
+    def wait_for_a_driver(wait: bool, alive: threading.Event) -> None:
+        alive.set()
+        driver_seen.set()
+        threading.Event().wait()
 
     def connect(*_: object) -> contextlib.AbstractContextManager[None]:
-        if error := next(reached):
+        if error := answers.pop(0) if answers else TimeoutError("timed out"):
+            if drain._ask_and_wait is wait_for_a_driver:
+                driver_seen.wait(60)
             raise error
         return contextlib.nullcontext()
 
-    monkeypatch.setattr(drain.socket, "create_connection", connect)
-    assert drain.main(argparse.Namespace(wait=True, timeout=600.0)) == 0
-    assert not list(reached), "the wait ended before nothing listened at the head"
-
-
-def test_a_head_that_is_not_reached_before_a_driver_is_known_ends_the_wait_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(drain, "GONE_SECONDS", 600.0)
-    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait, alive: threading.Event().wait())
-    reached = iter([contextlib.nullcontext(), contextlib.nullcontext()])
-
-    def connect(*_: object) -> contextlib.AbstractContextManager[None]:
-        if there := next(reached, None):
-            return there
-        raise TimeoutError("timed out")
-
+    monkeypatch.setattr(drain, "_ask_and_wait", wait_for_a_driver)
     monkeypatch.setattr(drain.socket, "create_connection", connect)
+    return answers
+
+
+def test_a_head_that_is_not_reached_once_does_not_end_the_wait(head: list[Exception | None]) -> None:
+    head += [None, None, TimeoutError("timed out"), OSError(113, "No route to host"), None, ConnectionRefusedError()]
+    assert drain.main(argparse.Namespace(wait=True, timeout=600.0)) == 0
+    assert not head, "the wait ended before nothing listened at the head"
+
+
+def test_a_head_that_is_not_reached_before_a_driver_is_known_ends_the_wait_at_once(
+    head: list[Exception | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head += [None, None]
+    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait, alive: threading.Event().wait())
     assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
 
 
-def test_a_head_that_is_not_reached_any_more_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+def test_a_head_that_is_not_reached_any_more_ends_the_wait(
+    head: list[Exception | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head += [None]
     monkeypatch.setattr(drain, "GONE_SECONDS", 0.05)
-    monkeypatch.setattr(drain, "_ask_and_wait", waits_for_a_driver)
-    reached = iter([contextlib.nullcontext()])
-
-    def connect(*_: object) -> contextlib.AbstractContextManager[None]:
-        if there := next(reached, None):
-            return there
-        raise TimeoutError("timed out")
-
-    monkeypatch.setattr(drain.socket, "create_connection", connect)
     assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
 
 
