@@ -19,6 +19,7 @@ from deepcoder_contracts.judge import TestCase
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.run import evaluate_weights, run_evaluate_stage
 from deepcoder_trainer.judge.memory import refuse_above
+from deepcoder_trainer.protocols import SandboxUnavailable
 from deepcoder_trainer.running import attempt
 from deepcoder_trainer.types import Problem
 
@@ -107,3 +108,19 @@ async def test_an_evaluation_with_a_row_above_its_judges_memory_asks_for_no_samp
         await (evaluate_weights(context, 1) if train else run_evaluate_stage(context))
     assert refused.value.field == "stage.evaluate.datasets.0"
     assert context.sampler.asked == []  # type: ignore[attr-defined]
+
+
+async def test_an_evaluation_without_a_judge_waits_for_one_only_once(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def version() -> str:
+        asked.append("version")
+        raise SandboxUnavailable("no judge said within 1800 s which code grades")
+
+    async def most() -> None:
+        asked.append("memory")
+
+    context = replace(make_context(tmp_path, ["Base"]), judge_version=version, max_memory_mb=most)
+    with pytest.raises(SandboxUnavailable):
+        await run_evaluate_stage(context)
+    assert asked == ["version"], "each question waits for a judge as long as the stage's patience allows"

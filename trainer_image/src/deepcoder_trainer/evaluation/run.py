@@ -143,9 +143,6 @@ async def _plan(
 ) -> EvaluationPlan:
     settings, config = context.config.stage.evaluate, context.config
     assert settings is not None, "only called for stages that evaluate"
-    most_mb = await context.max_memory_mb()
-    for n, each in enumerate(sets):
-        refuse_above(most_mb, (encoded.problem for encoded in each.problems), f"stage.evaluate.datasets.{n}")
     plan = EvaluationPlan(
         targets=tuple(targets),
         datasets=tuple(s.input for s in sets),
@@ -166,6 +163,9 @@ async def _plan(
         judge=await context.judge_version(),
         rope=config.stage.rope.to_json().decode() if config.stage.rope else None,
     )
+    most_mb = await context.max_memory_mb()  # after the version, which fails if no judge answers: both wait for one
+    for n, each in enumerate(sets):
+        refuse_above(most_mb, (encoded.problem for encoded in each.problems), f"stage.evaluate.datasets.{n}")
     plan = replace(plan, **instead or {})
     while context.again and await asyncio.to_thread(_is_there, context, plan.key):
         plan = replace(plan, repeat=plan.repeat + 1)
