@@ -88,3 +88,19 @@ def test_what_decisions_rest_on_is_written_at_once(change: str) -> None:
 
 def test_equal_status_is_never_written() -> None:
     assert not worth_writing(STATUS, RunStatus.model_validate(STATUS.to_wire()), None)
+
+
+def test_report_that_is_written_late_keeps_the_time_at_which_it_came() -> None:
+    """Otherwise a trainer that has just gone silent would seem to have reported a minute later."""
+    cluster = running()
+    cluster.report(3, reward_mean=0.5)
+    cluster.step()
+    cluster.advance(16)
+    cluster.report(3, reward_mean=0.5)
+    came = cluster.now
+    cluster.advance(44)
+    written = cluster.decide().status
+    assert written.attempt is not None
+    assert written.progress is not None
+    assert written.attempt.heartbeat_time == came
+    assert written.progress.time == came

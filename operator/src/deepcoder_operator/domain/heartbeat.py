@@ -33,7 +33,7 @@ def note_progress(draft: Draft, world: World) -> None:
     report = beat.report
     note_accelerator(draft, report.accelerator)
     stepped = old is None or report.step != old.step
-    draft.update(progress=_progress(report, draft.now))
+    draft.update(progress=_progress(report, beat.received))
     draft.update_attempt(
         heartbeat_time=beat.received, step_time=beat.received if stepped else attempt.step_time or attempt.running_time
     )
@@ -46,7 +46,7 @@ def note_progress(draft: Draft, world: World) -> None:
     )
 
 
-def _progress(report: ProgressReport, now: datetime) -> ProgressStatus:
+def _progress(report: ProgressReport, received: datetime) -> ProgressStatus:
     metrics = measurements((k[:128], v) for k, v in sorted(report.metrics.items())[:MAX_METRICS])
     return ProgressStatus(
         step=report.step,
@@ -57,7 +57,7 @@ def _progress(report: ProgressReport, now: datetime) -> ProgressStatus:
         metrics=metrics,
         verdicts={k[:128]: v for k, v in sorted(report.verdicts.items())[:MAX_METRICS]},
         phase=report.phase,
-        time=now,
+        time=received,
     )
 
 
