@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from plan_world import UID
+from plan_values import checkpoint
+from plan_world import START, UID, running
 from run_harness import KEY, Harness, Observer, manifest, phases, progressing, running_controller
 
-from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
+from deepcoder_contracts.progress import CheckpointSummary, ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_operator import metrics
 from deepcoder_operator.controllers import reconcile
 from deepcoder_operator.domain.draft import RESYNC_SECONDS, Plan
@@ -21,10 +23,10 @@ from deepcoder_operator.domain.world import (
     PodView,
     PoolView,
     RayJobView,
-    StorageView,
     World,
 )
 from deepcoder_operator.kube import errors
+from deepcoder_operator.progress_board import FIGURES_SECONDS
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ class Beats(Observer):
             ordinal=1, stage="short", phase=self.phase, step=self.step, max_steps=20, sent_at=at
         )  # fmt: skip
         pool = PoolView("demo-sandbox", True, f"{self.step} of 4 judges are ready")
-        return World(rayjob=job, cluster=ClusterView("c", True), pods=(head,), pool=pool, storage=StorageView(),
+        return World(rayjob=job, cluster=ClusterView("c", True), pods=(head,), pool=pool,
                      beat=Beat(report, at, "head", at), watching_since=at, seen_at=at)  # fmt: skip
 
 
@@ -120,6 +122,35 @@ async def test_times_of_reports_alone_wait_a_minute_and_cause_no_pass_meanwhile(
         now[0] = at
         assert await reconciler.reconcile(KEY, memory) == wait
         assert len(harness.api.writes) == writes, at
+
+
+async def test_storage_is_not_asked_more_often_for_a_checkpoint_that_it_does_not_prove(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every judge of a pool that starts causes a pass; the checkpoint is damaged, or its bucket is away."""
+    cluster = running()
+    made = checkpoint("short", 7, 1, at=cluster.now)
+    summary = CheckpointSummary(uri=made.uri, digest=made.digest, step=made.step)
+
+    class Looks(Observer):
+        async def observe(self, run: Any, now: Any, obstacle: Any, outdated: Any) -> World:
+            cluster.run = run
+            return cluster.world()
+
+    reconciler: Any = harness.controller._reconciler
+    monkeypatch.setattr(reconciler, "observer", Looks())
+    monkeypatch.setattr(reconciler, "now", lambda: cluster.now)
+    monkeypatch.setattr(reconciler, "clock", lambda: (cluster.now - START).total_seconds())
+    memory = reconcile.Memory(harness.api.change(manifest() | {"status": cluster.run.status.to_wire()}))
+    for second in range(120):
+        if second % 5 == 0:
+            cluster.report(8)
+            assert cluster.beat is not None
+            report = cluster.beat.report.model_copy(update={"latest_checkpoint": summary})
+            cluster.beat = replace(cluster.beat, report=report)
+        await reconciler.reconcile(KEY, memory)
+        cluster.advance(1)
+    assert 0 < cluster.questions <= 120 / FIGURES_SECONDS + 1
 
 
 async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwise_left_as_it_is(

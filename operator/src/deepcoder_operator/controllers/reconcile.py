@@ -122,11 +122,12 @@ class Reconciler:
             memory.storage_problem = ""
         elif world.storage is not None:
             memory.storage_problem = world.storage.problem.reason if world.storage.problem else ""
-        if self._must_write(memory, run, decided):
+        asked = world.storage is not None
+        if self._must_write(memory, run, decided, asked):
             run, whole = await self._write(memory, obj, run, decided.status)
             wait = decided.requeue_after if whole else max(decided.requeue_after, SHORTEST_PAUSE_SECONDS)
         else:
-            wait = self._wait(memory, run, decided)
+            wait = self._wait(memory, run, decided, asked)
         self._announce(memory, obj, decided)
         self._answer(key, run, now)
         problem = await self.executor.carry_out(run, decided.actions, memory.adopt)
@@ -139,18 +140,20 @@ class Reconciler:
         memory.obstacle = Obstacle(run.metadata.uid, problem, met.tries + 1 if met and same else 1)
         return memory.obstacle.pause
 
-    def _must_write(self, memory: Memory, run: DeepCoderRun, decided: Plan) -> bool:
+    def _must_write(self, memory: Memory, run: DeepCoderRun, decided: Plan, asked: bool) -> bool:
         """Whether a change cannot wait. Actions and events rest on the stored status."""
         if decided.status == run.status:
             return False
-        return bool(decided.actions or decided.events) or worth_writing(run.status, decided.status, self._since(memory))
+        if decided.actions or decided.events:
+            return True
+        return worth_writing(run.status, decided.status, self._since(memory), asked=asked)
 
-    def _wait(self, memory: Memory, run: DeepCoderRun, decided: Plan) -> float:
+    def _wait(self, memory: Memory, run: DeepCoderRun, decided: Plan, asked: bool) -> float:
         """Return the seconds to the next pass after one that wrote nothing. The held-back changes are due by then."""
         wait = decided.requeue_after
         since = self._since(memory)
         if decided.status != run.status and since is not None:
-            wait = min(wait, held_seconds(run.status, decided.status) - since)
+            wait = min(wait, held_seconds(run.status, decided.status, asked=asked) - since)
         return wait if decided.actions else max(wait, SHORTEST_PAUSE_SECONDS)
 
     def _since(self, memory: Memory) -> float | None:

@@ -16,18 +16,22 @@ TIMES_SECONDS = 60.0
 of a silent trainer when that time is two minutes old."""
 
 
-def worth_writing(old: RunStatus, new: RunStatus, seconds: float | None) -> bool:
+def worth_writing(old: RunStatus, new: RunStatus, seconds: float | None, *, asked: bool = False) -> bool:
     """Whether a status must be written now.
 
     `seconds` is the time since this process last wrote the run's status, None if it never did. A pass that acts or
     posts an event writes every change anyway, because both rest on the stored status.
     """
-    return old != new and (seconds is None or seconds >= held_seconds(old, new))
+    return old != new and (seconds is None or seconds >= held_seconds(old, new, asked=asked))
 
 
-def held_seconds(old: RunStatus, new: RunStatus) -> float:
-    """Return the time since the last write from which a change is written."""
-    if _decisive(old) != _decisive(new):
+def held_seconds(old: RunStatus, new: RunStatus, *, asked: bool = False) -> float:
+    """Return the time since the last write from which a change is written.
+
+    `asked` says that the pass has queried storage. The stored time of the last report then bounds how often a report of
+    a checkpoint that cannot be verified causes a query (`query`).
+    """
+    if _decisive(old) != _decisive(new) or (asked and old.progress != new.progress):
         return 0.0
     return TIMES_SECONDS if _timeless(old) == _timeless(new) else FIGURES_SECONDS
 
