@@ -124,3 +124,14 @@ async def test_an_evaluation_without_a_judge_waits_for_one_only_once(tmp_path: P
     with pytest.raises(SandboxUnavailable):
         await run_evaluate_stage(context)
     assert asked == ["version"], "each question waits for a judge as long as the stage's patience allows"
+
+
+async def test_stored_results_are_returned_whatever_memory_the_judges_allow_now(tmp_path: Path) -> None:
+    async def most() -> int:
+        return 1000
+
+    context = make_context(tmp_path, ["Base"])
+    stored = await run_evaluate_stage(context)
+    again = await run_evaluate_stage(replace(context, max_memory_mb=most))
+    assert again.found is not None
+    assert again.metrics == stored.metrics

@@ -58,6 +58,7 @@ async def run_evaluate_stage(context: EvaluationContext) -> Evaluated:
     with _alone(context, plan.key):
         if (before := await asyncio.to_thread(_found, context, plan)) is not None:
             return before
+        await _refuse_too_large(context, sets)
         rows: dict[str, dict[str, list[Row]]] = {}
         for version, target in enumerate(targets, start=1):
             rows[target.name] = await _measure(
@@ -90,6 +91,7 @@ async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Eva
     with _alone(context, plan.key):
         if (before := await asyncio.to_thread(_found, context, plan)) is not None:
             return before
+        await _refuse_too_large(context, sets)
         target = Target(GIVEN, given.digest, context.workdir)
         rows = {GIVEN: await _measure(context, plan, target, sets, given)}
         return await _commit(context, plan, sets, rows, target)
@@ -110,6 +112,7 @@ async def evaluate_weights(
     sets = await asyncio.to_thread((problem_sets or ProblemSets(context)).read)
     version = functools.partial(_version_or_none, context.judge_version)
     plan = await _plan(replace(context, judge_version=version), [TargetInput(target.name, weights)], sets)
+    await _refuse_too_large(context, sets)
     answers = SampledAnswers(context.sampler, plan)
     rows = {target.name: await _measure(context, plan, target, sets, answers, keep=False)}
     results = await asyncio.to_thread(evaluation_results, plan, sets, rows)
@@ -119,6 +122,17 @@ async def evaluate_weights(
         log.error("the evaluation of step %d could not be stored: %s", step, error)
         return metrics(results.targets)
     return done.metrics
+
+
+async def _refuse_too_large(context: EvaluationContext, sets: Sequence[ProblemSet]) -> None:
+    """Raise BadConfig if a problem asks for more memory than the judges allow.
+
+    Called before anything is sampled, but after the judges' version is known: both questions wait for a judge, and the
+    first one fails if none answers.
+    """
+    most_mb = await context.max_memory_mb()
+    for n, each in enumerate(sets):
+        refuse_above(most_mb, (encoded.problem for encoded in each.problems), f"stage.evaluate.datasets.{n}")
 
 
 async def _version_or_none(version: Callable[[], Awaitable[str | None]]) -> str | None:
@@ -163,9 +177,6 @@ async def _plan(
         judge=await context.judge_version(),
         rope=config.stage.rope.to_json().decode() if config.stage.rope else None,
     )
-    most_mb = await context.max_memory_mb()  # after the version, which fails if no judge answers: both wait for one
-    for n, each in enumerate(sets):
-        refuse_above(most_mb, (encoded.problem for encoded in each.problems), f"stage.evaluate.datasets.{n}")
     plan = replace(plan, **instead or {})
     while context.again and await asyncio.to_thread(_is_there, context, plan.key):
         plan = replace(plan, repeat=plan.repeat + 1)
