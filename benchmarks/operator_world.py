@@ -39,7 +39,7 @@ from run_manifests import run_manifest
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.errors import KubeError
 from deepcoder_operator.kube.resources import POOLS, RAYJOBS, RUNS, SECRETS, Resource
-from devcluster import tools
+from devcluster import procfs, tools
 from devcluster.config import cache_root
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
@@ -63,10 +63,14 @@ class Process:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @classmethod
-    def child(cls, name: str) -> Process:
-        """The only child of this process that runs a program with this name."""
+    def child(cls, name: str, directory: Path) -> Process:
+        """The only child of this process that runs a program with this name on files of `directory`."""
         pids = [int(p) for file in Path("/proc/self/task").glob("*/children") for p in file.read_text().split()]
-        (found,) = [p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() == name]
+        (found,) = [
+            pid
+            for pid in pids
+            if (line := procfs.command_line(pid)) and Path(line[0]).name == name and str(directory) in " ".join(line)
+        ]
         return cls(found)
 
     def megabytes(self, what: str) -> float:
@@ -107,7 +111,7 @@ class World:
     @property
     def server_cpu_seconds(self) -> float:
         """The API server's, since its start."""
-        return Process.child("kube-apiserver").cpu_seconds
+        return Process.child("kube-apiserver", self.directory).cpu_seconds
 
     def requests(self) -> Counter[str]:
         """What the operator has asked the API server for so far, by verb and kind, without watches."""

@@ -219,6 +219,8 @@ def test_what_is_not_there_yet_is_said_to_come(tab: Page, standin: Standin) -> N
         expect(tab.get_by_text("Loading…")).not_to_be_attached()
     standin.refused["/demo"] = (502, {})
     tab.goto(address(standin, "overview", "other"))
+    # Otherwise the page may notice both changes of its address at once, and then there is none.
+    expect(tab.get_by_role("heading", level=1)).to_contain_text("other")
     tab.goto(address(standin, "overview"))
     expect(tab.get_by_role("alert")).to_contain_text("refused with 502")
     expect(tab.get_by_text("Loading…")).not_to_be_attached()
