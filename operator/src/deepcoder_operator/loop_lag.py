@@ -3,7 +3,8 @@
 Scrapes see the worst delay of the last minute, so that they do not miss one that is already over. A loop that is
 completely blocked answers no probe, and the kubelet's timeout detects that. The liveness probe also fails once after a
 long delay. So a loop that is blocked again and again is found even if probes arrive between two delays, while a single
-delay, like that of a machine that was suspended, fails too few probes in a row for a restart, which would help nobody.
+delay of up to about 45 s, or a machine's suspension, fails too few probes in a row for a restart, which would help
+nobody.
 """
 
 from __future__ import annotations
