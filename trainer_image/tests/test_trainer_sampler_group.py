@@ -234,6 +234,35 @@ async def test_without_any_engine_left_the_loss_reaches_the_caller_and_nobody_wa
     await group.close()
 
 
+async def test_a_replacement_that_does_not_start_is_not_the_last_one_while_others_sample() -> None:
+    factory = Factory()
+    group = await started(factory, 2)
+    factory.made[0].dead = True
+    refused = [Scripted(0, refuses_start=True) for _ in range(REPLACEMENTS - 1)]
+    factory.next = [*refused, started_late := Scripted(0)]
+    await group.generate(request("moves"))
+    async with asyncio.timeout(60):
+        while started_late.version is None:
+            await asyncio.sleep(0)
+    assert len(group.each()) == 2
+    assert all(engine.closed for engine in refused)
+    await group.close()
+
+
+async def test_a_place_whose_replacements_never_start_stays_empty_after_a_bounded_number_of_them() -> None:
+    factory = Factory()
+    group = await started(factory, 2)
+    factory.made[0].dead = True
+    factory.next = [Scripted(0, refuses_start=True) for _ in range(200)]
+    await group.generate(request("moves"))
+    async with asyncio.timeout(60):
+        while group._replacing:
+            await asyncio.sleep(0)
+    assert len(factory.made) == 2 + REPLACEMENTS
+    assert len(group.each()) == 1
+    await group.close()
+
+
 async def test_an_engine_that_fails_an_update_never_answers_from_old_weights() -> None:
     factory = Factory()
     group = await started(factory, 2)

@@ -2,9 +2,10 @@
 
 The group holds the newest weights, so a replacement sampler gets them before its first request. A request moves at most
 `MOVES` times. A sampler is replaced at most `REPLACEMENTS` times in a row without a response in between, after growing
-pauses. If no sampler is left, or the newest weights are lost for all of them, the error reaches the controller and ends
-the attempt, which resumes elsewhere. Weights that the learner sends from GPU to GPU come only once. A replacement then
-waits for the next version, and if no other sampler has the newest one, that also ends the attempt.
+pauses; one that does not start counts, too. If no sampler is left, or the newest weights are lost for all of them, the
+error reaches the controller and ends the attempt, which resumes elsewhere. Weights that the learner sends from GPU to
+GPU come only once. A replacement then waits for the next version, and if no other sampler has the newest one, that also
+ends the attempt.
 
 A response is never assembled from two samplers: a request that moves is sampled again. A sampler counts as hung if it
 returns no response to anyone for longer than its longest response can take, or for most of the time after which the
@@ -320,17 +321,19 @@ class SamplerGroup:
         with contextlib.suppress(Exception):
             await member.engine.close()
         try:
-            if member.losses >= self.replacements:
-                log.error("sampler %d is not replaced, after %d that were lost before it", member.number, member.losses)
-                return
-            if member.losses:
-                await asyncio.sleep(PAUSE_SECONDS * 2 ** (member.losses - 1))
-            self.restarts += 1
-            log.warning("starting another sampler in place of %d", member.number)
-            await self._add(member.losses + 1)
-        except Exception as error:
-            self._failure = error
-            log.error("no replacement for sampler %d: %s", member.number, error)
+            for losses in range(member.losses, self.replacements):
+                if losses:
+                    await asyncio.sleep(PAUSE_SECONDS * 2 ** (losses - 1))
+                self.restarts += 1
+                log.warning("starting another sampler in place of %d", member.number)
+                try:
+                    return await self._add(losses + 1)
+                except Exception as error:
+                    self._failure = error
+                    log.error("the sampler in place of %d did not start: %s", member.number, error)
+                    if not self._members:  # nothing samples, so the attempt ends at once
+                        return
+            log.error("sampler %d is not replaced, after %d in a row that were lost", member.number, self.replacements)
         finally:
             asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self._notify()))
 
