@@ -12,10 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attempt_world import World as AttemptWorld
 from controller_world import EVALUATE, ScriptedLearner, World, stage_config
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
+from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.evaluation.results import CodeforcesRating, MeanRating, dataset_result
@@ -24,6 +26,7 @@ from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.pipeline.probe import summary
 from deepcoder_trainer.protocols import StepReport
 from deepcoder_trainer.rollout.metrics import batch_metrics, verdict_counts
+from deepcoder_trainer.telemetry import prometheus
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.prometheus import PREFIX, Prometheus
 from deepcoder_trainer.types import Batch
@@ -180,3 +183,21 @@ def test_a_scrape_port_that_is_taken_does_not_stop_training(
         monkeypatch.setenv("DEEPCODER_METRICS_PORT", str(taken.getsockname()[1]))
         Prometheus(make_config()).serve()
     assert "DEEPCODER_METRICS_PORT" in caplog.text
+
+
+async def test_the_next_stage_of_a_process_finds_the_scrape_port_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = []
+
+    def start(port: int, registry: CollectorRegistry) -> Any:
+        started = start_http_server(port, addr="127.0.0.1", registry=registry)
+        servers.append(started[0])
+        return started
+
+    monkeypatch.setattr(prometheus, "start_http_server", start)
+    monkeypatch.setenv("DEEPCODER_METRICS_PORT", "0")
+    record = await AttemptWorld(tmp_path, monkeypatch, steps=2, every=2).run()
+    assert record.code == ExitCode.DONE
+    [server] = servers
+    assert server.socket.fileno() == -1, "it is closed"

@@ -149,6 +149,7 @@ class Attempt:
         if config.progress is not None:
             self._background.loop(self._sinks.progress.run(config.progress))
         self._sinks.prometheus.serve()
+        stack.push_async_callback(asyncio.to_thread, self._sinks.prometheus.close)
         reward, model_dir, tokenizer = await self._unless_stopped(self._prepare(stack))
         if config.stage.type is StageType.EVALUATE:
             return await self._evaluate(stack, reward, model_dir, tokenizer)

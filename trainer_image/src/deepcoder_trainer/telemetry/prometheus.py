@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -74,6 +75,7 @@ class Prometheus:
         self._judging = self._histogram("sandbox_seconds", "Time to judge one sample", _JUDGE_BUCKETS, "verdict")
         self._gap = _GapHistogram()
         self._watched = _Watched()
+        self._server: Any = None
         self.registry.register(self._gap)
         self.registry.register(self._watched)
 
@@ -83,9 +85,15 @@ class Prometheus:
         if not port:
             return
         try:
-            start_http_server(int(port), registry=self.registry)
+            self._server, _ = start_http_server(int(port), registry=self.registry)
         except (OSError, ValueError) as error:
             log.error("no metrics are served, %s=%s: %s", PORT_VARIABLE, port, error)
+
+    def close(self) -> None:
+        """Close the scrape port, for the next stage of a local run. It may block for half a second."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
 
     def watch(self, totals: Callable[[], Mapping[str, float]]) -> None:
         """Read `totals` at each scrape: names, with a label as in `name{label=value}`, and counts that never decrease.
