@@ -226,6 +226,13 @@ def test_an_engine_on_cpus_takes_whole_prefills_and_memory_for_what_runs_at_once
     assert settings.kv_cache_bytes >= settings.max_num_seqs * settings.max_model_len * per_token
 
 
+def test_an_engine_has_room_for_an_evaluation_that_a_stage_configs_longest_context_forgets() -> None:
+    config = LocalRun.model_validate(changed(recipe={"maxPromptTokens": 100})).stage_config(1, 1, None)
+    forgets = config.model_copy(update={"longest_context_tokens": 64})
+    model = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 128, "num_hidden_layers": 4}
+    assert engine_settings(forgets, model).max_model_len == 100 + 128, "vLLM would cut its responses off at 64"
+
+
 @pytest.mark.parametrize(
     ("recipe", "field"),
     [

@@ -67,7 +67,10 @@ def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> Eng
     """Return the settings of the attempt's engines."""
     recipe = config.recipe
     dtype = recipe.precision.dtype
-    longest = recipe.max_prompt_tokens + max(config.longest_context_tokens, config.stage.context_tokens)
+    evaluated = (config.stage.evaluate.context_tokens if config.stage.evaluate else None) or 0
+    # A config that was written by hand may name less than the stage samples, and vLLM would cut off responses silently.
+    context = max(config.longest_context_tokens, config.stage.context_tokens, evaluated)
+    longest = recipe.max_prompt_tokens + context
     accelerators = config.stage.resources.accelerators
     if accelerators:
         sequences, budget, kv = GPU_SEQUENCES, max(PREFILL_TOKENS, longest), None
