@@ -102,6 +102,15 @@ def test_a_set_that_only_the_last_stage_needs_is_missed_before_the_first_begins(
     assert caught.value.field == "stages[exam].evaluate.datasets[held].uri"
 
 
+def test_standings_that_only_the_last_stage_needs_are_missed_before_the_first_begins(tmp_path: Path) -> None:
+    stages = document(tmp_path)["stages"]
+    stages[1]["evaluate"]["datasets"][0]["contests"] = "/nowhere"
+    run, store = begun(tmp_path, stages=stages)
+    with pytest.raises(BadConfig) as caught:
+        check_beginning(run, store)
+    assert caught.value.field == "stages[exam].evaluate.datasets[held].contests"
+
+
 def test_a_reward_of_ones_own_may_have_programs_run_by_a_judge_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,14 +9,15 @@ storage is refused, as in a cluster.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from deepcoder_contracts.base import DNSLabel, VersionedContract, sha256_digest
 from deepcoder_contracts.curation import unprotected
-from deepcoder_contracts.gate import Otherwise, recheck_gate
-from deepcoder_contracts.manifest import BY_HAND, Manifest, ParentRef, RunIdentity
+from deepcoder_contracts.gate import Otherwise, PromoteWhen, recheck_gate
+from deepcoder_contracts.manifest import BY_HAND, ParentRef, RunIdentity
 from deepcoder_contracts.recipe import Recipe, StageRecipe
 from deepcoder_contracts.stage import (
     DatasetSource,
@@ -29,6 +30,7 @@ from deepcoder_contracts.stage import (
     StageType,
     Storage,
 )
+from deepcoder_contracts.supported import Refusal
 
 
 class LocalStage(StageSettings):
@@ -133,11 +135,54 @@ class LocalRun(VersionedContract):
         )
 
 
-def held_by_gate(stage: StageSettings, manifest: Manifest) -> Otherwise | None:
+def late_refusals(run: LocalRun) -> Iterator[Refusal]:
+    """Yield what a stage would refuse or ignore only when its turn comes, perhaps after days. In a cluster, the API
+    server and the operator refuse the same."""
+    earlier: list[str] = []
+    for stage in run.stages:
+        where, targets = f"stages[{stage.name}]", stage.evaluate.targets if stage.evaluate else []
+        if stage.type is StageType.TRAIN:
+            earlier.append(stage.name)
+            if targets:
+                yield Refusal(
+                    f"{where}.evaluate.targets",
+                    f"{where}.evaluate.targets is for Evaluate stages; a Train stage evaluates its own weights: remove "
+                    "it",
+                )
+        elif unknown := [target for target in targets if target not in ("Base", *earlier)]:
+            yield Refusal(
+                f"{where}.evaluate.targets",
+                f"{where}.evaluate.targets names {', '.join(unknown)}, which is not an earlier Train stage: use "
+                f"{', '.join(['Base', *earlier])}",
+            )
+        if stage.promote_when is not None:
+            yield from _gate_refusals(stage, stage.promote_when, f"{where}.promoteWhen")
+
+
+def _gate_refusals(stage: LocalStage, gate: PromoteWhen, where: str) -> Iterator[Refusal]:
+    datasets = stage.evaluate.datasets if stage.evaluate else []
+    measured = {f"eval/{d.name}/pass_at_1" for d in datasets} | {
+        f"eval/{d.name}/rating" for d in datasets if d.contests
+    }
+    for condition in gate.all:
+        evaluation = condition.metric.startswith("eval/")
+        if evaluation and condition.metric not in measured:
+            yield Refusal(
+                where,
+                f"{where} uses {condition.metric}, which the stage does not measure: add the dataset to "
+                "evaluate.datasets (with contests, for a rating), or use another metric",
+            )
+        elif stage.type is StageType.EVALUATE and not (evaluation and condition.window == 1):
+            yield Refusal(
+                where,
+                f"{where} uses {condition.metric} with window {condition.window}, but an Evaluate stage measures once: "
+                "gate it on eval/<dataset>/pass_at_1 or rating with window 1",
+            )
+
+
+def held_by_gate(stage: StageSettings, values: Mapping[str, float]) -> Otherwise | None:
     """Return Hold or Fail if a stage's unmet gate stops the run, or None if the run continues."""
     gate = stage.promote_when
-    if gate is None or gate.otherwise is Otherwise.PROMOTE:
-        return None
-    if manifest.gate is not None and recheck_gate(gate, manifest.gate.values):
+    if gate is None or gate.otherwise is Otherwise.PROMOTE or recheck_gate(gate, values):
         return None
     return gate.otherwise

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,12 +83,15 @@ class Attempt:
         judge: LocalJudge | None,
         observers: tuple[Observer, ...] = (),
         machine: StageResources | None = None,
+        later: Sequence[StageConfig] = (),
     ) -> None:
-        """`machine` is the size of a Ray cluster of our own, if later stages need more than this one."""
+        """`machine` is the size of a Ray cluster of our own, if later stages need more than this one. Of `later` stages
+        it is checked now whether the model can do them."""
         self.config = config
         self.stop = stop
         self._judge = judge
         self._machine = machine or config.stage.resources
+        self._later = later
         self._folder = Workdir()
         self._workdir = self._folder.path
         self._store = open_run_storage(config.storage)
@@ -163,7 +166,8 @@ class Attempt:
         reward = await self._reward(stack)
         model_dir = await abandonable(self._sources.model, config.model)
         model_config = read_model_config(model_dir)
-        check(config, model_config)
+        for each in (config, *self._later):
+            check(each, model_config)
         tokenizer = await abandonable(load_tokenizer, model_dir)
         # Not `abandonable`, whose thread ends: the processes of our own cluster end with the thread that started them.
         weights = element_bytes(config.recipe) * parameters(model_shape(model_config))

@@ -6,12 +6,12 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
-from deepcoder_contracts.layout import CLAIM, EXIT, RUN, exit_key
+from deepcoder_contracts.layout import CLAIM, EXIT, MANIFEST, RUN, exit_key, parse_evaluation_dir
 from deepcoder_contracts.manifest import Manifest, ParentRef, RunRecord
 from deepcoder_contracts.stage import StageConfig, StageType, Storage
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageDenied
@@ -23,7 +23,7 @@ from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.cluster import most_of
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.local import LocalJudge
-from deepcoder_trainer.localrun import LocalRun, held_by_gate
+from deepcoder_trainer.localrun import LocalRun, held_by_gate, late_refusals
 from deepcoder_trainer.protocols import Observer
 from deepcoder_trainer.rollout.reward import load_reward
 from deepcoder_trainer.running import process_exit
@@ -94,29 +94,34 @@ async def _run_stages(
         listing = read_listing(await asyncio.to_thread(store.list, f"{stage.name}/"))
         train = stage.type is StageType.TRAIN
         ended = await asyncio.to_thread(_ended, store, listing) if train else None
-        if ended is None or not _exported(listing, ended[0]):
-            if not train and await asyncio.to_thread(_evaluated, store, stage.name, listing):
-                log.info("stage %s was done before", stage.name)
-                continue
+        if not train and await asyncio.to_thread(_evaluated, store, stage.name, listing):
+            log.info("stage %s was done before", stage.name)
+        elif ended is None or not _exported(listing, ended[0]):
             ordinal = max(listing.claims, default=0) + 1
             log.info("stage %s (%d of %d), attempt %d", stage.name, index + 1, len(run_config.stages), ordinal)
             config = run_config.stage_config(index, ordinal, parent)
-            record = await Attempt(config, stop, judge, observers(config), machine).run()
+            begins = index == 0 and not listing.committed
+            later = [run_config.stage_config(i, 1, None) for i in range(1, len(run_config.stages))] if begins else []
+            record = await Attempt(config, stop, judge, observers(config), machine, later).run()
             if record.code != ExitCode.DONE:
                 return record
             listing = read_listing(await asyncio.to_thread(store.list, f"{stage.name}/"))
             ended = await asyncio.to_thread(_ended, store, listing) if train else None
         else:
             log.info("stage %s was done before, at step %d", stage.name, ended[0].step)
+        values: Mapping[str, float] = {}
         if ended is not None:
-            manifest, parent = ended
-            if (held := held_by_gate(stage, manifest)) is not None:
-                return ExitRecord(
-                    code=1,
-                    reason="GateUnmet",
-                    message=f"stage {stage.name} ended with its gate unmet and promoteWhen.otherwise {held.value}",
-                    step=manifest.step,
-                )
+            parent = ended[1]
+            values = ended[0].gate.values if ended[0].gate else {}
+        elif stage.promote_when is not None:
+            values = await asyncio.to_thread(_measured, store, stage.name)
+        if (held := held_by_gate(stage, values)) is not None:
+            return ExitRecord(
+                code=1,
+                reason="GateUnmet",
+                message=f"stage {stage.name} ended with its gate unmet and promoteWhen.otherwise {held.value}",
+                step=ended[0].step if ended is not None else 0,
+            )
     return record
 
 
@@ -159,13 +164,17 @@ def check_beginning(run_config: LocalRun, store: ObjectStore) -> None:
 
 
 def _check_named(run_config: LocalRun) -> None:
+    if refusals := list(late_refusals(run_config)):
+        raise BadConfig("\n".join(refusal.message for refusal in refusals), field=refusals[0].field)
     named = [("model.uri", run_config.model.uri)]
     if run_config.dataset is not None and run_config.dataset.uri is not None:
         named.append(("dataset.uri", run_config.dataset.uri))
     named += [
-        (f"stages[{stage.name}].evaluate.datasets[{each.name}].uri", each.uri)
+        (f"stages[{stage.name}].evaluate.datasets[{each.name}].{what}", uri)
         for stage in run_config.stages
         for each in (stage.evaluate.datasets if stage.evaluate else ())
+        for what, uri in (("uri", each.uri), ("contests", each.contests))
+        if uri is not None
     ]
     for field, uri in named:
         if urlsplit(uri).scheme in ("", "file"):
@@ -189,6 +198,23 @@ def _ended(store: ObjectStore, listing: StageListing) -> tuple[Manifest, ParentR
 
 def _exported(listing: StageListing, manifest: Manifest) -> bool:
     return any(export.step == manifest.step for export in listing.exports())
+
+
+def _measured(store: ObjectStore, stage: str) -> dict[str, float]:
+    """Return the figures of an Evaluate stage, those of its newest evaluation if it made several."""
+    found: list[Manifest] = []
+    for each in store.list("eval/"):
+        folder = each.key.removesuffix(f"/{MANIFEST}")
+        if folder != each.key and parse_evaluation_dir(folder) is not None:
+            try:
+                found.append(read_manifest(store, folder)[0])
+            except (CheckpointDamaged, ObjectMissing) as error:
+                log.warning("%s is not used: %s", folder, error)
+    figures: dict[str, float] = {}
+    for manifest in sorted(found, key=lambda m: (m.ordinal, m.created_at)):
+        if manifest.stage == stage:
+            figures |= manifest.metrics
+    return figures
 
 
 def _evaluated(store: ObjectStore, stage: str, listing: StageListing) -> bool:
