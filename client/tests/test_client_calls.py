@@ -283,6 +283,28 @@ def test_a_watch_tells_what_is_there_then_changes_and_goes_on_from_a_new_list_wh
     assert "resourceVersion=6" in watches[1]
 
 
+def test_a_watch_without_even_bookmarks_is_dead_and_opened_again_from_what_was_seen(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection broke without a word, and what follows it would be old by then."""
+    monkeypatch.setattr("deepcoder_client.client.POLL_SECONDS", 0.05)
+    asked: list[tuple[Any, float]] = []
+
+    def lines(kind: object, place: object, right: object, query: dict[str, Any], *, idle: float) -> Iterator[str]:
+        asked.append((query["resourceVersion"], idle))
+        later = {**RUN, "metadata": {**RUN["metadata"], "resourceVersion": str(5 + len(asked))}}
+        yield json.dumps({"type": "MODIFIED", "object": later})
+        return True
+
+    server.answers = [(200, {"metadata": {"resourceVersion": "5"}, "items": []})]
+    client = server.client()
+    monkeypatch.setattr(client.connection, "lines", lines)
+    changes = client.watch("demo", seconds=3600)
+    assert [next(changes).run.metadata.resource_version for _ in range(3)] == ["6", "7", "8"]
+    assert [version for version, _ in asked] == ["5", "6", "7"]
+    assert max(idle for _, idle in asked) <= 120, "bookmarks arrive about once a minute"
+
+
 def test_a_list_is_read_to_its_last_page(server: Server) -> None:
     second = {**RUN, "metadata": {**RUN["metadata"], "name": "another"}}
     server.answers = [

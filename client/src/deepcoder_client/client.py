@@ -43,6 +43,8 @@ FIELD_MANAGER = "deepcoder-client"
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 120.0
 TERMINAL = frozenset({Phase.COMPLETE, Phase.FAILED})
+WATCH_SILENCE_SECONDS = 100.0
+"""Bookmarks arrive about once a minute, so a watch that is silent for longer is dead."""
 _TRIES = 5
 _MARGIN_SECONDS = 30
 """A reopened log begins this many seconds after the silence did, so that no line is repeated."""
@@ -180,7 +182,9 @@ class Client:
             asked |= {"timeoutSeconds": max(1, int(min(left, 300))), **chosen}
             began, ended = time.monotonic(), False
             try:
-                for line in self.connection.lines(RUNS, place, right, asked, idle=min(left, 300) + 10):
+                for line in self.connection.lines(
+                    RUNS, place, right, asked, idle=min(left + 10, WATCH_SILENCE_SECONDS)
+                ):
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         ended = True
