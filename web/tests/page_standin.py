@@ -12,6 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ class Standin:
         self.rows: list[Document] = []
         """More lines of the list of runs."""
         self.digest = "sha256:" + "a" * 64
+        self.attempts: list[Document] = []
+        self.reported = datetime.now(UTC)
+        """When every run's trainer has reported last."""
+        self.usage: Document = {}
         self.refused: dict[str, tuple[int, dict[str, str]]] = {}
         """End of a path (without its query) to status and headers."""
         self.asked: list[str] = []
@@ -87,7 +92,8 @@ class Standin:
             "ordinal": 1,
             "gpus": 8,
             "currentStage": {"name": "short", "index": 0, "contextTokens": 48, "ordinal": 1},
-            "progress": {"step": done, "maxSteps": 20000, "display": f"{done}/20000", "time": "2026-01-01T00:00:00Z"},
+            "progress": {"step": done, "maxSteps": 20000, "display": f"{done}/20000", "time": self.reported},
+            "usage": self.usage,
             "provenance": PROVENANCE,
             "latestCheckpoint": latest | {"committedTime": "2026-01-01T00:00:00Z"},
         }
@@ -104,8 +110,8 @@ class Standin:
     def application(self) -> web.Application:
         """The routes of the API, and the page itself."""
         below: dict[str, Callable[[str, web.Request], Document]] = {
-            "": lambda name, _: views.run_page(self.run(name)) | {"problem": self.problem},
-            "/attempts": lambda name, _: {"attempts": []},
+            "": lambda name, _: views.run_page(self.run(name), datetime.now(UTC)) | {"problem": self.problem},
+            "/attempts": lambda name, _: {"attempts": self.attempts},
             "/steps": lambda name, request: columns(self.steps[name], request.query.get("after", "")),
             "/samples/steps": lambda name, _: {"steps": self.sample_steps},
             "/samples": lambda name, request: views.sample_rows(rollouts(), request.query.get("verdict", "")),

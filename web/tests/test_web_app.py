@@ -143,6 +143,59 @@ async def test_streams_are_counted_by_user_whatever_their_tokens(monkeypatch: py
         other.close()
 
 
+async def test_a_token_that_is_no_text_is_refused_as_any_other() -> None:
+    async with serving(World()) as client:
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        writer.write(
+            b"GET /api/v1/me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer \xff\xfe\r\n\r\n"
+        )
+        async with asyncio.timeout(60):
+            assert b" 401 " in (await reader.readline())
+        writer.close()
+
+
+async def test_a_namespace_that_cannot_be_watched_is_told_to_those_who_may_list_it_alone() -> None:
+    """It may have been deleted for good: its name is nobody else's business, and what others see is not old."""
+    world = World("team", "other")
+    for namespace in ("team", "third"):
+        world.add(run_of(namespace=namespace))
+    world.runs._problems = {"other": "runs cannot be watched: other is gone"}
+    async with serving(world) as client:
+        assert (await answer(client, "/api/v1/runs"))[1]["problem"] == "runs cannot be watched: other is gone"
+        assert (await answer(client, "/api/v1/runs", "stranger"))[1] == {"runs": [], "problem": None}
+        world.runs._problems = {"third": "runs cannot be watched: third is gone"}
+        assert (await answer(client, "/api/v1/runs"))[1]["problem"] is None
+
+
+async def test_runs_that_change_all_the_time_are_told_of_once_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line makes a page load the whole list."""
+    monkeypatch.setattr(app, "PAUSE_SECONDS", 3600.0, raising=False)
+    world = World()
+    async with serving(world) as client:
+        stream = await client.get("/api/v1/stream", headers=bearer())
+        assert await stream.content.readline() == b"\n"
+        world.add(run_of(version="1"))
+        assert await stream.content.readline() == b"runs\n"
+        world.add(run_of(version="2"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await stream.content.readline()
+        stream.close()
+
+
+async def test_what_changes_in_the_pause_is_told_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "PAUSE_SECONDS", 0.05)
+    world = World()
+    async with serving(world) as client:
+        stream = await client.get("/api/v1/stream", headers=bearer())
+        assert await stream.content.readline() == b"\n"
+        for version in ("1", "2", "3"):
+            world.add(run_of(version=version))
+            async with asyncio.timeout(60):
+                assert await stream.content.readline() == b"runs\n"
+        stream.close()
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "BEAT_SECONDS", 0.05)

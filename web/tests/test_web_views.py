@@ -113,6 +113,45 @@ def test_each_attempt_says_how_it_ended() -> None:
     assert (rows[2]["ended"], rows[4]["ended"]) == ("2026-05-01T13:00:00Z", None)
 
 
+def test_an_attempt_that_is_over_does_not_run_while_its_pods_are_removed() -> None:
+    live = {"ordinal": 1, "stageIndex": 0, "name": "x", "intendedTime": NOON}
+    draining = run_of(ordinal=1, attempt=live | {"state": "Draining"})
+    assert [r["state"] for r in views.attempt_rows(draining, [attempt(1, None)])] == ["Draining"]
+    over = live | {"state": "Leaving", "endedTime": ONE, "reason": "NodeLost", "evidence": "node n is gone"}
+    (row,) = views.attempt_rows(run_of(ordinal=1, attempt=over), [attempt(1, None)])
+    assert (row["state"], row["ended"]) == ("Leaving", "2026-05-01T13:00:00Z")
+    assert (row["reason"], row["message"]) == ("NodeLost", "node n is gone")
+
+
+def test_an_exit_record_that_cannot_be_read_is_not_taken_for_a_lost_head() -> None:
+    unread = Attempt("short", 1, claimed=NOON, exit=None, logs=(), ended=ONE, seen=ONE)
+    (row,) = views.attempt_rows(run_of(ordinal=1), [unread])
+    assert (row["state"], "cannot read" in row["message"]) == ("Unknown", True)
+
+
+def test_gpu_time_and_cost_include_pods_that_still_run() -> None:
+    """The status counts an attempt when it is settled: a run in its first attempt would have used nothing for days."""
+    pod = {"name": "a", "ordinal": 1, "gpus": 8, "scheduledTime": NOON, "perGpuHour": "2"}
+    used = {"gpuSeconds": "3600", "wastedGpuSeconds": "1800", "estimatedCost": "2", "pods": [pod]}
+    page = views.run_page(run_of(phase="Running", usage=used), ONE)
+    assert page["usage"] == {
+        "gpuSeconds": 9 * 3600,
+        "wastedGpuSeconds": 1800,
+        "sandboxSeconds": 0,
+        "cost": 2 + 16,
+        "estimated": False,
+    }
+
+
+def test_figures_of_a_trainer_that_no_longer_reports_are_old() -> None:
+    progress = {"display": "3/9", "time": NOON}
+    page = views.run_page(run_of(phase="Running", progress=progress), ONE)
+    assert (page["reported"], page["silentSeconds"]) == ("2026-05-01T12:00:00Z", 3600)
+    assert views.run_page(run_of(phase="Running", progress=progress), NOON)["silentSeconds"] is None
+    assert views.run_page(run_of(phase="Held", progress=progress), ONE)["silentSeconds"] is None
+    assert views.run_page(run_of(), ONE)["reported"] is None
+
+
 def test_an_attempt_that_has_stored_nothing_yet_is_there() -> None:
     run = run_of(
         ordinal=1, attempt={"ordinal": 1, "stageIndex": 1, "name": "x", "state": "Starting", "intendedTime": NOON}
@@ -123,7 +162,7 @@ def test_an_attempt_that_has_stored_nothing_yet_is_there() -> None:
 
 def test_what_is_sent_names_no_secret_no_template_and_no_environment() -> None:
     run = run_of()
-    text = json.dumps(views.run_page(run))
+    text = json.dumps(views.run_page(run, NOON))
     reference = run.spec.checkpoint.s3.credentials_secret_ref
     assert reference is not None
     for forbidden in (reference.name, "template", "containers", "env", "credentials"):

@@ -23,10 +23,9 @@ from deepcoder_cli.output import age
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_cli.terminal import printable
 from deepcoder_client.connection import Object
+from deepcoder_client.settings import SILENT_SECONDS
 
 PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}
-SILENT_SECONDS = 120.0
-"""Age from which a report is old. Trainers report every few seconds; the operator stores that four times a minute."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 TIMEOUT_SECONDS = 10.0
 """Default of the longest wait for one response of the API server."""
 
+SILENT_SECONDS = 120.0
+"""Age from which a report is old. Trainers report every few seconds; the operator stores that four times a minute."""
+
 GPU_GB = 80.0
 """Default memory of a GPU, in GB of 10^9 bytes."""
 

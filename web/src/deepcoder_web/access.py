@@ -122,7 +122,7 @@ class Access:
 
 
 def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()  # a header may hold any bytes
 
 
 class _Remembered(Generic[T]):

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 STREAM_SECONDS = 3600.0
 BEAT_SECONDS = 15.0
 """Longest time between two lines of a stream: proxies close silent connections, and permissions are checked again."""
+PAUSE_SECONDS = 1.0
+"""Shortest time between two changes that a stream reports: hundreds of runs change many times a second, and each report
+makes the page load the whole list."""
 STREAMS_OF_ONE = 16
 STREAMS_OF_ALL = 512
 REVIEW_SECONDS = 10.0
@@ -110,13 +114,16 @@ class Dashboard:
         viewer = await self._viewer(request)
         shown = await self._listed(viewer)
         rows = [_row(run) for key, run in self._runs.all() if shown is None or key.namespace in shown]
-        return _json({"runs": rows, "problem": self._runs.problem})
+        problems = (
+            text for name, text in self._runs.problems.items() if shown is None or name is None or name in shown
+        )
+        return _json({"runs": rows, "problem": next(problems, None)})
 
     async def _listed(self, viewer: Viewer) -> set[str] | None:
-        """Return the namespaces whose runs the viewer may list; None: all."""
+        """Return the namespaces whose runs, or whose lack of them, the viewer may see; None: all."""
         if await self._may(viewer, "list", ""):
             return None
-        names = sorted({key.namespace for key, _ in self._runs.all()})
+        names = sorted({key.namespace for key, _ in self._runs.all()} | {name for name in self._runs.problems if name})
         gate = asyncio.Semaphore(_LISTS_AT_ONCE)
 
         async def asked(name: str) -> bool:
@@ -153,7 +160,7 @@ class Dashboard:
         return viewer, run
 
     async def _page(self, run: DeepCoderRun, request: web.Request) -> Answer:
-        return views.run_page(run, self._runs.problem_of(run.metadata.namespace))
+        return views.run_page(run, datetime.now(UTC), self._runs.problem_of(run.metadata.namespace))
 
     async def _attempts(self, run: DeepCoderRun, request: web.Request) -> Answer:
         return await self._storage.attempts(run)
@@ -228,6 +235,8 @@ class Dashboard:
                 if told is None:
                     break
                 await response.write(b"run\n" if key and told else b"runs\n" if told else b"\n")
+                if changed:
+                    await asyncio.sleep(PAUSE_SECONDS)
         return response
 
     async def _told(self, viewer: Viewer, key: RunKey | None, changed: set[RunKey]) -> bool | None:

@@ -111,6 +111,11 @@ class Runs:
         """Why some of the data may be stale, or None."""
         return next(iter(self._problems.values()), None)
 
+    @property
+    def problems(self) -> dict[str | None, str]:
+        """Why some of the data may be stale, by namespace; None stands for all."""
+        return dict(self._problems)
+
     def problem_of(self, namespace: str) -> str | None:
         """Return why a namespace's data may be stale, or None."""
         return self._problems.get(namespace) or self._problems.get(None)
@@ -172,6 +177,8 @@ class Runs:
 
     def _fail(self, namespace: str | None, error: Exception) -> None:
         said = str(error) if isinstance(error, ClientError) else type(error).__name__
+        if isinstance(error, Forbidden):  # its own message addresses the reader, who may well have the permission
+            said = f"the dashboard's own account may not {error.right.verb} {error.right.qualified}"
         text, before = f"runs cannot be watched: {said}", self._problems.get(namespace)
         self._problems[namespace] = text
         if text != before:

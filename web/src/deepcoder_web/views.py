@@ -14,8 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from deepcoder_client.cost import cost
 from deepcoder_client.errors import StorageError, StorageFault
 from deepcoder_client.run_folder import Attempt, Evaluation
+from deepcoder_client.settings import SILENT_SECONDS
+from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import TROUBLE, Phase
 from deepcoder_contracts.chain import Link
@@ -55,8 +58,8 @@ def unreadable_row(namespace: str, name: str, uid: str, phase: str, created: str
     return about | unknown | {"step": 0, "gpus": 0, "attempt": 0, "unreadable": True}
 
 
-def run_page(run: DeepCoderRun, problem: str | None = None) -> Document:
-    """Return everything that the run's object says, and why it may be stale."""
+def run_page(run: DeepCoderRun, now: datetime, problem: str | None = None) -> Document:
+    """Return everything that the run's object says at a moment, and why it may be stale."""
     status = run.status
     document = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     progress = status.progress
@@ -64,13 +67,37 @@ def run_page(run: DeepCoderRun, problem: str | None = None) -> Document:
         "problem": problem,
         "conditions": document.get("conditions", []),
         "provenance": document.get("provenance", {}),
-        "usage": {k: v for k, v in document.get("usage", {}).items() if k != "pods"},
+        "usage": usage(run, now),
+        "reported": _time(progress.time) if progress else None,
+        "silentSeconds": _silent_seconds(run, now),
         "latestCheckpoint": document.get("latestCheckpoint"),
         "startTime": document.get("startTime"),
         "completionTime": document.get("completionTime"),
         "truncatedRatio": progress.truncated_ratio if progress else None,
         "settings": settings(run),
     }
+
+
+def usage(run: DeepCoderRun, now: datetime) -> Document:
+    """Return what the run has used up to a moment. The status has totals of settled attempts only; running pods are
+    added here."""
+    found = cost(run, now)
+    return {
+        "gpuSeconds": 3600 * found.gpu_hours,
+        "wastedGpuSeconds": 3600 * found.wasted_gpu_hours,
+        "sandboxSeconds": 3600 * found.sandbox_hours,
+        "cost": found.amount,
+        "estimated": found.estimated,
+    }
+
+
+def _silent_seconds(run: DeepCoderRun, now: datetime) -> float | None:
+    """Return the age of the figures of a running run if they are old; None otherwise."""
+    progress = run.status.progress
+    if run.status.phase is not Phase.RUNNING or progress is None:
+        return None
+    seconds = (now - progress.time).total_seconds()
+    return seconds if seconds >= SILENT_SECONDS else None
 
 
 def settings(run: DeepCoderRun) -> Document:
@@ -100,25 +127,34 @@ _ENDS: dict[int, str] = {ExitCode.DONE: "Complete", ExitCode.DRAINED: "Stopped"}
 def attempt_rows(run: DeepCoderRun, attempts: Iterable[Attempt]) -> list[Document]:
     """Return attempts by ordinal with the reason of their end; a killed attempt has no exit record."""
     live = run.status.attempt
-    rows = [_attempt(run, attempt, live.ordinal if live else None) for attempt in attempts]
+    rows = [_attempt(run, attempt, live) for attempt in attempts]
     if live and all(row["ordinal"] != live.ordinal for row in rows):
         since = live.running_time or live.admitted_time or live.intended_time
-        stage = run.spec.stages[live.stage_index].name
-        rows.append(_row(stage, live.ordinal, str(live.state), since, None, None, "", 0))
+        rows.append(_live(live, run.spec.stages[live.stage_index].name, since, 0))
     return rows
 
 
-def _attempt(run: DeepCoderRun, attempt: Attempt, live: int | None) -> Document:
+def _attempt(run: DeepCoderRun, attempt: Attempt, live: AttemptStatus | None) -> Document:
     left = attempt.exit
     began = attempt.claimed or attempt.seen
     if left is not None:
         state = _ENDS.get(left.code, "Failed")
         return _row(attempt.stage, attempt.ordinal, state, began, attempt.ended, left.reason, left.message, left.step)
-    if attempt.ordinal == live:
-        step = run.status.progress.step if run.status.progress else 0
-        return _row(attempt.stage, attempt.ordinal, "Running", began, None, None, "", step)
+    if live is not None and attempt.ordinal == live.ordinal:
+        progress = run.status.progress
+        return _live(live, attempt.stage, began, progress.step if progress else 0)
+    if attempt.ended is not None:
+        text = "it left an exit record that this dashboard cannot read: another release wrote it, or it is damaged"
+        return _row(attempt.stage, attempt.ordinal, "Unknown", began, attempt.ended, None, text, 0)
     text = "it left no exit record: its head was lost or killed"
     return _row(attempt.stage, attempt.ordinal, "Lost", began, attempt.seen, None, text, 0)
+
+
+def _live(live: AttemptStatus, stage: str, began: datetime | None, step: int) -> Document:
+    """Return the row of the attempt that the operator follows. It may be over, with its pods not gone yet."""
+    return _row(
+        stage, live.ordinal, live.state, began, live.ended_time, live.reason, live.evidence or "", step
+    )  # fmt: skip
 
 
 def _row(
