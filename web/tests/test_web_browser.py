@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +19,12 @@ PATIENCE_MS = 60_000
 """For what a page asks in the end, as for what it shows: a busy machine is slow."""
 
 LOOK_MS = 10_000
-"""After which a page without a stream looks anew."""
+"""After which a page without a stream looks anew, and one that shows judges."""
+
+AGAIN_MS = 30_000
+"""After which a page loads again what has failed, and writes times anew. Less than the silence that ends a stream."""
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 # A headless browser takes every tab as seen: here each can be told that it is not.
 TAB = f"""
@@ -372,6 +378,100 @@ def _asked_of(standin: Standin) -> tuple[str, str]:
     last = next(a for a in reversed(list(standin.asked)) if a.partition("?")[0].endswith("/samples"))
     query: dict[str, Any] = dict(part.split("=") for part in last.partition("?")[2].split("&"))
     return query["stage"], query["step"]
+
+
+def test_judges_are_looked_at_again_while_the_run_does_not_change(tab: Page, standin: Standin) -> None:
+    """A run that waits for judges changes nothing, and its page is looked at just then."""
+    tab.clock.install()
+    standin.pool = {"metadata": {"name": "judges"}, "status": {"readyReplicas": 4, "desiredReplicas": 4}}
+    tab.goto(address(standin, "pool"))
+    expect(tab.get_by_text("4 of 4")).to_be_visible()
+    standin.pool["status"]["readyReplicas"] = 0
+    tab.clock.fast_forward(LOOK_MS)
+    expect(tab.get_by_text("0 of 4")).to_be_visible()
+
+
+def test_times_go_on_while_the_run_does_not_change(tab: Page, standin: Standin) -> None:
+    """An attempt that waits for its pods the whole night has not begun a minute ago."""
+    tab.clock.install(time=NOON)
+    attempt = {"stage": "short", "ordinal": 1, "state": "Starting", "started": NOON.isoformat(), "ended": None}
+    standin.attempts = [attempt | {"reason": None, "message": "", "step": 0}]
+    tab.goto(address(standin, "overview"))
+    took = tab.get_by_role("region", name="Attempts").get_by_role("cell").last
+    expect(took).to_have_text(re.compile(r"^\d+ (s|min)"))
+    before = took.inner_text()
+    tab.clock.fast_forward(AGAIN_MS)
+    expect(took).not_to_have_text(before)
+
+
+def test_ages_in_the_list_go_on_while_no_run_changes(tab: Page, standin: Standin) -> None:
+    tab.clock.install(time=datetime(2026, 1, 1, 0, 5, tzinfo=UTC))
+    tab.goto(standin.url)
+    age = tab.locator("time")
+    expect(age).to_have_text(re.compile(r"^\d+ min \d+ s$"))
+    before = age.inner_text()
+    tab.clock.fast_forward(AGAIN_MS)
+    expect(age).not_to_have_text(before)
+
+
+def test_figures_of_a_trainer_that_no_longer_reports_are_said_to_be_old(tab: Page, standin: Standin) -> None:
+    tab.goto(address(standin, "overview"))
+    expect(tab.get_by_text("30/20000")).to_be_visible()
+    expect(tab.get_by_text("The trainer's last report was")).not_to_be_attached()
+    standin.reported -= timedelta(hours=4)
+    standin.change()
+    expect(tab.get_by_text("The trainer's last report was 4 h 0 min ago")).to_be_visible()
+
+
+def test_gpu_time_of_the_first_attempt_is_shown_while_it_runs(tab: Page, standin: Standin) -> None:
+    began = datetime.now(UTC) - timedelta(hours=5)
+    pod = {"name": "a", "ordinal": 1, "gpus": 8, "scheduledTime": began, "perGpuHour": "2"}
+    standin.usage = {"pods": [pod]}
+    tab.goto(address(standin, "overview"))
+    facts = tab.locator("dl").first
+    expect(facts.locator("div", has_text="Used")).to_have_text(re.compile(r"^Used40(\.\d)? GPU-h$"))
+    expect(facts.locator("div", has_text="Cost")).to_have_text(re.compile(r"^Cost80(\.\d)?$"))
+
+
+def test_what_could_not_be_loaded_is_loaded_again_of_a_run_that_changes_no_more(tab: Page, standin: Standin) -> None:
+    standin.refused["/steps"] = (503, {"Retry-After": "1"})
+    standin.refused["/evaluations"] = (502, {})
+    tab.clock.install()
+    tab.goto(address(standin, "curves"))
+    expect(tab.get_by_role("alert")).to_contain_text("refused with 503")
+    del standin.refused["/steps"]
+    tab.clock.fast_forward(1_000)
+    expect(tab.locator("figure.chart").first).to_be_visible()
+    tab.get_by_role("tab", name="Evaluations").click()
+    expect(tab.get_by_role("alert")).to_contain_text("refused with 502")
+    del standin.refused["/evaluations"]
+    tab.clock.fast_forward(AGAIN_MS)
+    expect(tab.get_by_text("Nothing has been evaluated yet.")).to_be_visible()
+
+
+def test_a_dashboard_that_does_not_answer_or_cannot_be_reached_is_said_so(tab: Page, standin: Standin) -> None:
+    tab.add_init_script(
+        "const wait = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (ms) => wait(ms / 100);"
+    )
+    standin.hold("/steps")
+    tab.goto(address(standin, "curves"))
+    expect(tab.get_by_role("alert")).to_contain_text("has not answered in 100 s")
+    tab.route("**/evaluations", lambda route: route.abort("connectionrefused"))
+    tab.get_by_role("tab", name="Evaluations").click()
+    expect(tab.get_by_role("alert")).to_contain_text("cannot be reached: is kubectl still forwarding to it?")
+
+
+def test_an_address_that_was_cut_off_leads_to_the_list(tab: Page, standin: Standin) -> None:
+    for cut in ("#/runs/%E0%A4%A", "#/runs/team/%", "#/runs/team", "#/compare/team/demo/team/%E0"):
+        tab.goto("about:blank")
+        tab.goto(f"{standin.url}/{cut}")
+        expect(tab.get_by_role("heading", name="Runs")).to_be_visible()
+
+
+def test_curves_that_are_compared_say_that_they_are_smoothed(tab: Page, standin: Standin) -> None:
+    standin.steps = {"demo": trained(0, 30), "second": trained(0, 30)}
+    tab.goto(f"{standin.url}/#/compare/{NAMESPACE}/demo/{NAMESPACE}/second")
+    expect(tab.get_by_text("Each point is the mean of 5 steps.")).to_be_visible()
 
 
 @pytest.mark.parametrize("status", [502, 503])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
+
+from deepcoder_web.app import REVIEW_SECONDS
+from deepcoder_web.storage_threads import DEADLINE_SECONDS, WAIT_SECONDS
 
 WEB = Path(__file__).resolve().parents[1]
 FILES = sorted((WEB / "tests" / "js").glob("*.test.js"))
@@ -64,3 +68,10 @@ def test_a_failure_is_told(page: Page) -> None:
     assert told["more"].endswith('["1"] is not ["1","2"]')
     assert told["late"].endswith('numbers: "1" is not "2"')
     assert told["alike"].endswith('"a" is "a"')
+
+
+def test_a_page_waits_longer_than_its_server_does_for_a_bucket() -> None:
+    """Otherwise nobody reads what the server says about the bucket."""
+    api = (WEB / "src" / "deepcoder_web" / "static" / "js" / "api.js").read_text()
+    (found,) = re.findall(r"^const REQUEST_MS = ([\d_]+);$", api, re.MULTILINE)
+    assert int(found) / 1000 > 2 * REVIEW_SECONDS + WAIT_SECONDS + DEADLINE_SECONDS

@@ -52,10 +52,10 @@ test("a failed reload keeps the data, unless they may not be seen any more", () 
   }
 });
 
-test("progress changes nothing under a run; a checkpoint, an attempt, a stage and a phase do", () => {
-  const run = { phase: "Running", stage: "short", attempt: 2, latestCheckpoint: { digest: "sha256:a" }, step: 7, display: "7/9" };
+test("progress changes nothing under a run; a checkpoint, an attempt, a stage, a phase and another run of that name do", () => {
+  const run = { uid: "u-1", phase: "Running", stage: "short", attempt: 2, latestCheckpoint: { digest: "sha256:a" }, step: 7, display: "7/9" };
   equal(settled({ ...run, step: 8, display: "8/9" }), settled(run));
-  for (const change of [{ phase: "Complete" }, { stage: "long" }, { attempt: 3 }, { latestCheckpoint: { digest: "sha256:b" } }, { latestCheckpoint: null }]) {
+  for (const change of [{ phase: "Complete" }, { stage: "long" }, { attempt: 3 }, { latestCheckpoint: { digest: "sha256:b" } }, { latestCheckpoint: null }, { uid: "u-2" }]) {
     notEqual(settled({ ...run, ...change }), settled(run));
   }
 });

@@ -3,7 +3,9 @@
 
 const TOKEN = "deepcoder-token";
 export const SIGNED_OUT = "deepcoder-signed-out";
-const REQUEST_MS = 30_000;
+// Longer than the server takes to give up on a bucket, so that its words are shown: 20 s for the viewer's rights, 15 s for
+// a free thread, 60 s for the bucket.
+const REQUEST_MS = 100_000;
 
 export class Refused extends Error {
   constructor(status, message, retryMs) {
@@ -42,6 +44,17 @@ export function runPath({ namespace, name }) {
 export async function get(path, parameters = {}, signal = undefined) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, v]) => v !== undefined && v !== ""));
   const deadline = AbortSignal.timeout(REQUEST_MS);
-  const response = await ask(query.size ? `${path}?${query}` : path, signal ? AbortSignal.any([signal, deadline]) : deadline);
-  return response.json();
+  try {
+    const response = await ask(query.size ? `${path}?${query}` : path, signal ? AbortSignal.any([signal, deadline]) : deadline);
+    return await response.json();
+  } catch (error) {
+    throw explained(error);
+  }
+}
+
+// A browser says only "Failed to fetch" or "signal timed out".
+function explained(error) {
+  if (error.name === "TimeoutError") return new Error(`The dashboard has not answered in ${REQUEST_MS / 1000} s.`);
+  if (error instanceof TypeError) return new Error(`The dashboard cannot be reached: is kubectl still forwarding to it? (${error.message})`);
+  return error;
 }

@@ -8,6 +8,9 @@ import { Live, Old, Phase, Problem } from "./parts.js";
 import { CHARTS, smooth } from "./series.js";
 import { html, useEffect, useMemo, useState } from "./ui.js";
 
+// Two noisy curves in one chart hide each other.
+const SMOOTHED = 5;
+
 export function Compare({ a, b }) {
   const [left, right] = [useOne(a), useOne(b)];
   const names = a.name === b.name ? [`${a.namespace}/${a.name}`, `${b.namespace}/${b.name}`] : [a.name, b.name];
@@ -24,7 +27,8 @@ export function Compare({ a, b }) {
     ${left.run && right.run && html`<${Sides} names=${names} runs=${[left.run, right.run]} />`}
     ${left.evaluations && right.evaluations && html`<${Scores} names=${names} of=${[left.evaluations, right.evaluations]} />`}
     <h2>Curves</h2>
-    ${drawn.length ? html`<div class="charts">${drawn.map((c) => html`<${Chart} key=${c.title} ...${c} />`)}</div>` : html`<p class="empty">No step has been trained yet.</p>`}
+    ${drawn.length ? html`<p class="hint">Each point is the mean of ${SMOOTHED} steps. Steps are counted from each run's first one, through all its stages.</p>
+      <div class="charts">${drawn.map((c) => html`<${Chart} key=${c.title} ...${c} />`)}</div>` : html`<p class="empty">No step has been trained yet.</p>`}
   </main>`;
 }
 
@@ -54,7 +58,7 @@ function together(a, b, names) {
   return CHARTS.map(([title, [[column, words]]]) => ({
     title: `${title}: ${words}`,
     x,
-    lines: [a, b].flatMap((s, i) => (s.metrics[column] ? [{ name: names[i], values: padded(smooth(s.metrics[column], 5)) }] : [])),
+    lines: [a, b].flatMap((s, i) => (s.metrics[column] ? [{ name: names[i], values: padded(smooth(s.metrics[column], SMOOTHED)) }] : [])),
   })).filter((c) => c.lines.length && length);
 }
 

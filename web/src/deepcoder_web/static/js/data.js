@@ -7,6 +7,8 @@ import { watch } from "./stream.js";
 import { useCallback, useEffect, useRef, useState } from "./ui.js";
 
 const NOTHING = { data: null, error: null };
+// How soon a failed load is repeated if the server names no time.
+const AGAIN_MS = 30_000;
 
 // A failed reload keeps the data and tells the error beside it; what may not be seen any more goes.
 export function failed(before, error) {
@@ -15,11 +17,11 @@ export function failed(before, error) {
 
 // What is under a run changes with these alone; its progress, reported every few seconds, changes none of it.
 export function settled(run) {
-  return JSON.stringify([run.phase, run.stage, run.attempt, run.latestCheckpoint?.digest]);
+  return JSON.stringify([run.uid, run.phase, run.stage, run.attempt, run.latestCheckpoint?.digest]);
 }
 
 // {data, error, reload}. `make` gives the load of what `key` names, none without a key. It is loaded again as soon as
-// `version` is another; after a failure also when `changes` is.
+// `version` is another; after a failure also when `changes` is, and after a pause: a run that changes no more wakes nobody.
 function useLoaded(key, make, { version, changes } = {}) {
   const [state, setState] = useState(NOTHING);
   const flight = useRef(null);
@@ -48,6 +50,7 @@ function useLoaded(key, make, { version, changes } = {}) {
     // What was not known when it was loaded is no change of it.
     if (broken || (before ?? version) !== loaded.current) reload();
   }, [version, changes]);
+  useEvery(broken ? state.error.retryMs || AGAIN_MS : 0, reload);
   return { ...state, reload };
 }
 
@@ -64,6 +67,17 @@ export function useSteps(path, since = {}) {
   };
   const { data, error, reload } = useLoaded(path, make, since);
   return { steps: data, error, reload };
+}
+
+// Calls `action` again and again while the page can be seen; never if `ms` is 0.
+export function useEvery(ms, action) {
+  const latest = useRef(action);
+  latest.current = action;
+  useEffect(() => {
+    if (!ms) return undefined;
+    const timer = setInterval(() => document.hidden || latest.current(), ms);
+    return () => clearInterval(timer);
+  }, [ms]);
 }
 
 // The state of the stream, as stream.js names it. `onChange(topic)` may change between renders.

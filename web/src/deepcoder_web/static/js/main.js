@@ -6,18 +6,27 @@ import { Run } from "./run.js";
 import { Runs } from "./runs.js";
 import { html, render, useEffect, useRef, useState } from "./ui.js";
 
+// An address that was cut off within an escape leads to the list.
 function parse(fragment) {
   const [path, query = ""] = fragment.replace(/^#\/?/, "").split("?");
-  const [kind, ...parts] = path.split("/").map(decodeURIComponent);
+  const [kind, ...parts] = path.split("/").map(decoded);
   const parameters = Object.fromEntries(new URLSearchParams(query));
-  if (kind === "runs" && parts.length >= 2) {
+  if (kind === "runs" && parts[0] && parts[1]) {
     return { page: "run", namespace: parts[0], name: parts[1], tab: parts[2] ?? "overview", parameters };
   }
-  if (kind === "compare" && parts.length === 4) {
+  if (kind === "compare" && parts.length === 4 && parts.every(Boolean)) {
     const [a, b] = [parts.slice(0, 2), parts.slice(2)].map(([namespace, name]) => ({ namespace, name }));
     return { page: "compare", a, b };
   }
   return { page: "runs" };
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return "";
+  }
 }
 
 function useAddress() {

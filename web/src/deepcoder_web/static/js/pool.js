@@ -1,13 +1,17 @@
 // The judges that a run has: how many, how busy, and what they wait for.
 
-import { useData } from "./data.js";
+import { useData, useEvery } from "./data.js";
 import { moment, number } from "./format.js";
 import { Facts, Loading, Problem } from "./parts.js";
 import { html } from "./ui.js";
 
+// How often the figures are loaded again. They change by themselves, also while the run waits for judges and does not
+// change, and none of them comes from the bucket.
+const LOOK_MS = 10_000;
+
 export function Pool({ path, since }) {
-  // Its figures move by themselves, and none of them comes from the bucket.
-  const { data, error } = useData(`${path}/pool`, {}, { version: since.changes });
+  const { data, error, reload } = useData(`${path}/pool`, {}, { version: since.changes });
+  useEvery(LOOK_MS, reload);
   if (!data) return html`<${Loading} error=${error} />`;
   if (!data.pool) return html`<${Problem} error=${error} /><p class="empty">${data.why}</p>`;
   const { name, status = {}, spec = {} } = data.pool;

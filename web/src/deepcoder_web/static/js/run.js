@@ -2,7 +2,7 @@
 
 import { runPath } from "./api.js";
 import { Curves } from "./curves.js";
-import { settled, useData, useWatch } from "./data.js";
+import { settled, useData, useEvery, useWatch } from "./data.js";
 import { Evaluations } from "./evaluations.js";
 import { duration, gpuHours, moment, number, percent, short } from "./format.js";
 import { Lineage } from "./lineage.js";
@@ -11,6 +11,9 @@ import { Pool } from "./pool.js";
 import { Samples } from "./samples.js";
 import { Timeline } from "./timeline.js";
 import { html, useEffect, useState } from "./ui.js";
+
+// How often a run that does not change is loaded again: its times and its GPU-hours grow all the same.
+const LOOK_MS = 30_000;
 
 const TABS = [
   ["overview", "Overview"],
@@ -29,6 +32,7 @@ export function Run({ namespace, name, tab, parameters }) {
     run.reload();
     setChanges((n) => n + 1);
   });
+  useEvery(LOOK_MS, run.reload);
   const since = { changes, version: run.data && settled(run.data) };
   useEffect(() => {
     document.title = `${name} · DeepCoder`;
@@ -56,17 +60,20 @@ function Overview({ run, path, since }) {
   const latest = run.latestCheckpoint;
   return html`
     ${run.message && html`<p class=${run.phase === "Failed" ? "problem" : "note"}>${run.message}</p>`}
+    ${run.silentSeconds && html`<p class="problem">The trainer's last report was ${duration(run.silentSeconds)} ago, and the figures are as old. If other
+      runs report, this trainer hangs and is stopped after its stage's stallSeconds; if none does, check the operator and the network between them.</p>`}
     <${Facts} of=${[
       ["Stage", run.stage && `${run.stage} (${number(run.contextTokens)} tokens)`],
       ["Step", run.display],
       ["Reward", run.reward && number(run.reward)],
       ["Truncated", run.truncatedRatio && percent(run.truncatedRatio)],
+      ["Last report", run.reported && moment(run.reported)],
       ["Attempt", number(run.attempt)],
       ["GPUs now", number(run.gpus)],
       ["Used", gpuHours(usage.gpuSeconds)],
       ["Wasted", gpuHours(usage.wastedGpuSeconds)],
-      ["Judge time", duration(Number(usage.sandboxSeconds ?? 0))],
-      ["Cost", usage.estimatedCost && `${number(usage.estimatedCost)}${usage.estimated ? " (estimated)" : ""}`],
+      ["Judge time", duration(usage.sandboxSeconds)],
+      ["Cost", usage.cost === null ? null : `${number(usage.cost)}${usage.estimated ? " (estimated)" : ""}`],
       ["Started", moment(run.startTime)],
       ["Ended", run.completionTime && moment(run.completionTime)],
       ["Last checkpoint", latest && `${latest.stage}, step ${number(latest.step)}, ${moment(latest.committedTime)}`],

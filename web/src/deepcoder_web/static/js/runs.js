@@ -1,9 +1,12 @@
 // All runs that the viewer may list: sortable, filtered by words, two of them chosen to be compared.
 
-import { useData, useWatch } from "./data.js";
+import { useData, useEvery, useWatch } from "./data.js";
 import { age, moment, number } from "./format.js";
 import { Live, Loading, Old, Phase, Problem } from "./parts.js";
 import { html, useMemo, useState } from "./ui.js";
+
+// How often ages are written anew while no run changes.
+const AGES_MS = 30_000;
 
 const COLUMNS = [
   ["name", "Run", (r) => `${r.namespace}/${r.name}`],
@@ -30,6 +33,8 @@ export function Runs() {
   const [words, setWords] = useState("");
   const [sort, setSort] = useState({ column: "age", descending: false });
   const [chosen, setChosen] = useState([]);
+  const [, setTold] = useState(0);
+  useEvery(AGES_MS, () => setTold((n) => n + 1));
   const shown = useMemo(() => {
     const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
     const text = (r) => `${r.namespace}/${r.name} ${r.phase} ${r.stage ?? ""} ${r.message ?? ""}`.toLowerCase();

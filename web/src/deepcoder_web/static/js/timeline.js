@@ -9,7 +9,7 @@ const ROW = 30;
 const LABEL = 130;
 const WIDTH = 900;
 
-const TONE = { Complete: "good", Stopped: "quiet", Running: "busy", Failed: "bad", Preempted: "warn", Lost: "bad" };
+const TONE = { Complete: "good", Stopped: "quiet", Running: "busy", Failed: "bad", Preempted: "warn", Lost: "bad", Unknown: "warn" };
 
 export function Timeline({ path, since }) {
   const { data, error } = useData(`${path}/attempts`, {}, since);
