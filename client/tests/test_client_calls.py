@@ -315,6 +315,28 @@ def test_a_list_is_read_to_its_last_page(server: Server) -> None:
     assert "continue=more" in server.asked[1][1]
 
 
+def nested(levels: int) -> bytes:
+    """A list with a run whose pod template is nested so deeply, as the API server stores it, and another run."""
+    deep = {**RUN, "metadata": {**RUN["metadata"], "name": "deep"}}
+    deep["spec"] = {**RUN["spec"], "sandbox": {"template": {"template": {"spec": {"marker": "}", "x": "DEEP"}}}}}
+    listed = json.dumps({"metadata": {"resourceVersion": "5"}, "items": [deep, RUN]})
+    return listed.replace('"DEEP"', '{"a": ["]", ' * levels + '"\\"{"' + "]}" * levels).encode()
+
+
+def test_a_run_that_is_nested_as_deeply_as_the_api_server_allows_hides_no_other(server: Server) -> None:
+    """Whoever may create one run would otherwise take the list, and the dashboard, from everybody."""
+    server.answers = [(200, nested(4_000))]
+    assert [run.metadata.name for run in server.client().list()] == ["deep", "demo"]
+    (deep, _) = server.client().raw_list()
+    assert deep["spec"]["sandbox"]["template"]["template"]["spec"]["marker"] == "}"
+    watched = [{"type": "ADDED", "object": each} for each in (deep, RUN)]
+    event = json.dumps(watched[0]).replace('"marker": "}"', '"marker": ' + "[" * 5_000 + "]" * 5_000)
+    listing = {"metadata": {"resourceVersion": "5"}, "items": []}
+    server.answers = [(200, listing), (200, f"{event}\n{json.dumps(watched[1])}\n".encode()), (200, b"")]
+    changes = server.client().watch(seconds=20)
+    assert [next(changes).run.metadata.name for _ in range(2)] == ["deep", "demo"]
+
+
 def test_a_run_of_another_release_hides_no_other(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     other = {**RUN, "metadata": {**RUN["metadata"], "name": "other"}, "spec": {**RUN["spec"], "novel": 1}}
     server.answers = [(200, {"metadata": {}, "items": [other, RUN]})]

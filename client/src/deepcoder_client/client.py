@@ -6,7 +6,6 @@ answer is repeated for `PATIENCE_SECONDS`, then the last error is raised.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from deepcoder_client import deep_json
 from deepcoder_client.connection import (
     APPLY,
     EVENTS,
@@ -185,7 +185,7 @@ class Client:
                 for line in self.connection.lines(
                     RUNS, place, right, asked, idle=min(left + 10, WATCH_SILENCE_SECONDS)
                 ):
-                    event = json.loads(line)
+                    event = deep_json.parsed(line)
                     if event["type"] == "ERROR":
                         ended = True
                         break

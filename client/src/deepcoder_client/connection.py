@@ -24,6 +24,7 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes import client, config
 
+from deepcoder_client import deep_json
 from deepcoder_client.contexts import ActingAs
 from deepcoder_client.errors import BadName, ClientError, Conflict, Forbidden, NotFound, Refused, Unreachable
 from deepcoder_client.kubeconfig import Access, read
@@ -219,7 +220,7 @@ class Connection:
     ) -> Object:  # fmt: skip
         with self._sent(method, path, right, query or {}, body, content, what) as response:
             try:
-                answer: Object = json.loads(response.data)
+                answer: Object = deep_json.parsed(response.data)
             except (ValueError, urllib3.exceptions.HTTPError) as error:
                 raise Unreachable(f"the API server's answer cannot be read: {error}") from error
             return answer
