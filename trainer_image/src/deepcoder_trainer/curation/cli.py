@@ -25,6 +25,21 @@ if TYPE_CHECKING:
     from deepcoder_trainer.judge.local import LocalJudge
 
 
+_OPTIONS = {
+    "stages[curation].contextTokens": "--max-length",
+    "recipe.maxPromptTokens": "--max-prompt-tokens",
+    "recipe.tensorParallel": "--tp",
+    "give the stage a rope scaling, or ": "",
+    "context_tokens": "--max-length",
+    "max_prompt_tokens": "--max-prompt-tokens",
+    "tensor_parallel": "--tp",
+    "samplers": "--engines",
+    "evaluation_temperature": "--temperature",
+    "evaluation_top_p": "--top-p",
+}
+"""Fields that errors about the model name, and the command's options for them."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     sets = parser.add_argument_group("input and output")
@@ -205,32 +220,42 @@ def _check_numbers(options: argparse.Namespace) -> None:
             f"--min-pass-rate {options.min_pass_rate:g} is not below --max-pass-rate {options.max_pass_rate:g}: no "
             "rate is between them"
         )
+    measured = options.model is not None or options.pass_rates is not None
+    if not measured and (options.min_pass_rate > 0 or options.max_pass_rate < 1):
+        raise BadConfig("--min-pass-rate and --max-pass-rate need pass rates: give --pass-rates or --model")
     if options.model is not None and options.pass_rates is not None:
         raise BadConfig("--model and --pass-rates: give one of them, a model to sample or rates measured before")
 
 
 def _model(options: argparse.Namespace, sources: Sources) -> Model:
+    from pydantic import ValidationError
+
     from deepcoder_trainer.checkpoint.modelfiles import model_digest
+    from deepcoder_trainer.config import explain
     from deepcoder_trainer.curation.engine import Engines, engine_config
     from deepcoder_trainer.curation.sampling import Asked
     from deepcoder_trainer.curation.standalone import Model
 
     directory = sources.model(ModelSource(uri=_uri(options.model)))
     engines = Engines(options.tp, options.engines, options.accelerators, options.float32)
-    return Model(
-        directory=directory,
-        config=engine_config(directory, engines, options.max_length, options.max_prompt_tokens),
-        asked=Asked(
-            model=options.model,
-            model_digest=model_digest(directory),
-            precision="float32" if options.float32 else "bfloat16",
-            samples=options.samples,
-            max_tokens=options.max_length,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed,
-        ),
+    asked = Asked(
+        model=options.model,
+        model_digest=model_digest(directory),
+        precision="float32" if options.float32 else "bfloat16",
+        samples=options.samples,
+        max_tokens=options.max_length,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
     )
+    try:
+        config = engine_config(directory, engines, asked, options.max_prompt_tokens)
+    except (ValidationError, BadConfig) as error:
+        message = str(explain(error, {}) if isinstance(error, ValidationError) else error)
+        for field, option in _OPTIONS.items():
+            message = message.replace(field, option)
+        raise BadConfig(message) from None
+    return Model(directory=directory, config=config, asked=asked)
 
 
 def _named(texts: list[str], option: str, splits: tuple[str, ...], sources: Sources) -> list[Named]:

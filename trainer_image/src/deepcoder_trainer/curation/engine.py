@@ -24,7 +24,10 @@ from deepcoder_contracts.stage import (
     StageType,
     Storage,
 )
+from deepcoder_trainer.curation.sampling import Asked
 from deepcoder_trainer.localrun import LocalRun, LocalStage
+from deepcoder_trainer.modelconfig import read_model_config
+from deepcoder_trainer.plan.check import check
 from deepcoder_trainer.types import Sampler
 
 
@@ -38,8 +41,11 @@ class Engines:
     float32: bool = False
 
 
-def engine_config(model_dir: Path, engines: Engines, max_tokens: int, max_prompt_tokens: int) -> StageConfig:
-    """Return the engines' config: an Evaluate stage with placeholders for problem sets and storage."""
+def engine_config(model_dir: Path, engines: Engines, asked: Asked, max_prompt_tokens: int) -> StageConfig:
+    """Return the engines' config: an Evaluate stage with placeholders for problem sets and storage.
+
+    Raises `ValidationError` for a number out of bounds, and `BadConfig` for what the model does not allow.
+    """
     sets = [EvaluationDataset(name="curation", uri="/dev/null")]
     run = LocalRun(
         name="curate",
@@ -48,34 +54,34 @@ def engine_config(model_dir: Path, engines: Engines, max_tokens: int, max_prompt
             max_prompt_tokens=max_prompt_tokens,
             tensor_parallel=engines.tensor_parallel,
             precision=Precision.FLOAT32 if engines.float32 else Precision.BFLOAT16,
+            evaluation_temperature=asked.temperature,
+            evaluation_top_p=asked.top_p,
         ),
         stages=[
             LocalStage(
                 name="curation",
                 type=StageType.EVALUATE,
-                context_tokens=max_tokens,
+                context_tokens=asked.max_tokens,
                 resources=StageResources(samplers=engines.count, learners=0, accelerators=engines.accelerators),
                 evaluate=Evaluation(datasets=sets, targets=["Base"]),
             )
         ],
         storage=Storage(uri="file:///dev/null"),
     )
-    return run.stage_config(0, 1, None)
+    config = run.stage_config(0, 1, None)
+    check(config, read_model_config(model_dir))
+    return config
 
 
 @asynccontextmanager
 async def open_engine(config: StageConfig, model_dir: Path) -> AsyncIterator[Sampler]:
     """Yield a sampler with the model's weights, and shut it down at the end."""
     from deepcoder_trainer.cluster import connect_ray
-    from deepcoder_trainer.modelconfig import read_model_config
-    from deepcoder_trainer.plan.check import check
     from deepcoder_trainer.sampler.pretrained import push_pretrained
     from deepcoder_trainer.sampler.start import start_samplers
     from deepcoder_trainer.shapes import model_shape
 
-    model_config = read_model_config(model_dir)
-    check(config, model_config)
-    weights = element_bytes(config.recipe) * parameters(model_shape(model_config))
+    weights = element_bytes(config.recipe) * parameters(model_shape(read_model_config(model_dir)))
     # In a pool's thread, which does not end: the processes of our own cluster end with the thread that started them.
     await asyncio.to_thread(connect_ray, config.stage.resources, weights)
     sampler = await start_samplers(config, model_dir)
