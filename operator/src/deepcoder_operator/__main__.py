@@ -20,6 +20,11 @@ from pathlib import Path
 
 from deepcoder_operator import VERSION
 
+RECURSION_LIMIT = 25_000
+"""The API server accepts objects nested up to 10,000 levels deep, and a run's or a pool's template may hold anything.
+Reading an object takes one call per level, and copying it two. At Python's default of 1000, a single object would end
+the process, and again after each restart. 10,000 levels take less than 2 MiB of stack."""
+
 
 def main() -> None:
     """Entry point."""
@@ -65,6 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from deepcoder_operator.kube.errors import NoAccess
 
     logs.configure(arguments.log_level)
+    sys.setrecursionlimit(RECURSION_LIMIT)
     try:
         asyncio.run(run_operator(load_config(arguments.config)))
     except (ConfigError, NoAccess) as e:
@@ -93,6 +99,7 @@ def _release(path: Path | None, *, take_lease: bool) -> int:
             await kube.close()
 
     logs.configure("info")
+    sys.setrecursionlimit(RECURSION_LIMIT)
     try:
         kept = asyncio.run(run(load_config(path)))
     except (ConfigError, NoAccess) as e:

@@ -67,6 +67,9 @@ _MIG = "nvidia.com/mig-"
 """Prefix of the names of MIG devices. Devices with media engines (.me) or a share of the compute engines have longer
 names, which do not count as GPUs: such a stage would compute on CPUs although it holds a device."""
 
+_DEEPEST = 100
+"""Largest depth of a template. A pod's own fields have about a tenth of it."""
+
 _QUANTITY = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?$")
 
 
@@ -86,7 +89,22 @@ def template_problem(run: DeepCoderRun) -> Problem | None:
 
 def malformed(template: Mapping[str, Any], where: str) -> str | None:
     """Return the first structural error in a template, with its path, or None."""
+    if _is_too_deep(template):
+        return f"{where} is nested more than {_DEEPEST} levels deep: fix the template"
     return _check(template, _TEMPLATE, where)
+
+
+def _is_too_deep(template: Mapping[str, Any]) -> bool:
+    """Whether code that calls itself for each level might not get to the end of a template."""
+    level: list[Any] = [template]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for value in level
+            for inner in (value.values() if isinstance(value, Mapping) else value)
+            if isinstance(inner, Mapping | list)
+        ]
+    return bool(level)
 
 
 def _check(value: Any, form: Any, where: str) -> str | None:
