@@ -41,6 +41,8 @@ class API:
         return None
 
     async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
+        if obj["kind"] == self.forbidden:
+            raise self.refusal
         return obj
 
     async def list(self, *_: Any) -> tuple[list[dict[str, Any]], str]:

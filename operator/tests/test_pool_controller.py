@@ -294,7 +294,7 @@ async def test_pods_that_the_api_server_cannot_read_are_told_in_the_status(harne
     async with harness.controller():
 
         async def refused() -> bool:
-            return (await harness.condition("Accepted")).get("reason") == "PodRefused"
+            return (await harness.condition("Accepted")).get("reason") == "PodInvalid"
 
         await eventually("the refusal in the status", refused)
     assert "EnvVar" in (await harness.condition("Accepted"))["message"]

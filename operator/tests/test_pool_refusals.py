@@ -94,6 +94,32 @@ async def test_judges_that_a_webhook_keeps_away_are_said_and_come_when_it_is_bac
     assert harness.accepted() == ("True", "Valid")
 
 
+async def test_runs_hold_no_gpus_for_judges_whose_pods_are_invalid_and_a_mended_template_is_tried_at_once(
+    harness: Harness,
+) -> None:
+    """Unlike a quota, what makes such a pod invalid does not change by itself."""
+    harness.api.forbidden, harness.api.refusal = "Pod", errors.Invalid('unsupported value: "Exist"', 422)
+    await harness.passes(5)
+    assert harness.accepted() == ("False", "PodInvalid")
+    assert pool_view(harness.pool).stuck_reason == "PodInvalid"
+    assert "fix spec.template" in pool_view(harness.pool).message
+    harness.api.forbidden, harness.api.quota = "", 40
+    harness.edit(minReplicas=40, maxReplicas=40, slotsPerPod=3)
+    await harness.passes(1)
+    assert len(harness.api.pods) == 40
+    assert harness.accepted() == ("True", "Valid")
+    assert pool_view(harness.pool).stuck_reason == ""
+
+
+async def test_runs_hold_no_gpus_for_a_pool_whose_service_can_never_be_made(harness: Harness) -> None:
+    """Its name begins with a digit, for example."""
+    harness.api.forbidden, harness.api.refusal = "Service", errors.Invalid("a DNS-1035 label must start with a-z", 422)
+    with pytest.raises(errors.Invalid):
+        await harness.passes(1)
+    assert harness.accepted() == ("False", "Invalid")
+    assert pool_view(harness.pool).stuck_reason == "Invalid"
+
+
 @pytest.mark.parametrize("refusal", [errors.Forbidden("it may not be made", 403), AWAY], ids=lambda e: type(e).__name__)
 async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(
     harness: Harness, refusal: errors.KubeError

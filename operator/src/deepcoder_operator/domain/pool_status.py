@@ -30,7 +30,11 @@ JUDGES_REFUSE = "JudgesRefuseToStart"
 IDLE = "Idle"
 """Reason of a pool that is ready without judges: it is scaled to zero, and nothing is known to prevent a start."""
 
-STUCK_REASONS = frozenset({JUDGES_REFUSE, "NameConflict", "InvalidTemplate", "InvalidSpec"})
+POD_INVALID = "PodInvalid"
+"""Reason of a pool whose judges' pods are not valid for the API server, with fields that only it checks. A quota or a
+webhook may change its mind, but such a pod can never be created."""
+
+STUCK_REASONS = frozenset({JUDGES_REFUSE, "NameConflict", "InvalidTemplate", "InvalidSpec", POD_INVALID, "Invalid"})
 """Reasons of an unready pool that does not recover by itself: somebody has to fix the cause."""
 
 _LAST_TRIED = "no judge could start when one was last tried"

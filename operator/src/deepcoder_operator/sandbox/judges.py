@@ -16,7 +16,7 @@ from deepcoder_operator.domain.owners import owned_by
 from deepcoder_operator.domain.pool_names import pod_name, selector
 from deepcoder_operator.domain.pool_nodes import Avoidance
 from deepcoder_operator.domain.pool_plan import Deletion, JudgePod
-from deepcoder_operator.domain.pool_status import Refusal
+from deepcoder_operator.domain.pool_status import POD_INVALID, Refusal
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.informer import Informer
@@ -74,6 +74,8 @@ class Judges:
             existing = await self._kube.find(PODS, pool.namespace, name)
             if existing is not None and not owned_by(existing, pool.uid):
                 return Refusal("NameConflict", f"Pod {name} exists and does not belong to this pool: delete it")
+        except errors.Invalid as e:
+            return Refusal(POD_INVALID, f"the API server refuses the judges' pods as invalid: fix spec.template: {e}")
         except REFUSALS as e:
             text = f"the API server refuses the judges' pods; the operator retries at least every minute: {e}"
             return Refusal("PodRefused", text)

@@ -23,7 +23,7 @@ from deepcoder_operator.domain.owners import controller_uid
 from deepcoder_operator.domain.pool_nodes import NodesPlan, plan_nodes
 from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, PodPlan, backoff_until, plan_pods
 from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
-from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
+from deepcoder_operator.domain.pool_status import POD_INVALID, PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
@@ -179,6 +179,8 @@ class PoolReconciler:
             spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
             template = self.judges.template(pool, spec)
             memory.built = _Built(generation, spec, template, template_hash(template))
+            if memory.refusal is not None and memory.refusal.reason == POD_INVALID:
+                memory.refusal, memory.failures = None, []  # the new template may be the fix: it is tried at once
         return memory.built
 
     def _scale(
