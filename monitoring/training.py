@@ -5,6 +5,15 @@ from __future__ import annotations
 from grafana import Dashboard, Panel, Variable
 from promql import RUN, of_run, quantile, rate
 
+
+def _per_second_of_steps(counter: str) -> str:
+    """Return a counter per second of the steps that ended. It grows only when a step ends, so its rate alone would be
+    many times too high after a long step, and 0 until the next one."""
+    parts_of_train = 'phase!~"pack|recompute|forward_backward|optimizer"'
+    counted = rate(f"deepcoder_trainer_{counter}", "namespace, run", RUN)
+    return f"{counted} / {rate('deepcoder_trainer_phase_seconds_sum', 'namespace, run', f'{RUN},{parts_of_train}')}"
+
+
 TRAINING = Dashboard(
     uid="deepcoder-training",
     title="DeepCoder / Training",
@@ -117,15 +126,11 @@ TRAINING = Dashboard(
         Panel(
             "Tokens per second",
             (
-                (
-                    rate("deepcoder_trainer_tokens_sampled_total", "namespace, run", RUN),
-                    "{{namespace}}/{{run}} sampled",
-                ),
-                (
-                    rate("deepcoder_trainer_tokens_trained_total", "namespace, run", RUN),
-                    "{{namespace}}/{{run}} trained",
-                ),
+                (_per_second_of_steps("tokens_sampled_total"), "{{namespace}}/{{run}} sampled"),
+                (_per_second_of_steps("tokens_trained_total"), "{{namespace}}/{{run}} trained"),
             ),
+            "short",
+            "Tokens of a step by its seconds, from the second step of an attempt on.",
         ),
         Panel(
             "Gradient norm",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import promql
 import pytest
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -78,6 +80,31 @@ def test_prometheus_understands_every_query(path: Path, tmp_path: Path) -> None:
         [promtool, "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tokens_per_second_are_those_of_a_step_however_long_it_takes() -> None:
+    """Trainers count at a step's end: a rate over minutes is a multiple of the truth after a long step, then 0."""
+    path = FOLDER / "deepcoder-training.json"
+    (panel,) = (p for p in json.loads(path.read_text())["panels"] if p["title"] == "Tokens per second")
+    labels = 'namespace="red",run="r"'
+    steps = {  # of 600 s, with 600,000 tokens
+        f"tokens_sampled_total{{{labels}}}": 600_000,
+        f"tokens_trained_total{{{labels}}}": 600_000,
+        f'phase_seconds_sum{{{labels},phase="wait_batch"}}': 200,
+        f'phase_seconds_sum{{{labels},phase="train"}}': 400,
+        f'phase_seconds_sum{{{labels},phase="forward_backward"}}': 390,
+    }
+    series = {}
+    for name, added in steps.items():
+        values = " ".join(f"{added * step}x9" for step in range(1, 7))
+        (key, points) = promql.parsed_series(f"deepcoder_trainer_{name}", values)
+        series[key] = points
+    for target in panel["targets"]:
+        query = re.sub(r"\$(namespace|run)\b", ".*", target["expr"]).replace("$__rate_interval", "4m")
+        told = [v for minute in range(60) for v in promql.evaluate(query, series, 60.0 * minute).values()]
+        shown = [value for value in told if not math.isnan(value)]
+        assert len(shown) >= 5, "each step but the first is seen"
+        assert shown == pytest.approx([1000.0] * len(shown))
 
 
 def test_panels_of_a_page_do_not_lie_on_each_other() -> None:
