@@ -235,6 +235,10 @@ def test_samples_of_an_evaluation_that_left_long_prompts_out_are_judged_again(
             [{"problem_id": "p", "response": "x"}, {"problem_id": "q", "response": "x"}],
             "'q' is not a problem of the set",
         ),
+        (
+            [{"problem_id": "p", "response": "x"}, {"problem_id": "p", "response": "y"}],
+            "1 of 1 problems have more than 1 responses (p: 2)",
+        ),
         ([{"problem_id": "p"}], "response: missing"),
         ([{"response": "x"}], "problem_id: missing"),
         ([{"problem_id": "p", "response": "x", "finish": "tired"}], "write stop or length"),

@@ -106,6 +106,14 @@ class GivenAnswers:
                 f"responses ({few[0]}: {len(given.get(few[0], ()))}): add them, or lower --n",
                 field="--responses",
             )
+        if many := [p for p in problems if len(given[p]) > samples]:
+            most = max(len(given[p]) for p in many)
+            raise BadConfig(
+                f"--responses {problem_set}: {len(many)} of {len(problems)} problems have more than {samples} "
+                f"responses ({many[0]}: {len(given[many[0]])}), and the others would not be measured: give --n {most}, "
+                "or a file without them",
+                field="--responses",
+            )
         unknown = sorted(set(given) - set(problems))
         if unknown:
             raise BadConfig(
