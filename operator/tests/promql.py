@@ -1,8 +1,8 @@
 """As much of PromQL as the chart's alerts use, so that each can be tried where there is no Prometheus.
 
-Sums, maxima and counts by labels, increase, rate, delta, changes and absent, comparisons, quotients, `unless`,
-`and on`, selectors with `=`, `=~` and `!~`. Increases are extrapolated to the range's ends as Prometheus does. What is
-not understood is an error.
+Sums, maxima and counts by labels, increase, rate, delta, changes, max_over_time and absent, comparisons, quotients,
+`unless`, `and on`, `or`, `offset`, selectors with `=`, `=~` and `!~`. Increases are extrapolated to the range's ends as
+Prometheus does. What is not understood is an error.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ LOOKBACK_SECONDS = 300.0
 
 Labels = frozenset[tuple[str, str]]
 Vector = dict[Labels, float]
-Series = dict[tuple[str, Labels], list[float]]
-"""A value each minute, from minute 0 on."""
+Series = dict[tuple[str, Labels], list[float | None]]
+"""A value each minute, from minute 0 on; None where there is none."""
 
 _TOKEN = re.compile(r'\s*("[^"]*"|=~|!~|[<>=!]=|[a-zA-Z_]\w*|\d+(?:\.\d+)?[mh]?|[-+*/<>(){},\[\]=])')
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -40,12 +40,15 @@ _MATCHES: dict[str, Callable[[str, str], bool]] = {
 }
 
 
-def parsed_series(text: str, values: str) -> tuple[tuple[str, Labels], list[float]]:
-    """A series in promtool's notation: `a`, `a+bxn` and `axn`, which stand for n + 1 values."""
+def parsed_series(text: str, values: str) -> tuple[tuple[str, Labels], list[float | None]]:
+    """A series in promtool's notation: `a`, `a+bxn` and `axn`, which stand for n + 1 values, and `_xn`, n gaps."""
     name, _, matchers = text.partition("{")
     labels = frozenset(re.findall(r'(\w+)="([^"]*)"', matchers))
-    points: list[float] = []
+    points: list[float | None] = []
     for part in values.split():
+        if part.startswith("_x"):
+            points += [None] * int(part.removeprefix("_x"))
+            continue
         found = re.fullmatch(r"(\d+)(?:\+(\d+))?(?:x(\d+))?", part)
         if found is None:
             raise ValueError(f"{part} is no notation of values")
@@ -113,12 +116,15 @@ class _Parser:
 
     def unless(self) -> Vector | float:
         left = self.comparison()
-        while self.next("unless", "and"):
-            on = self.on() if self.take() == "and" else None
-            right = self.comparison()
+        while self.next("unless", "and", "or"):
+            how = self.take()
+            on = self.on() if how == "and" else None
+            right = self.unless() if how == "or" else self.comparison()  # `or` binds less than the others
             if not isinstance(left, dict) or not isinstance(right, dict):
-                raise ValueError("unless and and are of vectors")
-            if on is None:
+                raise ValueError("unless, and and or are of vectors")
+            if how == "or":
+                left = right | left
+            elif on is None:
                 left = {labels: value for labels, value in left.items() if labels not in right}
             else:
                 there = {_only(labels, on) for labels in right}
@@ -148,9 +154,13 @@ class _Parser:
         token = self.take()
         if token[0].isdigit():
             return float(token)
+        if token == "(":
+            inner = self.unless()
+            self.take(")")
+            return inner
         if token in _AGGREGATIONS:
             return self.aggregate(_AGGREGATIONS[token])
-        if token in ("increase", "rate", "delta", "changes"):
+        if token in ("increase", "rate", "delta", "changes", "max_over_time"):
             self.take("(")
             found = self.over_range(self.take(), token)
             self.take(")")
@@ -160,7 +170,8 @@ class _Parser:
             inner = self.unless()
             self.take(")")
             return {} if inner else {frozenset(): 1.0}
-        return {labels: points[-1][1] for labels, points in self.selected(token, LOOKBACK_SECONDS).items()}
+        found = self.points(token, self.matchers(), LOOKBACK_SECONDS, self.now)
+        return {labels: points[-1][1] for labels, points in found.items()}
 
     def aggregate(self, combine: Callable[[list[float]], float]) -> Vector:
         by: set[str] = set()
@@ -193,17 +204,20 @@ class _Parser:
         self.take("[")
         seconds = seconds_of(self.take())
         self.take("]")
+        end = self.now
+        if self.next("offset"):
+            self.take()
+            end -= seconds_of(self.take())
         out: Vector = {}
-        for labels, points in self.points(name, matchers, seconds).items():
-            if function == "changes":
+        for labels, points in self.points(name, matchers, seconds, end).items():
+            if function == "max_over_time":
+                out[labels] = max(value for _, value in points)
+            elif function == "changes":
                 out[labels] = float(sum(a[1] != b[1] for a, b in pairwise(points)))
             elif len(points) > 1:
-                found = _extrapolated(points, self.now - seconds, self.now, counter=function != "delta")
+                found = _extrapolated(points, end - seconds, end, counter=function != "delta")
                 out[labels] = found / seconds if function == "rate" else found
         return out
-
-    def selected(self, name: str, seconds: float) -> dict[Labels, list[tuple[float, float]]]:
-        return self.points(name, self.matchers(), seconds)
 
     def matchers(self) -> list[tuple[str, str, str]]:
         found = []
@@ -217,14 +231,15 @@ class _Parser:
         return found
 
     def points(
-        self, name: str, matchers: list[tuple[str, str, str]], seconds: float
+        self, name: str, matchers: list[tuple[str, str, str]], seconds: float, end: float
     ) -> dict[Labels, list[tuple[float, float]]]:
-        """Of each series that matches, what was seen in the last seconds, the first excluded."""
+        """Of each series that matches, what was seen in the seconds before the end, the first excluded."""
         out = {}
         for (series, labels), values in self.series.items():
             if series != name or not all(_MATCHES[how](dict(labels).get(k, ""), v) for k, how, v in matchers):
                 continue
-            seen = [(i * MINUTE, v) for i, v in enumerate(values) if self.now - seconds < i * MINUTE <= self.now]
+            times = ((i * MINUTE, v) for i, v in enumerate(values) if end - seconds < i * MINUTE <= end)
+            seen = [(at, value) for at, value in times if value is not None]
             if seen:
                 out[labels] = seen
         return out

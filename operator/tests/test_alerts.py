@@ -155,12 +155,12 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         "15m",
     ),
     "DeepCoderLeftBehind": (
-        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x5 1x20"},
+        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x65 1x20"},
         {
-            'warnings_total{namespace="red",reason="LeftBehind"}': "4x25",
-            'warnings_total{namespace="red",reason="CheckpointLost"}': "0x5 1x20",
+            'warnings_total{namespace="red",reason="LeftBehind"}': "4x85",
+            'warnings_total{namespace="red",reason="CheckpointLost"}': "0x65 1x20",
         },
-        "20m",
+        "80m",
     ),
     "DeepCoderArtifactsLeft": (
         {'warnings_total{namespace="red",reason="ArtifactsLeft"}': "0x5 1x20"},
@@ -203,6 +203,20 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         "40m",
     ),
 }
+
+
+APPEARS: dict[str, dict[str, str]] = {
+    "DeepCoderRunFailed": {'warnings_total{namespace="red",reason="Failed"}': "_x30 1x60"},
+    "DeepCoderLeftBehind": {'warnings_total{namespace="red",reason="LeftBehind"}': "_x30 2x60"},
+    "DeepCoderArtifactsLeft": {'warnings_total{namespace="red",reason="ArtifactsLeft"}': "_x30 1x60"},
+    "DeepCoderCheckpointLost": {'warnings_total{namespace="red",reason="CheckpointLost"}': "_x30 1x60"},
+    "DeepCoderPostMortemPartly": {'warnings_total{namespace="red",reason="PostMortemPartly"}': "_x30 1x60"},
+    "DeepCoderRunStalled": {'attempt_failures_total{namespace="red",reason="Stalled"}': "_x30 1x60"},
+    "DeepCoderAttemptsFail": {'attempt_failures_total{namespace="red",reason="NodeLost"}': "_x30 4x60"},
+    "DeepCoderRunsPreempted": {'attempt_failures_total{namespace="red",reason="Preempted"}': "_x30 6x60"},
+}
+"""What an operator has counted before Prometheus sees it for the first time, a few seconds after it took over."""
+APPEARS_AT = "60m"
 
 
 OF_THE_OPERATOR = {"DeepCoderNoReports"}
@@ -313,6 +327,17 @@ def test_alert_fires_when_it_should_alone(rule: dict[str, Any], fires: bool) -> 
     assert promql.firing(rule["expr"], held, series, int(promql.seconds_of(at) // 60)) is fires
 
 
+@pytest.mark.parametrize(
+    "rule", [rule for rule in alerts() if rule["alert"] in APPEARS], ids=lambda rule: rule["alert"]
+)
+def test_what_failed_while_no_operator_led_is_told_of_once_one_does(rule: dict[str, Any]) -> None:
+    """A counter that appears with a count has not increased. The alert ends an hour later, as after any failure."""
+    series = dict(promql.parsed_series(f"{PREFIX}{name}", values) for name, values in APPEARS[rule["alert"]].items())
+    assert promql.firing(rule["expr"], 0, series, int(promql.seconds_of(APPEARS_AT) // 60))
+    later = {name: values + values[-1:] * 60 for name, values in series.items()}
+    assert not promql.firing(rule["expr"], 0, later, 95)
+
+
 def test_prometheus_itself_agrees(tmp_path: Path) -> None:
     """Each alert with a file of its own: in each minute of each test promtool evaluates all rules that it is given."""
     promtool = testprograms.prometheus(cache_root()).parent / "promtool"
@@ -322,6 +347,7 @@ def test_prometheus_itself_agrees(tmp_path: Path) -> None:
     for rule in alerts():
         name = rule["alert"]
         firing, silent, at = CASES[name]
+        appears = [APPEARS[name]] if name in APPEARS else []
         tests = [
             {
                 "name": f"{name} {'fires' if fires else 'is silent'}",
@@ -330,12 +356,16 @@ def test_prometheus_itself_agrees(tmp_path: Path) -> None:
                 "promql_expr_test": [
                     {
                         "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"{of.get(name, "")}}})',
-                        "eval_time": at,
+                        "eval_time": when,
                         "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
                     }
                 ],
             }
-            for fires, series in ((True, firing), (False, silent))
+            for fires, series, when in (
+                (True, firing, at),
+                (False, silent, at),
+                *((True, series, APPEARS_AT) for series in appears),
+            )
         ]
         spec = {"rule_files": [f"{name}.yaml"], "evaluation_interval": "1m", "tests": tests}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"groups": [{"name": "one", "rules": [rule]}]}))
