@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from deepcoder_trainer.plain_arrow import pa, pq
 from deepcoder_trainer.types import Group, Sample
 from deepcoder_trainer.unicode_text import whole
 

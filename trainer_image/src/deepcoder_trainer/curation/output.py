@@ -15,11 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from deepcoder_contracts.judge import Kind
 from deepcoder_trainer.checkpoint.storage import file_sha256
+from deepcoder_trainer.plain_arrow import pa, pq
 from deepcoder_trainer.problems.record import Record
 
 JSONL, PARQUET, SUMS = "problems.jsonl", "problems.parquet", "SHA256SUMS"

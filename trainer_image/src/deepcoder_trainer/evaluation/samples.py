@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from deepcoder_trainer.evaluation.answers import LEFT_OUT, Answer
 from deepcoder_trainer.evaluation.benchmarks import Facts
+from deepcoder_trainer.plain_arrow import pa, pq
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.types import Outcome
 
