@@ -14,13 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from web_fakes import ApiServer, run_of
+from web_fakes import ApiServer, run_of, until
 
 from deepcoder_client.connection import SECRETS
 from deepcoder_client.errors import NotFound, StorageError, StorageFault
 from deepcoder_client.run_folder import RunFolder
 from deepcoder_client.storage import Bucket, Credentials, Limits
+from deepcoder_web import storage_threads
 from deepcoder_web.run_folders import FRESH_SECONDS, NotAllowed, RunFolders, vet_address
+from deepcoder_web.storage_threads import Late, StorageThreads
 
 EMPTY = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 REFUSED = b"<Error><Code>InvalidAccessKeyId</Code><Message>internal words</Message></Error>"
@@ -163,6 +165,22 @@ def test_addresses_of_the_machine_and_its_link_are_told(host: str) -> None:
 @pytest.mark.parametrize("host", ["10.0.0.7", "192.0.2.1", "no-such-name.invalid"])
 def test_other_addresses_are_asked(host: str) -> None:
     vet_address(f"http://{host}/bucket")
+
+
+async def test_a_query_that_was_given_up_asks_its_bucket_no_more(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of thousands of checkpoints in a slow bucket would hold its thread for hours, and there are few."""
+    monkeypatch.setattr(storage_threads, "DEADLINE_SECONDS", 0.3)
+    world, threads = World(s3, s3.url), StorageThreads()
+
+    def endless(folder: RunFolder) -> None:
+        while True:
+            folder.metrics_objects()
+
+    with pytest.raises(Late):
+        await threads.ask("team", "uid", lambda: world.folders.ask(world.run, endless))
+    await until(lambda: not threads._places, "its thread ends")
+    monkeypatch.undo()
+    assert await threads.ask("team", "uid", lambda: world.ask()) == 0, "the next query has its own time"
 
 
 def bounded(s3: S3, seconds: float = 20.0) -> Bucket:

@@ -23,6 +23,7 @@ from deepcoder_client.storage import Bucket, Credentials, Limits, secret_credent
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_spec import S3
 from deepcoder_contracts.uris import resolves_to_local
+from deepcoder_web.storage_threads import check_deadline
 
 FRESH_SECONDS = 60.0
 _KEPT = 64
@@ -103,7 +104,12 @@ class RunFolders:
 
     def _limits(self, s3: S3) -> Limits:
         named = s3.endpoint is not None and s3.endpoint.rstrip("/") in self._allowed
-        vet = (lambda url: None) if named else vet_address
+
+        def vet(url: str) -> None:
+            check_deadline()
+            if not named:
+                vet_address(url)
+
         return Limits(_DOCUMENT_BYTES, _DATA_BYTES, _OBJECTS, _TRANSFER_SECONDS, vet)
 
 

@@ -1,15 +1,17 @@
 """Limits storage queries: the threads are shared by all runs, so that one slow bucket does not block the others.
 
 Each run may have `AT_ONCE` queries in flight, each namespace `OF_NAMESPACE`. Further queries wait briefly and are then
-asked to retry (`Busy`). A query that takes longer than `DEADLINE_SECONDS` is abandoned (`Late`), but its slot is free
-only when its thread ends: a server that never answers uses up only the slots of its own run and namespace. `Budget`
-limits the memory of what is being read.
+asked to retry (`Busy`). A query that takes longer than `DEADLINE_SECONDS` is abandoned (`Late`), and its thread ends
+before its next request (`check_deadline`). Its slot is free only then: a server that never answers uses up only the
+slots of its own run and namespace. `Budget` limits the memory of what is being read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +32,20 @@ class Busy(Exception):
 
 class Late(Exception):
     """Storage did not answer in time."""
+
+
+_query = threading.local()
+"""`until`: when the query that this thread answers is abandoned."""
+
+
+def check_deadline() -> None:
+    """Raise `Late` if the query that this thread answers was abandoned. Called before each request to storage."""
+    if time.monotonic() > getattr(_query, "until", math.inf):
+        raise _late()
+
+
+def _late() -> Late:
+    return Late(f"storage has not answered in {DEADLINE_SECONDS:.0f} s")
 
 
 class _Places:
@@ -66,13 +82,13 @@ class StorageThreads:
             with suppress(RuntimeError):  # the loop has ended before the thread
                 loop.call_soon_threadsafe(self._leave, keys)
 
-        job = self._threads.submit(question)
+        job = self._threads.submit(_before, time.monotonic() + DEADLINE_SECONDS, question)
         job.add_done_callback(ended)
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 return await asyncio.wrap_future(job)
         except TimeoutError:
-            raise Late(f"storage has not answered in {DEADLINE_SECONDS:.0f} s") from None
+            raise _late() from None
 
     async def _take(self, key: tuple[str, str], number: int) -> None:
         places = self._places.setdefault(key, _Places(number))
@@ -93,6 +109,15 @@ class StorageThreads:
         places.users -= 1
         if not places.users:
             del self._places[key]
+
+
+def _before(until: float, question: Callable[[], T]) -> T:
+    """Run `question` in this thread with a deadline."""
+    _query.until = until
+    try:
+        return question()
+    finally:
+        del _query.until
 
 
 class Budget:
