@@ -39,6 +39,7 @@ _HOST_USERS: Final = namespaces.HOST_USERS.start + secrets.randbelow(
 )
 _BOOT = (
     "import os, sys; os.register_at_fork = lambda **hooks: None; sys.path.insert(0, sys.argv[2]);"
+    " from deepcoder_sandbox.worker import large_heap; large_heap.reserve();"
     " from deepcoder_sandbox.worker.boot import main; main(int(sys.argv[1]), sys.argv[2])"
 )
 ENVIRONMENT: Final = {

@@ -30,6 +30,7 @@ from deepcoder_sandbox.worker import (
     confine,
     heap_fill,
     landlock,
+    large_heap,
     libc,
     memory_layout,
     namespaces,
@@ -71,9 +72,12 @@ def main(descriptor: int, root: str) -> None:
         memory_layout.move_text()
         memory_layout.join()
         space = namespaces.enter(config, channel) if config["tier"] == "Namespaces" else namespaces.HOST
-        served, in_force = _set_up(config, space, channel, runner)
+        served, in_force, system_calls = _set_up(config, space, channel, runner)
         answer = json.dumps(in_force).encode()
         _settle()
+        large_heap.use_large_pages()
+        if system_calls is not None:
+            system_calls.inherited.load(0)
     except Exception as error:
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
@@ -109,8 +113,8 @@ def _load(config: dict[str, Any], root: str) -> ModuleType:
 
 def _set_up(
     config: dict[str, Any], space: namespaces.Space, channel: socket.socket, runner: ModuleType
-) -> tuple[zygote.Zygote, dict[str, Any]]:
-    """Return the zygote, and what is in force for every program that it runs."""
+) -> tuple[zygote.Zygote, dict[str, Any], seccomp.Filter | None]:
+    """Return the zygote, what will be in force for every program that it runs, and the filter to be loaded."""
     confined = config["tier"] != "Unconfined"
     runner.prepare_zygote(confine.Confinement.harmless(confined=confined))
     gc.collect()
@@ -144,9 +148,7 @@ def _set_up(
         "landlock_abi": libc.landlock_abi() if confined else 0,
         "thread_gate": gate is not None,
     }
-    if system_calls is not None:
-        system_calls.inherited.load(0)
-    return served, in_force
+    return served, in_force, system_calls
 
 
 def _settle() -> None:

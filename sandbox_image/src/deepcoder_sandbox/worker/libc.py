@@ -10,7 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from typing import Any
+
+# A zygote loads this module before its heap has its place (`large_heap`), and `typing` would take memory before.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -52,14 +56,20 @@ _HOLES = (60_000, 30_000, 15_000, 8_000, 4_000, 2_000, *range(1_016, 8, -16))
 _MOST_HOLES = 10_000
 
 PROT_READ_WRITE, PROT_READ_EXECUTE = 3, 5
+LARGE = 2 << 20
+"""Bytes of a large page."""
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
 _MAP_PRIVATE_ANONYMOUS = 0x22
-_MAP_FAILED = ctypes.c_void_p(-1).value
+_MAP_FIXED_NOREPLACE = 0x100000
+_FAILED = ctypes.c_void_p(-1).value
 _MREMAP_MAYMOVE_FIXED = 3
 
-_libc.mmap.restype = _libc.mremap.restype = ctypes.c_void_p
+_libc.mmap.restype = _libc.mremap.restype = _libc.sbrk.restype = _libc.malloc.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+_libc.sbrk.argtypes = [ctypes.c_ssize_t]
+_libc.malloc.argtypes = [ctypes.c_size_t]
+_libc.free.argtypes = [ctypes.c_void_p]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -164,7 +174,7 @@ def seccomp_listener(instructions: bytes) -> int:
 def map_memory(length: int) -> int | None:
     """Return the address of new memory; None if there is none."""
     address: int | None = _libc.mmap(None, length, PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
-    return None if address == _MAP_FAILED else address
+    return None if address == _FAILED else address
 
 
 def unmap(address: int, length: int) -> None:
@@ -188,6 +198,32 @@ def move_mapping(source: int, target: int, length: int) -> bool:
     return bool(_libc.mremap(source, length, length, _MREMAP_MAYMOVE_FIXED, target) == target)
 
 
+def block(address: int, length: int) -> bool:
+    """Have nothing be mapped there, if nothing is; return whether it worked. 0 bytes are no error."""
+    return not length or _libc.mmap(address, length, 0, _MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE, -1, 0) == address
+
+
+def extend_heap(length: int) -> int | None:
+    """Move the end of the allocator's heap by `length`, and return where it was; None if it has no such heap.
+
+    The allocator does not use what it did not request itself, and goes on behind it.
+    """
+    if not hasattr(_libc, "malloc_trim"):
+        return None
+    end: int = _libc.sbrk(length)
+    return None if end == _FAILED else end
+
+
+def allocate(size: int) -> int:
+    """malloc(3): return an address, 0 if there is no memory."""
+    return _libc.malloc(size) or 0
+
+
+def free(address: int) -> None:
+    """free(3)."""
+    _libc.free(address)
+
+
 def trim_heap() -> None:
     """Return the allocator's free memory to the kernel, if possible: every fork would copy its page tables."""
     if hasattr(_libc, "malloc_trim"):
@@ -196,12 +232,11 @@ def trim_heap() -> None:
 
 def fill_heap() -> None:
     """Take for good the allocator's free memory between what is in use, largest first, if it can be found."""
-    if not hasattr(_libc, "malloc_trim"):
-        return
-    _libc.sbrk.restype = _libc.malloc.restype = ctypes.c_void_p
     trim_heap()
-    end: int = _libc.sbrk(0) - _LEFT_AT_THE_END
+    end = extend_heap(0)
+    if end is None:
+        return
     for size in _HOLES:
         for _ in range(_MOST_HOLES):
-            if (_libc.malloc(ctypes.c_size_t(size)) or end) >= end:
+            if (allocate(size) or end) >= end - _LEFT_AT_THE_END:
                 break

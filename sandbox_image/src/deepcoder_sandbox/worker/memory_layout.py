@@ -11,12 +11,10 @@ stays and works as before: nothing here fails.
 from __future__ import annotations
 
 import ctypes
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from deepcoder_sandbox.worker import libc
-
-LARGE: Final = 2 << 20
-"""Bytes of a large page."""
+from deepcoder_sandbox.worker.libc import LARGE
 
 
 class Mapping(NamedTuple):
