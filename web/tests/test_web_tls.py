@@ -118,6 +118,22 @@ async def test_a_request_that_is_no_http_is_answered_and_fills_no_log(
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.parametrize("port", [0, 1, 2], ids=["page", "probes", "https"])
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHo"], ids=["nothing", "half a request"])
+async def test_a_connection_without_a_request_is_closed(
+    port: int, sent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to sign in to open one, and each holds a descriptor and memory."""
+    monkeypatch.setattr(program, "IDLE_SECONDS", 0.3, raising=False)
+    write_certificate(tmp_path, "first")
+    secure = ssl.create_default_context(cafile=str(tmp_path / "tls.crt")) if port == 2 else None
+    async with served(tls_directory=tmp_path) as ports, asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports[port], ssl=secure)
+        writer.write(sent)
+        assert await reader.read() == b""
+        writer.close()
+
+
 def test_a_new_certificate_that_cannot_be_used_leaves_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

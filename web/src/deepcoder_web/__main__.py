@@ -28,6 +28,9 @@ from deepcoder_web.tls import Certificate
 
 log = logging.getLogger(__name__)
 
+IDLE_SECONDS = 75.0
+"""Time for which a connection may stay open without a request. Longer than a proxy in front keeps one (60 s)."""
+
 
 async def serve(
     config: WebConfig, client: Client, stop: asyncio.Event, started: asyncio.Future[tuple[int, ...]] | None = None
@@ -38,7 +41,9 @@ async def serve(
     storage = Storage(client.connection, config.allowed_endpoints)
     dashboard = Dashboard(client, Access(client.connection), runs, storage)
     page, probes = (
-        web.AppRunner(application, access_log=None, logger=server_log(), shutdown_timeout=2)
+        web.AppRunner(
+            application, access_log=None, logger=server_log(), shutdown_timeout=2, keepalive_timeout=IDLE_SECONDS
+        )
         for application in (dashboard.application(), _probes(runs))
     )
     following = asyncio.create_task(certificate.follow()) if certificate else None
