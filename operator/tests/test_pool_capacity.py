@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from deepcoder_operator.domain.pool_plan import JudgeLoad, JudgePod
+from deepcoder_operator.sandbox import capacity
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 
 TOKEN = "secret"
@@ -131,3 +133,99 @@ async def test_unreachable_judge_does_not_hold_up_the_others(judge: Judge) -> No
         other = JudgePod("q", "other", 1, "hash", 0.0, ready=True, address="127.0.0.1")
         loads = await poller.poll([gone, other], TOKEN)
     assert loads == {"other": JudgeLoad(4, 3, 7)}
+
+
+@dataclass
+class Silence:
+    """Judges on loopback: those at 127.0.0.2 accept a request and answer once they may, the others at once."""
+
+    port: int = 0
+    asked: int = 0
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        assert request.transport is not None
+        if request.transport.get_extra_info("sockname")[0] == "127.0.0.2":
+            self.asked += 1
+            await self.may_answer.wait()
+        return web.Response(text=GOOD)
+
+    def pods(self, count: int) -> list[JudgePod]:
+        return [JudgePod(f"s{i}", f"silent-{i}", i, "h", 0.0, ready=True, address="127.0.0.2") for i in range(count)]
+
+
+def polled_in_background() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("poll s")}
+
+
+@pytest.fixture
+async def silence() -> AsyncIterator[Silence]:
+    silence = Silence()
+    app = web.Application()
+    app.router.add_get("/v1/capacity", silence.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", 0).start()
+    silence.port = runner.addresses[0][1]
+    yield silence
+    silence.may_answer.set()
+    await runner.cleanup()
+
+
+async def test_silent_judges_of_one_pool_hold_up_no_other_pool(
+    silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be a tenant's own image, or behind a policy."""
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 3600.0)
+    poller = CapacityPoller(lambda: 0.0, silence.port)
+    theirs = asyncio.create_task(poller.poll(silence.pods(200), TOKEN))
+    while silence.asked < 32:
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        assert await poller.poll([pod()], TOKEN) == {"uid": JudgeLoad(4, 3, 7)}
+    theirs.cancel()
+    await asyncio.gather(theirs, return_exceptions=True)
+    await poller.close()
+
+
+async def test_pool_waits_for_a_silent_judge_once_and_hears_it_when_it_answers_again(
+    silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 0.1)
+    now = [0.0]
+    poller = CapacityPoller(lambda: now[0], silence.port)
+    pods = [*silence.pods(1), pod()]
+    assert set(await poller.poll(pods, TOKEN)) == {"uid"}
+    assert silence.asked == 1
+    assert not polled_in_background(), "it is asked once a second, not again at once"
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 3600.0)
+    for _ in range(3):
+        now[0] += 1
+        async with asyncio.timeout(30):
+            assert set(await poller.poll(pods, TOKEN)) == {"uid"}
+    while silence.asked < 2:
+        await asyncio.sleep(0.01)
+    assert silence.asked == 2, "while one request to it waits, there is no other"
+    silence.may_answer.set()
+    async with asyncio.timeout(30):
+        while set(await poller.poll(pods, TOKEN)) != {"uid", "silent-0"}:
+            await asyncio.sleep(0.01)
+    await poller.close()
+
+
+async def test_nothing_is_left_of_a_silent_judge_that_is_gone(
+    silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 0.1)
+    now = [0.0]
+    poller = CapacityPoller(lambda: now[0], silence.port)
+    await poller.poll(silence.pods(2), TOKEN)
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 3600.0)
+    now[0] = 1.0
+    await poller.poll(silence.pods(2), TOKEN)
+    poller.forget(["silent-0"])
+    for left in ({"poll s1"}, set()):
+        async with asyncio.timeout(30):
+            while polled_in_background() != left:
+                await asyncio.sleep(0.01)
+        await poller.close()

@@ -2,6 +2,9 @@
 
 A judge that does not answer in time has unknown load, and a pool with such a judge is never scaled down because of it.
 An answer stays valid for a few seconds, so that a single lost packet does not count as silence.
+
+Only the first silence of a judge delays its pool, and no other pool: a policy may cut off hundreds of judges at once,
+and a tenant may run judges that never answer. Until it answers again, it is polled in the background, a few at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import aiohttp
 from pydantic import ValidationError
@@ -28,6 +32,7 @@ STALE_SECONDS = 5.0
 
 _DEADLINE_SECONDS = 2.0
 _CONCURRENT = 32
+"""Largest number of judges of a pool that are polled at a time, and of all silent judges."""
 _MAX_ANSWER_BYTES = 64 * 1024
 
 
@@ -39,10 +44,13 @@ class CapacityPoller:
         self._session: aiohttp.ClientSession | None = None
         self._asked: dict[str, float] = {}
         self._answers: dict[str, tuple[float, JudgeLoad]] = {}
-        self._slots = asyncio.Semaphore(_CONCURRENT)
+        self._silent: set[str] = set()
+        self._in_background: dict[str, asyncio.Task[None]] = {}
+        self._background = asyncio.Semaphore(_CONCURRENT)
 
     async def close(self) -> None:
         """Close all connections."""
+        self.forget(list(self._in_background))
         if self._session is not None:
             await self._session.close()
 
@@ -52,7 +60,13 @@ class CapacityPoller:
         now = self._clock()
         due = [p for p in ready if now - self._asked.get(p.uid, float("-inf")) >= POLL_SECONDS]
         self._asked |= {p.uid: now for p in due}
-        await asyncio.gather(*(self._ask(p, token) for p in due))
+        for pod in due:
+            if pod.uid in self._silent and pod.uid not in self._in_background:
+                task = asyncio.create_task(self._ask(pod, token, self._background), name=f"poll {pod.name}")
+                self._in_background[pod.uid] = task
+                task.add_done_callback(partial(self._ended, pod.uid))
+        slots = asyncio.Semaphore(_CONCURRENT)
+        await asyncio.gather(*(self._ask(p, token, slots) for p in due if p.uid not in self._silent))
         now = self._clock()
         return {
             p.uid: answer[1]
@@ -65,15 +79,24 @@ class CapacityPoller:
         for uid in uids:
             self._asked.pop(uid, None)
             self._answers.pop(uid, None)
+            self._silent.discard(uid)
+            task = self._in_background.get(uid)
+            if task is not None:
+                task.cancel()
 
-    async def _ask(self, pod: JudgePod, token: str) -> None:
+    def _ended(self, uid: str, _: asyncio.Task[None]) -> None:
+        del self._in_background[uid]
+
+    async def _ask(self, pod: JudgePod, token: str, slots: asyncio.Semaphore) -> None:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_DEADLINE_SECONDS))
+            # Without a limit of its own, which would have pools wait for each other.
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         host = f"[{pod.address}]" if pod.address and ":" in pod.address else pod.address
         url = f"http://{host}:{self._port}/v1/capacity"
         try:
             async with (
-                self._slots,
+                slots,
+                asyncio.timeout(_DEADLINE_SECONDS),
                 self._session.get(url, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False) as response,
             ):
                 body = await response.content.read(_MAX_ANSWER_BYTES)
@@ -82,8 +105,10 @@ class CapacityPoller:
             capacity = Capacity.model_validate_json(body)
         except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as e:
             POLLS.labels(outcome="failed").inc()
+            self._silent.add(pod.uid)
             log.debug("judge %s did not report its load: %s: %s", pod.name, type(e).__name__, e)
             return
         POLLS.labels(outcome="answered").inc()
+        self._silent.discard(pod.uid)
         load = JudgeLoad(capacity.slots, capacity.busy, capacity.queued, capacity.oldest_wait_s)
         self._answers[pod.uid] = (self._clock(), load)
