@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -20,7 +21,7 @@ from run_manifests import run_manifest
 from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_operator.kube import errors, lease
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.resources import LEASES, RUNS
+from deepcoder_operator.kube.resources import LEASES, RUNS, Resource
 from deepcoder_operator.release import release_runs
 from devcluster import tools
 from devcluster.config import cache_root
@@ -54,6 +55,47 @@ async def test_runs_are_let_go_and_what_others_hold_stays(kube: Kube, namespace:
     assert await kube.find(RUNS, namespace, "leaving") is None
     assert await release_runs(kube, [namespace]) == [], "a second time there is nothing to do"
     await kube.patch(RUNS, namespace, "both", {"metadata": {"finalizers": []}})
+
+
+async def test_a_run_that_cannot_be_read_again_is_told_and_the_others_are_let_go(
+    kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        await held(kube, namespace, name, FINALIZER)
+    patch, get = kube.patch, kube.get
+
+    async def changed_meanwhile(resource: Resource, where: str | None, name: str, change: Object) -> Object:
+        if name == "first":
+            raise errors.Conflict("the object has been modified", 409)
+        return await patch(resource, where, name, change)
+
+    async def away(*_: Any) -> Object:
+        raise errors.Unavailable("no answer in 15 s")
+
+    monkeypatch.setattr(kube, "patch", changed_meanwhile)
+    monkeypatch.setattr(kube, "get", away)
+    assert await release_runs(kube, [namespace]) == [f"{namespace}/first: no answer in 15 s"]
+    monkeypatch.setattr(kube, "get", get)
+    assert await finalizers(kube, namespace, "second") == []
+
+
+async def test_no_more_of_a_run_is_kept_in_memory_than_is_read(
+    kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chart gives its hook a quarter of a gigabyte, and runs that are over stay for years."""
+    await held(kube, namespace, "ours", FINALIZER)
+    listed = kube.list
+    sizes: list[int] = []
+
+    async def measured(*arguments: Any, **options: Any) -> tuple[list[Object], str]:
+        runs, version = await listed(*arguments, **options)
+        sizes.extend(len(json.dumps(run)) for run in runs)
+        return runs, version
+
+    monkeypatch.setattr(kube, "list", measured)
+    assert await release_runs(kube, [namespace]) == []
+    assert len(sizes) == 1
+    assert sizes[0] < 500
 
 
 async def released(account: Account, config: Path) -> str:

@@ -47,7 +47,7 @@ async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:
     kept: list[str] = []
     for namespace in namespaces or (None,):
         try:
-            runs, _ = await kube.list(RUNS, namespace)
+            runs, _ = await kube.list(RUNS, namespace, keep=_kept)
         except errors.NotFound:
             continue  # the kind, or the namespace, is gone already
         except errors.Forbidden:
@@ -65,6 +65,14 @@ async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:
     return kept
 
 
+def _kept(run: Object) -> Object:
+    """Return what is read of a run. Two thousand whole runs would not fit into the memory of the chart's hook."""
+    metadata = run["metadata"]
+    return {
+        "metadata": {k: metadata[k] for k in ("namespace", "name", "finalizers", "resourceVersion") if k in metadata}
+    }
+
+
 async def _release(kube: Kube, run: Object) -> str | None:
     namespace, name = run["metadata"]["namespace"], run["metadata"]["name"]
     for _ in range(_TRIES):
@@ -75,15 +83,13 @@ async def _release(kube: Kube, run: Object) -> str | None:
         rest = [f for f in finalizers if f != FINALIZER]
         change = {"metadata": {"finalizers": rest, "resourceVersion": metadata["resourceVersion"]}}
         try:
-            await kube.patch(RUNS, namespace, name, change)
+            try:
+                await kube.patch(RUNS, namespace, name, change)
+            except errors.Conflict:
+                run = await kube.get(RUNS, namespace, name)
+                continue
         except errors.NotFound:
             return None
-        except errors.Conflict:
-            found = await kube.find(RUNS, namespace, name)
-            if found is None:
-                return None
-            run = found
-            continue
         except errors.KubeError as e:
             return f"{namespace}/{name}: {e}"
         log.info("released run %s/%s", namespace, name)
