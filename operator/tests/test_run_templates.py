@@ -93,6 +93,24 @@ def test_malformed_template_is_refused_by_its_path_and_ends_no_pass(template: di
         assert field in problem.message
 
 
+def test_container_that_is_named_twice_is_refused_before_its_gpus_are_counted_twice() -> None:
+    """The two would be merged into one pod's container of 8 GPUs, on which 16 ranks would wait for each other."""
+    container = {"name": "ray-worker", "resources": {"limits": {"nvidia.com/gpu": 8}}}
+    template = {"spec": {"containers": [container, container]}}
+    run = make_run(stages=[TRAIN | {"resources": {"learners": {"template": template}}}])
+    problem = check_spec(run, Policy())
+    assert problem is not None
+    where = "spec.stages[short].resources.learners.template.spec.containers"
+    assert problem.message == f"{where} names ray-worker twice: make one element of the two"
+
+
+def test_second_container_of_a_name_does_not_set_what_the_first_may_not() -> None:
+    containers = [{"name": "judge"}, {"name": "judge", "command": ["sh"]}]
+    problem = check_templates(make_run(sandbox={"template": {"template": {"spec": {"containers": containers}}}}))
+    assert problem is not None
+    assert "names judge twice" in problem.message
+
+
 def test_malformed_template_of_the_runs_own_pool_is_refused_with_the_run() -> None:
     run = make_run(sandbox={"template": {"template": {"spec": {"containers": "judge"}}}})
     problem = check_spec(run, Policy())

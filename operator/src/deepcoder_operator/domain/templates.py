@@ -63,6 +63,9 @@ _TEMPLATE: dict[str, Any] = {
 _REQUIRED = frozenset({"name", "mountPath", "devicePath"})
 """Keys that identify elements of a list. An element without its key could not be merged."""
 
+_UNIQUE = frozenset({"containers", "initContainers", "ephemeralContainers", "volumes"})
+"""Lists whose elements have different names. Two elements of one name would be merged, but their GPUs counted twice."""
+
 _MIG = "nvidia.com/mig-"
 """Prefix of the names of MIG devices. Devices with media engines (.me) or a share of the compute engines have longer
 names, which do not count as GPUs: such a stage would compute on CPUs although it holds a device."""
@@ -125,6 +128,7 @@ def _check(value: Any, form: Any, where: str) -> str | None:
 def _check_list(value: Any, form: Any, where: str) -> str | None:
     if not isinstance(value, list):
         return _wrong(where, "a list", value)
+    names: set[str] = set()
     for i, element in enumerate(value):
         if form == _TEXT:
             if not isinstance(element, str):
@@ -137,6 +141,10 @@ def _check_list(value: Any, form: Any, where: str) -> str | None:
             return f"{where}[{i}] has no {missing}: add one"
         if problem := _check(element, form, f"{where}[{element.get('name', i)}]"):
             return problem
+        if where.rpartition(".")[2] in _UNIQUE:
+            if element["name"] in names:
+                return f"{where} names {element['name']} twice: make one element of the two"
+            names.add(element["name"])
     return None
 
 
