@@ -27,6 +27,13 @@ from test_chart_templates import CHART, only, render, run_helm
         {"logLevel": "loud"},
         {"imagePullSecrets": ["registry"]},
         {"podLabels": {"x": 1}},
+        {"fullnameOverride": "DeepCoder"},
+        {"fullnameOverride": "7b"},
+        {"nameOverride": "deep.coder"},
+        {"logLevel": None},
+        {"progress": {"port": None}},
+        {"metrics": {"port": None}},
+        {"kuberay": {"namespace": None}},
     ],
     ids=lambda v: json.dumps(v),
 )

@@ -205,6 +205,18 @@ def test_operator_accepts_the_configuration_that_the_chart_writes(helm: str, val
     assert ports == {"progress": config.progress.port, "metrics": config.health_port}
 
 
+@pytest.mark.parametrize("values", [{"prices": None}, {"s3": {"allowedEndpoints": None}}], ids=json.dumps)
+def test_list_whose_entries_are_all_commented_out_is_empty(helm: str, values: dict[str, Any]) -> None:
+    """`prices:` with only comments below it is null, which no program would accept as its configuration."""
+    objects = render(helm, values | {"web": {"enabled": True}})
+    config = OperatorConfig.model_validate(
+        yaml.safe_load(only(objects, "ConfigMap", "operator")["data"]["config.yaml"])
+    )
+    assert (config.prices, config.storage.allowed_endpoints) == ([], [])
+    page = yaml.safe_load(only(objects, "ConfigMap", "-web")["data"]["config.yaml"])
+    assert page["allowedEndpoints"] == []
+
+
 def test_changed_configuration_restarts_the_operator(helm: str) -> None:
     def checksum(values: dict[str, Any]) -> str:
         template = only(render(helm, values), "Deployment")["spec"]["template"]

@@ -113,6 +113,6 @@ progress:
   tlsSecret: {{ include "deepcoder.tlsSecretName" . | quote }}
   authentication: {{ ternary "JWKS" "TokenReview" (not (empty .Values.watchNamespaces)) }}
 storage:
-  allowedEndpoints: {{ toJson .Values.s3.allowedEndpoints }}
-prices: {{ toJson .Values.prices }}
+  allowedEndpoints: {{ toJson (default list .Values.s3.allowedEndpoints) }}
+prices: {{ toJson (default list .Values.prices) }}
 {{- end -}}
