@@ -13,7 +13,10 @@ from plan_world import Cluster
 
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.controllers import observe
+from deepcoder_operator.controllers.observe import run_group
 from deepcoder_operator.domain.world import Problem
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import PODS, RAYJOBS
 
 PROBLEM = Problem("SecretNotFound", "create it")
 
@@ -117,6 +120,25 @@ async def test_pod_that_has_the_heads_name_is_the_runs_own_or_none_of_its(harnes
         labels = head["metadata"]["labels"] | {"deepcoder.dev/run-uid": uid}
         harness.api.objects[head["metadata"]["name"]] = head | {"metadata": head["metadata"] | {"labels": labels}}
         assert len((await harness.look(cluster.run)).pods) == seen
+
+
+async def test_what_another_namespace_labels_as_the_runs_is_none_of_its(harness: Harness) -> None:
+    """Whoever knows the run's UID and creates pods elsewhere could else end its attempts, with a head that failed."""
+    cluster = training(harness)
+    kube: Any = None
+    informers = {r: Informer(kube, r, "", lambda _: None, index=run_group) for r in (RAYJOBS, PODS)}
+    harness.observer.children.rayjobs, harness.observer.children.pods = informers[RAYJOBS], informers[PODS]
+    label = {"deepcoder.dev/run-uid": cluster.run.metadata.uid}
+    for resource, own in ((RAYJOBS, job_object(cluster)), (PODS, head_object(cluster))):
+        own["metadata"] |= {"labels": own["metadata"]["labels"] | label, "namespace": "ml", "resourceVersion": "1"}
+        foreign = own["metadata"] | {"namespace": "other", "uid": "theirs", "resourceVersion": "2"}
+        informers[resource].observe(own)
+        informers[resource].observe(own | {"metadata": foreign})
+    world = await harness.look(cluster.run)
+    assert world.rayjob is not None
+    assert world.rayjob.uid != "theirs"
+    assert world.strays == ()
+    assert [pod.uid for pod in world.pods] == [head_object(cluster)["metadata"]["uid"]]
 
 
 async def test_job_that_is_suspended_indeed_is_seen_so(harness: Harness) -> None:

@@ -23,7 +23,7 @@ from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.clock import SteadyClock, since_boot
 from deepcoder_operator.config import Authentication, OperatorConfig
 from deepcoder_operator.controllers.carry_out import Executor
-from deepcoder_operator.controllers.observe import Children, Observer
+from deepcoder_operator.controllers.observe import Children, Observer, run_group
 from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.controllers.reconcile import Reconciler
 from deepcoder_operator.controllers.run import RunController, run_of
@@ -186,7 +186,7 @@ class Operator:
     def _of_runs(self, resource: Resource) -> Informer:
         """Return an informer for child objects of runs, indexed by their run's UID."""
         namespaces = self.config.watch_namespaces
-        return Informer(self.kube, resource, LABEL_RUN_UID, self._child_changed, namespaces=namespaces, index=_run_uid)
+        return Informer(self.kube, resource, LABEL_RUN_UID, self._child_changed, namespaces=namespaces, index=run_group)
 
     def _informers(self) -> dict[str, Informer]:
         children = self.children
@@ -255,11 +255,6 @@ def _reviewer(config: OperatorConfig, kube: Kube) -> Reviewer:
     from deepcoder_operator.progress.jwks import KeyReviewer
 
     return KeyReviewer(kube, time.monotonic)
-
-
-def _run_uid(obj: Object) -> str | None:
-    uid: str | None = (obj["metadata"].get("labels") or {}).get(LABEL_RUN_UID)
-    return uid
 
 
 def _identity() -> str:

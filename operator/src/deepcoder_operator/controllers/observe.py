@@ -75,7 +75,7 @@ LAST_LOOK_SECONDS = 5.0
 
 @dataclass
 class Children:
-    """Caches of the objects that runs own. Pods, jobs and clusters are indexed by their run's UID."""
+    """Caches of the objects that runs own. Pods, jobs and clusters are indexed by their run (`run_group`)."""
 
     rayjobs: Informer
     clusters: Informer
@@ -169,8 +169,9 @@ class Observer:
     async def _look(self, run: DeepCoderRun, obstacle: Problem | None, *, live: bool = True) -> World:
         """Observe everything but storage. With `live`, objects that a cache lacks, or that are in doubt, are read."""
         meta, attempt = run.metadata, run.status.attempt
-        jobs = {j["metadata"]["name"]: j for j in self.children.rayjobs.group(meta.uid)}
-        pods = {p["metadata"]["name"]: p for p in self.children.pods.group(meta.uid)}
+        group = f"{meta.namespace}/{meta.uid}"
+        jobs = {j["metadata"]["name"]: j for j in self.children.rayjobs.group(group)}
+        pods = {p["metadata"]["name"]: p for p in self.children.pods.group(group)}
         if attempt is not None and live:
             if attempt.name not in jobs:
                 found = await self.kube.find(RAYJOBS, meta.namespace, attempt.name)
@@ -336,6 +337,13 @@ class Observer:
                     f"{resource.kind} {child} exists and is not this run's: delete it, or give the run another name",
                 )
         return None
+
+
+def run_group(obj: Object) -> str | None:
+    """Index of child objects by their run: "namespace/UID". The label proves nothing: anyone who may create pods in one
+    namespace can give them the UID of a run in another."""
+    uid = (obj["metadata"].get("labels") or {}).get(LABEL_RUN_UID)
+    return f"{obj['metadata']['namespace']}/{uid}" if uid else None
 
 
 def _whole(seconds: float) -> datetime:
