@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from plan_world import Cluster, condition_of, failed_of, make_run, reason, running
 
-from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.failure import FailurePolicy, FailureReason
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.progress import Desired
 from deepcoder_operator.domain.eviction import EVENT_SECONDS
@@ -40,6 +41,30 @@ def test_preemption_never_burns_an_attempt(disruption: str) -> None:
         cluster.settle()
     assert cluster.run.status.stages[0].failures == 0
     assert cluster.run.status.stages[0].preemptions == 3
+
+
+def test_preemption_does_not_end_a_run_whose_bound_was_lowered_below_its_failures() -> None:
+    """The next failure that counts does."""
+    cluster = running(failurePolicy={"maxAttempts": 9})
+
+    def fail(end: Callable[[], None]) -> None:
+        end()
+        cluster.settle()
+        cluster.advance(600)
+        cluster.settle()
+
+    for _ in range(3):
+        fail(lambda: cluster.leave(1))
+        cluster.start_job()
+        cluster.settle()
+    cluster.edit(failure_policy=FailurePolicy(max_attempts=2))
+    fail(lambda: evict(cluster))
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+    assert cluster.run.status.phase is not Phase.FAILED
+    cluster.start_job()
+    cluster.settle()
+    fail(lambda: cluster.leave(1))
+    assert cluster.run.status.phase is Phase.FAILED
 
 
 def test_evicted_head_has_time_to_save_before_anything_is_deleted() -> None:

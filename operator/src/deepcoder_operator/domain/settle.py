@@ -112,7 +112,7 @@ def _failed(draft: Draft, world: World, failure: Failure) -> None:
     draft.update(attempt=None)
     told, follows = f"attempt {attempt.ordinal} failed: {failure.reason}: {failure.evidence}", f" ({rule}: {action})"
     draft.event(failure.reason, fitted(told, follows), warning=True)
-    if action is FailureAction.FAIL_RUN or entry.failures >= policy.max_attempts:
+    if action is FailureAction.FAIL_RUN or (counted and entry.failures >= policy.max_attempts):
         draft.update_stage(index, phase=StagePhase.FAILED, completion_time=draft.now)
         spent = f"; {entry.failures} of {policy.max_attempts} attempts failed" if counted else ""
         fail_run(draft, failure.reason, f"stage {entry.name}: {failure.evidence}{spent}")
