@@ -16,9 +16,10 @@ from attempt_world import World
 from controller_world import PROMPTS, scripted_reward
 
 from deepcoder_contracts.manifest import Manifest
-from deepcoder_contracts.stage import DatasetSource, ModelSource, StageConfig
+from deepcoder_contracts.stage import DatasetSource, Evaluation, EvaluationDataset, ModelSource, StageConfig, StageType
 from deepcoder_trainer import stopping
-from deepcoder_trainer.checkpoint import writer
+from deepcoder_trainer.checkpoint import sources, writer
+from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.running import attempt
@@ -102,6 +103,49 @@ async def test_what_the_model_cannot_do_is_refused_before_a_cluster_is_asked_for
     assert (record.code, record.field) == (64, "stages[s].contextTokens")
     assert "set it to at most 2048" in record.message
     assert w.exit_record() == record
+
+
+@pytest.mark.parametrize("content", [None, "{}"], ids=["that is not there", "that cannot be read"])
+async def test_a_set_of_the_last_evaluation_stops_the_stage_when_it_begins(
+    world: Callable[..., World], tmp_path: Path, content: str | None
+) -> None:
+    held = tmp_path / "held.jsonl"
+    if content is not None:
+        held.write_text(content)
+    w = world(steps=1000)
+    evaluation = Evaluation(datasets=[EvaluationDataset(name="held", uri=str(held))])
+    w.config = w.config.model_copy(update={"stage": w.config.stage.model_copy(update={"evaluate": evaluation})})
+
+    async def judged_when_asked_to_stop(*_: Any) -> Outcome:
+        await w.stop.reached(stopping.Moment.ASKED)
+        return Outcome(1.0, "passed", 0.0)
+
+    w.reward = judged_when_asked_to_stop
+    record = await w.run()
+    assert (record.code, record.field) == (64, "stage.evaluate.datasets.0.uri")
+
+
+async def test_a_set_that_storage_does_not_give_now_does_not_stop_the_stage(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unavailable(*_: object, **__: object) -> Path:
+        raise StorageUnavailable("the bucket does not answer")
+
+    w = world()
+    evaluation = Evaluation(datasets=[EvaluationDataset(name="held", uri="s3://sets/held.jsonl")])
+    exam = w.config.stage.model_copy(update={"name": "exam", "type": StageType.EVALUATE, "evaluate": evaluation})
+    later = [w.config.model_copy(update={"stage": exam})]
+    monkeypatch.setattr(sources, "_from_s3", unavailable)
+
+    async def judged_when_told(*_: Any) -> Outcome:
+        while "the bucket does not answer" not in caplog.text:
+            await asyncio.sleep(0.01)
+        return Outcome(1.0, "passed", 0.0)
+
+    w.reward = judged_when_told
+    async with asyncio.timeout(60):
+        record = await Attempt(w.config, w.stop, None, later=later).run()
+    assert (record.code, record.step) == (0, 3)
 
 
 async def test_an_attempt_that_finds_other_problems_than_the_one_before_stops_and_says_so(

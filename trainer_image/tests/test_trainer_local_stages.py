@@ -18,6 +18,9 @@ from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.localrun import LocalRun, late_refusals
 from deepcoder_trainer.running import runner
+from deepcoder_trainer.running.attempt import Attempt
+from deepcoder_trainer.stopping import Moment
+from deepcoder_trainer.types import Outcome
 
 TRAIN = {"name": "short", "type": "Train", "contextTokens": 16, "maxSteps": 2}
 EXAM = {
@@ -64,6 +67,26 @@ async def test_a_length_that_only_a_later_stage_has_is_refused_before_the_first_
     record = await run(local_run(world, [TRAIN, {**TRAIN, "name": "long", "contextTokens": 65536}]))
     assert (record.code, record.field) == (ExitCode.BAD_CONFIG, "stages[long].contextTokens")
     assert not list(world.store.glob("short/step-*"))
+
+
+async def test_a_set_of_a_later_stage_that_cannot_be_read_stops_the_first_stage_when_it_begins(
+    world: World, tmp_path: Path
+) -> None:
+    held = tmp_path / "held.jsonl"
+    held.write_text("{}")
+    exam = {**EXAM, "evaluate": {"datasets": [{"name": "held", "uri": str(held)}]}}
+    attempts: list[Attempt] = []
+
+    async def judged_when_asked_to_stop(*_: Any) -> Outcome:
+        await attempts[0].stop.reached(Moment.ASKED)
+        return Outcome(1.0, "passed", 0.0)
+
+    world.reward = judged_when_asked_to_stop
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "Attempt", lambda *given: attempts.append(Attempt(*given)) or attempts[-1])
+        record = await run(local_run(world, [{**TRAIN, "maxSteps": 1000}, exam]))
+    assert (record.code, record.field) == (ExitCode.BAD_CONFIG, "stages[exam].evaluate.datasets.0.uri")
+    assert "stages[exam]: held: held.jsonl:1" in record.message
 
 
 async def test_a_run_under_way_is_not_stopped_by_what_a_later_stage_will_refuse(world: World) -> None:

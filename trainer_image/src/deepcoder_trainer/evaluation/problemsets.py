@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,21 +59,23 @@ class ProblemSets:
     """The problem sets of a Train stage, which are used in every evaluation.
 
     They are read once and kept, because samplers idle while they are read. If their tests take gigabytes, they are read
-    each time, because the head needs its memory for other things.
+    each time, because the head needs its memory for other things. Several threads may read: one after the other.
     """
 
     def __init__(self, context: EvaluationContext) -> None:
         self._context = context
         self._kept: list[ProblemSet] | None = None
+        self._reading = threading.Lock()
 
     def read(self) -> list[ProblemSet]:
         """See `read_problem_sets`."""
-        if self._kept is not None:
-            return self._kept
-        sets = read_problem_sets(self._context)
-        if _characters(sets) <= KEPT_CHARACTERS:
-            self._kept = sets
-        return sets
+        with self._reading:
+            if self._kept is not None:
+                return self._kept
+            sets = read_problem_sets(self._context)
+            if _characters(sets) <= KEPT_CHARACTERS:
+                self._kept = sets
+            return sets
 
 
 def _characters(sets: Sequence[ProblemSet]) -> int:

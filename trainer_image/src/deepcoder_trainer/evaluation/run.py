@@ -58,7 +58,7 @@ async def run_evaluate_stage(context: EvaluationContext) -> Evaluated:
     with _alone(context, plan.key):
         if (before := await asyncio.to_thread(_found, context, plan)) is not None:
             return before
-        await _refuse_too_large(context, sets)
+        await refuse_too_large(context, sets)
         rows: dict[str, dict[str, list[Row]]] = {}
         for version, target in enumerate(targets, start=1):
             rows[target.name] = await _measure(
@@ -91,7 +91,7 @@ async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Eva
     with _alone(context, plan.key):
         if (before := await asyncio.to_thread(_found, context, plan)) is not None:
             return before
-        await _refuse_too_large(context, sets)
+        await refuse_too_large(context, sets)
         target = Target(GIVEN, given.digest, context.workdir)
         rows = {GIVEN: await _measure(context, plan, target, sets, given)}
         return await _commit(context, plan, sets, rows, target)
@@ -112,7 +112,7 @@ async def evaluate_weights(
     sets = await asyncio.to_thread((problem_sets or ProblemSets(context)).read)
     version = functools.partial(_version_or_none, context.judge_version)
     plan = await _plan(replace(context, judge_version=version), [TargetInput(target.name, weights)], sets)
-    await _refuse_too_large(context, sets)
+    await refuse_too_large(context, sets)
     answers = SampledAnswers(context.sampler, plan)
     rows = {target.name: await _measure(context, plan, target, sets, answers, keep=False)}
     results = await asyncio.to_thread(evaluation_results, plan, sets, rows)
@@ -124,11 +124,11 @@ async def evaluate_weights(
     return done.metrics
 
 
-async def _refuse_too_large(context: EvaluationContext, sets: Sequence[ProblemSet]) -> None:
+async def refuse_too_large(context: EvaluationContext, sets: Sequence[ProblemSet]) -> None:
     """Raise BadConfig if a problem asks for more memory than the judges allow.
 
-    Called before anything is sampled, but after the judges' version is known: both questions wait for a judge, and the
-    first one fails if none answers.
+    An evaluation calls it before anything is sampled, but after the judges' version is known: both questions wait for a
+    judge, and the first one fails if none answers.
     """
     most_mb = await context.max_memory_mb()
     for n, each in enumerate(sets):

@@ -275,7 +275,14 @@ class Attempt:
         samples = self._sinks.keep_samples(prompts)
         self._background.loop(samples.run())
         observer = self._sinks.observer(samples)
-        context = self._context(sampler, reward, tokenizer)
+        evaluate: Evaluate | None = None
+        if any(each.stage.evaluate for each in (config, *self._later)):
+            from deepcoder_trainer.running.evaluations import Evaluations
+
+            evaluations = Evaluations(self._context(sampler, reward, tokenizer), self._later)
+            evaluate = evaluations.evaluate if config.stage.evaluate else None
+            if point is None or not point.own:
+                self._background.loop(evaluations.look_ahead())
         sampling = Sampling(recipe.seed, recipe.group_size, config.stage.context_tokens, recipe.temperature)
         rollout, client = Rollout(sampler, reward, sampling), self._client
         self._sinks.progress.resumed_at(state.step)
@@ -291,7 +298,7 @@ class Attempt:
             stop=self.stop,
             state=state,
             metrics=point.manifest.metrics if point is not None and point.own else {},
-            evaluate=_evaluator(context) if config.stage.evaluate else None,
+            evaluate=evaluate,
             health=lambda: self._health(sampler, writer),
             on_unjudged=samples.keep,
             on_dropped=samples.dropped,
@@ -384,15 +391,3 @@ class Attempt:
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         return await self.stop.before(Moment.ASKED, work)
-
-
-def _evaluator(context: EvaluationContext) -> Evaluate:
-    from deepcoder_trainer.evaluation.problemsets import ProblemSets
-    from deepcoder_trainer.evaluation.run import evaluate_weights
-
-    sets = ProblemSets(context)
-
-    async def evaluate(step: int) -> Mapping[str, float]:
-        return await evaluate_weights(context, step, sets)
-
-    return evaluate
