@@ -100,6 +100,26 @@ def test_page_of_named_namespaces_reads_in_these_alone(helm: str) -> None:
     assert {o["metadata"]["namespace"] for o in roles} == {"ml", "rl"}
 
 
+def test_teams_whose_releases_have_one_name_install_them_beside_each_other(helm: str) -> None:
+    """Helm refuses an object of the whole cluster that another release has."""
+    values = {"web": {"enabled": True}, "watchNamespaces": ["red"], "crds": {"install": False}}
+
+    def of_the_cluster(namespace: str) -> set[tuple[str, str]]:
+        done = subprocess.run(
+            [helm, "template", "demo", str(CHART), "--namespace", namespace, "--values", "-"],
+            input=yaml.safe_dump(values), capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        objects = [o for o in yaml.load_all(done.stdout, yaml.CSafeLoader) if o and "namespace" not in o["metadata"]]
+        (binding,) = [o for o in objects if o["kind"] == "ClusterRoleBinding"]
+        assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in {
+            (o["kind"], o["metadata"]["name"]) for o in objects
+        }
+        return {(o["kind"], o["metadata"]["name"]) for o in objects}
+
+    assert len(of_the_cluster("red")) == 2
+    assert not of_the_cluster("red") & of_the_cluster("blue")
+
+
 def test_authorities_of_ones_own_reach_operator_and_page(helm: str) -> None:
     for name, spec in pod_specs(render(helm, ALL)):
         (container,) = spec["containers"]
