@@ -75,27 +75,33 @@ _ADJUSTABLE = ("resources", "active_deadline_seconds", "pre_running_deadline_sec
 """Fields of a stage that do not affect its result: where it runs, and how long the operator waits."""
 
 
+_NOW, _BEFORE = "self.spec.stages[s.index]", "oldSelf.spec.stages[s.index]"
+"""CEL for the stage with status entry `s`, as requested and as stored."""
+
+
 def _unchanged(*fields: str) -> str:
     """Return CEL which checks that these fields of the stage with status entry `s` are unchanged."""
-    here, before = "self.spec.stages[s.index]", "oldSelf.spec.stages[s.index]"
     same = "(has({0}.{2}) ? has({1}.{2}) && {0}.{2} == {1}.{2} : !has({1}.{2}))"
-    return " && ".join(same.format(here, before, to_camel(field)) for field in fields)
+    return " && ".join(same.format(_NOW, _BEFORE, to_camel(field)) for field in fields)
 
 
 _STARTED_STAGES = (
     "!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.all(s, !has(s.startTime) || "
-    "(s.index < size(self.spec.stages) && s.index < size(oldSelf.spec.stages) && "
-    f"{_unchanged(*(field for field in Stage.model_fields if field not in _ADJUSTABLE))}))"
+    f"(s.index < size(self.spec.stages) && s.index < size(oldSelf.spec.stages) && ({_NOW} == {_BEFORE} || "
+    f"{_unchanged(*(field for field in Stage.model_fields if field not in _ADJUSTABLE))})))"
 )
+"""Stages are compared as a whole first. The API server evaluates this on every status write, and the cost of each field
+access grows with the number of properties in the schemas along its path."""
 _STARTED_RESOURCES = (
     "!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.all(s, !has(s.startTime) || "
-    f"s.index >= size(self.spec.stages) || s.index >= size(oldSelf.spec.stages) || {_unchanged('resources')} || "
+    "s.index >= size(self.spec.stages) || s.index >= size(oldSelf.spec.stages) || "
+    f"{_NOW}.resources == {_BEFORE}.resources || "
     "(!has(oldSelf.status.attempt) && !(has(self.spec.recipe) && has(self.spec.recipe.deterministic) && "
     "self.spec.recipe.deterministic)))"
 )
 """Resources of a started stage may change only between attempts. The operator redacts the values of a live attempt's
 Secrets from its output, and finds those Secrets through the spec, so the spec must match the pods. A deterministic run
-is repeatable only with the number of processes that it began with."""
+is repeatable only with the number of processes that it began with. `resources` has a default, so it is always there."""
 
 _RECIPE_RULES = validations(
     Rule(
