@@ -7,23 +7,18 @@ picklable.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.forkserver import ForkServer
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-# A process has one server of forks, with what whoever asked it first had it load: what others fork would load torch.
-_forks = ForkServer()
-# Only loaded there, never run: a process with torch's threads could not be forked.
-_forks.set_forkserver_preload(["rank_modules"])
+from forks import Forks
+
+_forks = Forks("rank_modules")
 
 DEADLINE_S = 300.0
 """For one call, and for starting: on a busy machine one rank may be far behind the other."""
@@ -90,24 +85,15 @@ class GlooRanks:
     def _start(self) -> None:
         if self._processes:
             return
-        context = multiprocessing.get_context("forkserver")
         for rank in range(self.world):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, self.world, str(self._folder), theirs), daemon=True)
-            with (
-                mock.patch("multiprocessing.forkserver.connect_to_new_process", _forks.connect_to_new_process),
-                # The server looks for modules where this process does. One that it does not find it leaves out.
-                mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-            ):
-                process.start()
+            ours, theirs = Pipe()
+            self._processes.append(_forks.start(_serve, rank, self.world, str(self._folder), theirs))
             theirs.close()
             self._pipes.append(ours)
-            self._processes.append(process)
         self._answers("start")
 
 
 def _serve(rank: int, world: int, folder: str, pipe: Any) -> None:
-    assert "rank_modules" in sys.modules, "the server of forks has not loaded it, so each rank would load torch"
     import torch
 
     torch.set_num_threads(1)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import ablations
 import ablations_page
 from ablations_rule import ARMS, BASE, CLAIMS, HELD_BACK, Difference, Run, difference, figure, judged
+from forks import ForkedPython
 
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.localrun import LocalRun
@@ -135,6 +136,9 @@ else:
 """
 
 
+PYTHON = ForkedPython("ablations", "whole_runs", "matplotlib.pyplot")
+
+
 @pytest.fixture
 def benchmark(tmp_path: Path) -> Any:
     """The benchmark as a command, with a trainer that only writes metrics; what it called is in `calls`."""
@@ -152,14 +156,8 @@ def benchmark(tmp_path: Path) -> Any:
 
     def call(*arguments: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         (tmp_path / "calls").write_text("")
-        command = [sys.executable, "-c", source, str(Path(ablations.__file__).parent), str(stand_in)]
-        done = subprocess.run(
-            [*command, "--keep", str(tmp_path / "work"), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=tmp_path,
-        )
+        given = [str(Path(ablations.__file__).parent), str(stand_in), "--keep", str(tmp_path / "work"), *arguments]
+        done = PYTHON.run(source, given, tmp_path)
         return done, (tmp_path / "calls").read_text().split()
 
     return call
