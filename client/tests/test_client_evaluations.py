@@ -83,6 +83,20 @@ def test_results_that_were_changed_since_are_not_shown() -> None:
         folder_with("results.json", changed).evaluations()
 
 
+def test_an_evaluation_that_cannot_be_read_hides_no_other() -> None:
+    whole, changed = folder_with("results.json", json.dumps(RESULTS).encode()), folder_with("results.json", b"{}")
+    lost = folder_with("results.json", b"")
+    objects: dict[str, bytes] = {}
+    for letter, folder in zip("abc", (whole, changed, lost), strict=True):
+        stored: Any = folder.bucket.objects
+        objects |= {key.replace(KEY, letter * 64): data for key, data in stored.items()}
+    del objects[f"runs/ns/r/eval/{'c' * 64}/results.json"]
+    damaged: list[str] = []
+    found = RunFolder(Bucket(objects), "runs/ns/r", Run()).evaluations(damaged)  # type: ignore[arg-type]
+    assert [evaluation.results for evaluation in found] == [RESULTS]
+    assert ["was changed" in damaged[0], "is missing" in damaged[1]] == [True, True]
+
+
 def test_results_that_the_manifest_does_not_list_are_not_shown() -> None:
     with pytest.raises(StorageError, match=r"lists no results\.json"):
         folder_with("results.json", json.dumps(RESULTS).encode(), listed=False).evaluations()

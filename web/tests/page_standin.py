@@ -56,6 +56,8 @@ class Standin:
         """More lines of the list of runs."""
         self.digest = "sha256:" + "a" * 64
         self.attempts: list[Document] = []
+        self.damaged: list[str] = []
+        """Evaluations that cannot be read."""
         self.reported = datetime.now(UTC)
         """When every run's trainer has reported last."""
         self.usage: Document = {}
@@ -117,7 +119,7 @@ class Standin:
             "/samples": lambda name, request: views.sample_rows(rollouts(), request.query.get("verdict", "")),
             "/samples/one": lambda name, request: _one(request),
             "/lineage": lambda name, _: {"nodes": [_node(self.digest)], "problem": None},
-            "/evaluations": lambda name, _: {"evaluations": [], "comparisons": []},
+            "/evaluations": lambda name, _: {"evaluations": [], "comparisons": [], "damaged": self.damaged},
             "/pool": lambda name, _: views.pool_document(self.pool),
         }
         app = web.Application(middlewares=[self._guard])

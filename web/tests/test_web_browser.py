@@ -461,6 +461,12 @@ def test_a_dashboard_that_does_not_answer_or_cannot_be_reached_is_said_so(tab: P
     expect(tab.get_by_role("alert")).to_contain_text("cannot be reached: is kubectl still forwarding to it?")
 
 
+def test_an_evaluation_that_cannot_be_read_is_named(tab: Page, standin: Standin) -> None:
+    standin.damaged = ["s3://b/eval/1 cannot be read: it was changed"]
+    tab.goto(address(standin, "evaluations"))
+    expect(tab.get_by_text("An evaluation is left out: s3://b/eval/1 cannot be read: it was changed")).to_be_visible()
+
+
 def test_an_address_that_was_cut_off_leads_to_the_list(tab: Page, standin: Standin) -> None:
     for cut in ("#/runs/%E0%A4%A", "#/runs/team/%", "#/runs/team", "#/compare/team/demo/team/%E0"):
         tab.goto("about:blank")

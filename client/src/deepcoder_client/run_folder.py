@@ -199,19 +199,28 @@ class RunFolder:
         frame: pd.DataFrame = self.sample_table(stage, step).to_pandas()
         return frame
 
-    def evaluations(self) -> list[Evaluation]:
-        """Return the committed evaluations, oldest first."""
+    def evaluations(self, damaged: list[str] | None = None) -> list[Evaluation]:
+        """Return the committed evaluations, oldest first.
+
+        Evaluations that cannot be read are left out and named in `damaged`. Without that list, the first one raises
+        `StorageError`.
+        """
         found = []
         for name in self.bucket.folders(f"{self.key}/eval/"):
             folder = f"{self.key}/eval/{name}"
             try:
-                manifest = read_manifest(self.bucket.get(f"{folder}/{MANIFEST}")[0], folder)
-                results = self._results(folder, manifest)
+                stored, _ = self.bucket.get(f"{folder}/{MANIFEST}")
             except Missing:
-                continue
-            except (Damaged, ValueError) as error:
-                raise StorageError(f"s3://{self.bucket.name}/{folder} cannot be read: {error}") from error
-            found.append(Evaluation(manifest, results))
+                continue  # not committed
+            try:
+                manifest = read_manifest(stored, folder)
+                found.append(Evaluation(manifest, self._results(folder, manifest)))
+            except (Damaged, Missing, ValueError) as error:
+                why = f"{error} is missing" if isinstance(error, Missing) else str(error)
+                said = f"s3://{self.bucket.name}/{folder} cannot be read: {why}"
+                if damaged is None:
+                    raise StorageError(said) from error
+                damaged.append(said)
         return sorted(found, key=lambda each: each.manifest.created_at)
 
     def _results(self, folder: str, manifest: Manifest) -> dict[str, Any]:

@@ -84,8 +84,13 @@ class Storage:
         return await self._ask(run, ask)
 
     async def evaluations(self, run: DeepCoderRun) -> dict[str, Any]:
-        """Return the committed evaluations."""
-        return await self._ask(run, lambda folder: views.evaluations_document(folder.evaluations()))
+        """Return the committed evaluations, and which cannot be read."""
+
+        def ask(folder: RunFolder) -> dict[str, Any]:
+            damaged: list[str] = []
+            return views.evaluations_document(folder.evaluations(damaged)) | {"damaged": damaged}
+
+        return await self._ask(run, ask)
 
     async def _ask(self, run: DeepCoderRun, question: Callable[[RunFolder], T]) -> T:
         about = run.metadata

@@ -10,10 +10,11 @@ const WIDTH = 320;
 export function Evaluations({ path, since }) {
   const { data, error } = useData(`${path}/evaluations`, {}, since);
   if (!data) return html`<${Loading} error=${error} />`;
-  if (!data.evaluations.length) return html`<${Problem} error=${error} /><p class="empty">Nothing has been evaluated yet.</p>`;
+  const damaged = data.damaged.map((text) => html`<p key=${text} class="problem">An evaluation is left out: ${text}</p>`);
+  if (!data.evaluations.length) return html`<${Problem} error=${error} />${damaged.length ? damaged : html`<p class="empty">Nothing has been evaluated yet.</p>`}`;
   const rated = data.evaluations.some((e) => e.rating);
   const noted = data.evaluations.filter((e) => e.notes.length);
-  return html`<${Problem} error=${error} />
+  return html`<${Problem} error=${error} />${damaged}
     <div class="wide" tabindex="0" role="region" aria-label="Evaluations"><table>
       <thead><tr><th scope="col">Set</th><th scope="col">Model</th><th scope="col">pass@1, 95 % interval</th><td></td><th scope="col">pass@k</th>
         ${rated && html`<th scope="col">Rating</th>`}
