@@ -200,6 +200,49 @@ async def test_standby_has_no_workers_of_pools_that_came_and_went_and_those_that
         await running
 
 
+async def test_pool_whose_watch_is_behind_is_read_after_a_conflict_and_not_tried_ten_times_a_second() -> None:
+    """Somebody has edited it, and the watch's connection is silent, as it may be for minutes."""
+
+    def pool(version: str) -> dict[str, Any]:
+        meta = {"name": "judges", "namespace": "ml", "uid": "p", "generation": 1, "resourceVersion": version}
+        return {"metadata": meta}
+
+    class Kube:
+        async def list(self, resource: Any, *_: Any, **__: Any) -> tuple[list[dict[str, Any]], str]:
+            return [pool("1")] if resource is POOLS else [], "1"
+
+        async def watch(self, *_: Any) -> AsyncIterator[Any]:
+            await asyncio.Event().wait()
+            yield
+
+        async def find(self, *_: Any) -> dict[str, Any]:
+            return pool("2")
+
+    tried: list[str] = []
+    done = asyncio.Event()
+
+    class Reconciler:
+        async def reconcile(self, obj: dict[str, Any]) -> float:
+            tried.append(obj["metadata"]["resourceVersion"])
+            if tried[-1] == "1" and len(tried) < 20:
+                raise errors.Conflict("the object has been modified", 409)
+            done.set()
+            return 60.0
+
+        async def close(self) -> None:
+            return None
+
+    kube: Any = Kube()
+    make: Any = lambda pods: Reconciler()  # noqa: E731
+    controller = PoolController(kube, ProgressBoard(), make)
+    controller.start()
+    running = asyncio.create_task(controller.run())
+    await done.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert tried == ["1", "2"]
+
+
 async def test_pool_that_scales_by_load_says_that_kubectl_scale_has_no_effect(harness: Harness) -> None:
     """kubectl says `scaled`, and an autoscaler finds that nothing follows."""
     harness.api.quota = 40

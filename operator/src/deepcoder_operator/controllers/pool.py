@@ -50,7 +50,7 @@ class PoolController:
         """`namespaces` limits the controller to these namespaces; without any it works in all."""
         self.pools = Informer(kube, POOLS, "", self._pool_changed, namespaces=namespaces)
         self.pods = Informer(kube, PODS, LABEL_POOL, self._pod_changed, namespaces=namespaces, index=pool_group)
-        self._board = board
+        self._kube, self._board = kube, board
         self._reconciler = make_reconciler(self.pods)
         self._wakeups: dict[_Key, asyncio.Event] = {}
         self._workers: dict[_Key, asyncio.Task[None]] = {}
@@ -127,6 +127,7 @@ class PoolController:
                 return await self._reconciler.reconcile(obj), 0
         except errors.Conflict:
             log.debug("pool %s/%s has changed meanwhile, looking again", *key)
+            await self._refresh(key)
             return 0.1, failures
         except errors.NotFound:
             log.debug("pool %s/%s or its namespace is going", *key)
@@ -135,3 +136,13 @@ class PoolController:
         except Exception:
             log.exception("pool %s/%s: a pass failed", *key)
         return min(LONGEST_PAUSE_SECONDS, 2.0**failures), min(failures + 1, 16)
+
+    async def _refresh(self, key: _Key) -> None:
+        """Read a pool again after a conflict. Its watch may be minutes behind, and each pass would conflict again."""
+        try:
+            found = await self._kube.find(POOLS, *key)
+        except errors.KubeError as e:
+            log.warning("pool %s/%s cannot be read again: %s", *key, e)
+            return
+        if found is not None:
+            self.pools.observe(found)
