@@ -36,13 +36,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deepcoder_contracts.judge import JudgeRequest
 from deepcoder_sandbox.server.version import judge_version
 from deepcoder_trainer.curation.journal import verdict_key
+from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.plain_arrow import pa, pq
 from deepcoder_trainer.problems.readers import reader_for
 
 MOST_SECONDS, MOST_MB, LEAST_SPEED = 60.0, 2048.0, 0.9
@@ -62,7 +62,9 @@ class Maker:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         letters = np.array(list("etaoinshrdlucmfwygpbvk"))
-        self.words = ["".join(self.rng.choice(letters, n)) for n in self.rng.integers(2, 10, 20_000)]
+        self.words = [
+            "".join(letters[self.rng.integers(len(letters), size=n)]) for n in self.rng.integers(2, 10, 20_000)
+        ]
         weights = 1.0 / np.arange(1, len(self.words) + 1)
         self.cumulative = np.cumsum(weights / weights.sum())
 
@@ -180,7 +182,9 @@ def write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 def write_tokenizer(folder: Path) -> None:
     """A byte-level BPE tokenizer as models of the Qwen family have one, learnt from the sets."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+
+    with heavy_imports():
+        from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
