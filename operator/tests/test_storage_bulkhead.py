@@ -205,6 +205,21 @@ async def test_server_has_few_threads_until_it_has_answered_and_never_all(bulkhe
     await asyncio.gather(*asked)
 
 
+async def test_any_number_of_servers_that_never_answer_leaves_half_of_the_threads_to_those_that_do(
+    bulkhead: Bulkhead,
+) -> None:
+    """One tenant may name a server of its own in each of a hundred runs."""
+    assert await bulkhead.ask(at("b", "well"), 10, lambda _: "answer") == "answer"
+    dead = Question()
+    asked = [asyncio.create_task(bulkhead.ask(at("b", f"dead-{n}"), LONG, dead)) for n in range(100)]
+    await until(lambda: dead.now >= bulkheads.UNPROVEN)
+    async with asyncio.timeout(30):
+        assert await bulkhead.ask(at("b", "well"), 10, lambda _: "answer") == "answer"
+    assert dead.most == bulkheads.UNPROVEN < bulkheads.THREADS
+    dead.answer()
+    assert await asyncio.gather(*asked) == ["answer"] * 100
+
+
 async def test_server_that_could_not_be_reached_has_one_thread_until_it_answers(bulkhead: Bulkhead) -> None:
     def away(_: Line) -> str:
         raise AWAY

@@ -3,8 +3,9 @@
 A query to an unreachable server holds a thread until the client gives up, which takes most of a minute. So each bucket
 gets few threads at once: one until it has answered, a few after that, and one again once it could not be reached. Each
 server, which may have many buckets, is limited too: `NEW_SERVER` threads until it has answered, one once it could not
-be reached, and never all. For `OPEN_SECONDS` after a query has reached nobody, other queries to the bucket get the same
-answer without a request.
+be reached, and never all. All servers that do not answer share half of the threads, because one tenant may name any
+number of them. For `OPEN_SECONDS` after a query has reached nobody, other queries to the bucket get the same answer
+without a request.
 
 A query that exceeds its deadline is given up at once. Its thread stops before the next request, and only then does the
 bucket get the slot back. If any of its requests was answered, the query is merely long, and not a sign that the server
@@ -38,6 +39,8 @@ NEW_SERVER = 4
 """Largest number of threads for a server that has not answered yet."""
 SERVER = 48
 """Largest number of threads for a server that answers. If it stops answering, other servers still have some."""
+UNPROVEN = 32
+"""Largest number of threads for all servers that have not answered yet, or could not be reached last."""
 _REMEMBERED = 1000
 
 T = TypeVar("T")
@@ -84,7 +87,9 @@ class Bulkhead:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
-        self._free = FairSemaphore(THREADS)
+        self._free, self._unproven = FairSemaphore(THREADS), FairSemaphore(UNPROVEN)
+        self._answering: set[Hashable] = set()
+        """Servers that have answered, and could be reached since."""
         self._servers: dict[Hashable, FairSemaphore] = {}
         self._compartments: dict[tuple[Hashable, Hashable], _Compartment] = {}
 
@@ -99,7 +104,9 @@ class Bulkhead:
         entered: list[FairSemaphore] = []
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                for semaphore in (compartment.semaphore, server, self._free):
+                for semaphore in (compartment.semaphore, server, self._unproven, self._free):
+                    if semaphore is self._unproven and place.server in self._answering:
+                        continue
                     compartment.check(self._clock())
                     await semaphore.acquire()
                     entered.append(semaphore)
@@ -112,7 +119,7 @@ class Bulkhead:
             raise StorageProblem(UNREACHABLE, text) from None
         line = Line()
         future = asyncio.get_running_loop().run_in_executor(self._threads, question, line)
-        future.add_done_callback(lambda done: self._left(place, compartment, server, line, done))
+        future.add_done_callback(lambda done: self._left(place, compartment, server, line, done, entered))
         try:
             done, _ = await asyncio.wait({future}, timeout=seconds)
         finally:
@@ -122,7 +129,7 @@ class Bulkhead:
                 text = f"{place.name} answers, but has not answered all in {seconds:.0f} s"
                 raise StorageProblem(UNREACHABLE, text)
             problem = Problem(UNREACHABLE, f"{place.name} gave no answer in {seconds:.0f} s")
-            self._is_away(compartment, server, problem)
+            self._is_away(place, compartment, server, problem)
             raise StorageProblem(problem.reason, problem.message)
         return future.result()
 
@@ -133,25 +140,34 @@ class Bulkhead:
             self._compartments = {k: c for k, c in known.items() if not c.at_rest(now)}
             needed = {server for server, _ in self._compartments}
             self._servers = {k: g for k, g in self._servers.items() if k in needed}
+            self._answering &= needed
         compartment = self._compartments.setdefault((place.server, place.thing), _Compartment())
         return compartment, self._servers.setdefault(place.server, FairSemaphore(NEW_SERVER))
 
-    def _is_away(self, compartment: _Compartment, server: FairSemaphore, problem: Problem) -> None:
+    def _is_away(self, place: Place, compartment: _Compartment, server: FairSemaphore, problem: Problem) -> None:
         compartment.is_away(problem, self._clock())
+        self._answering.discard(place.server)
         server.resize(1)
 
     def _left(
-        self, place: Place, compartment: _Compartment, server: FairSemaphore, line: Line, done: asyncio.Future[T]
+        self,
+        place: Place,
+        compartment: _Compartment,
+        server: FairSemaphore,
+        line: Line,
+        done: asyncio.Future[T],
+        entered: list[FairSemaphore],
     ) -> None:
         """Handle the end of a thread: adjust the slots of bucket and server to its result, and release its own."""
         error = None if done.cancelled() else done.exception()
         unreachable = isinstance(error, StorageProblem) and error.problem.reason == UNREACHABLE
         if isinstance(error, StorageProblem) and unreachable and not line.answered:
-            self._is_away(compartment, server, error.problem)
+            self._is_away(place, compartment, server, error.problem)
         elif line.answered or not (done.cancelled() or unreachable or isinstance(error, Unheard)):
             compartment.semaphore.resize(place.at_once)
+            self._answering.add(place.server)
             server.resize(SERVER)
-        _release([compartment.semaphore, server, self._free])
+        _release(entered)
 
 
 def _release(semaphores: list[FairSemaphore]) -> None:
