@@ -1,4 +1,6 @@
-"""Reads a model's config.json for sampler and learner. Raises `BadConfig` for a model that cannot be used.
+"""Reads a model's config.json and finds its weights, for sampler and learner.
+
+Raises `BadConfig` for a model that cannot be used.
 
 A stage may scale the model's rotary positions beyond the trained length; sampler and learner then override the same
 entries of config.json. This module imports neither torch nor transformers, because the driver reads the config before
@@ -60,6 +62,32 @@ def read_model_config(directory: Path) -> dict[str, Any]:
     for refusal in model_refusals(config):
         raise BadConfig(f"{directory}: {refusal.message}", field=refusal.field)
     return dict(config)
+
+
+def weight_files(directory: Path) -> dict[str, Path]:
+    """Map each weight's name to its file, for learners and samplers alike: a folder may hold other files of weights.
+
+    Raises `BadConfig` if there are no usable safetensors files.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        named = json.loads(index.read_text())["weight_map"]
+        if elsewhere := next((file for file in named.values() if Path(file).name != file), None):
+            raise BadConfig(f"{index} names {elsewhere}, which is missing: put it there", field="model.uri")
+        return {name: directory / file for name, file in named.items()}
+    single = directory / "model.safetensors"
+    if not single.is_file():
+        raise BadConfig(
+            f"{directory} has no model.safetensors: convert the model to safetensors (pickled weights are never read)",
+            field="model.uri",
+        )
+    try:
+        with safe_open(single, framework="np") as f:
+            return dict.fromkeys(f.keys(), single)
+    except SafetensorError as e:
+        raise BadConfig(f"{single} is not a safetensors file: {e}", field="model.uri") from e
 
 
 def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[str, Any]:

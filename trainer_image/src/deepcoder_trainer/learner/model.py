@@ -9,13 +9,12 @@ change this.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
@@ -30,7 +29,7 @@ from deepcoder_trainer.grpo.attention import NAME, Segments
 from deepcoder_trainer.grpo.logprob import linear_logprob
 from deepcoder_trainer.learner.activations import prepare
 from deepcoder_trainer.learner.mesh import Meshes
-from deepcoder_trainer.modelconfig import read_model_config, rope_entries
+from deepcoder_trainer.modelconfig import read_model_config, rope_entries, weight_files
 
 COMPUTE_DTYPES: dict[Precision, torch.dtype] = {each: getattr(torch, each.dtype) for each in Precision}
 """Compute dtype of the forward and backward pass."""
@@ -140,7 +139,7 @@ def load_weights(policy: PolicyModel, directory: Path) -> None:
     """
     wanted = dict(policy.named_parameters())
     by_file: dict[Path, list[str]] = defaultdict(list)
-    stored = _weight_files(directory)
+    stored = weight_files(directory)
     if missing := sorted(set(wanted) - set(stored)):
         raise BadConfig(
             f"{directory} lacks weights: {', '.join(missing[:3])} ({len(missing)} in all)", field="model.uri"
@@ -172,24 +171,3 @@ def _copy(parameter: Tensor, value: Tensor, name: str) -> None:
         parameter.to_local().copy_(part.to_local())
     else:
         parameter.copy_(value)
-
-
-def _weight_files(directory: Path) -> dict[str, Path]:
-    """Map each weight's name to its file. Raises `BadConfig` if there are no usable safetensors files."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        named = json.loads(index.read_text())["weight_map"]
-        if elsewhere := next((file for file in named.values() if Path(file).name != file), None):
-            raise BadConfig(f"{index} names {elsewhere}, which is missing: put it there", field="model.uri")
-        return {name: directory / file for name, file in named.items()}
-    single = directory / "model.safetensors"
-    if not single.is_file():
-        raise BadConfig(
-            f"{directory} has no model.safetensors: convert the model to safetensors (pickled weights are never read)",
-            field="model.uri",
-        )
-    try:
-        with safe_open(single, framework="pt") as f:
-            return dict.fromkeys(f.keys(), single)
-    except SafetensorError as e:
-        raise BadConfig(f"{single} is not a safetensors file: {e}", field="model.uri") from e

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.modelconfig import weight_files
 from deepcoder_trainer.types import Sampler, WeightRefs
 
 CHUNK_BYTES = 256 << 20
@@ -30,19 +30,19 @@ def _put_chunks(directory: Path, dtype: str) -> WeightRefs:
 
 
 def pretrained_chunks(directory: Path, dtype: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Mapping[str, Any]]:
-    """Yield all tensors of a folder in chunks of numpy arrays; bfloat16 as uint16. Raises BadConfig without a file."""
+    """Yield all tensors of a folder in chunks of numpy arrays; bfloat16 as uint16. Raises BadConfig without one."""
     import torch
     from safetensors import safe_open
 
     target = getattr(torch, dtype)
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise BadConfig(f"{directory} holds no *.safetensors file: name a model in Hugging Face layout")
+    by_file: dict[Path, list[str]] = {}
+    for name, path in weight_files(directory).items():
+        by_file.setdefault(path, []).append(name)
     chunk: dict[str, Any] = {}
     size = 0
-    for path in files:
+    for path, names in by_file.items():
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  a safetensors handle, not a mapping
+            for name in names:
                 tensor = file.get_tensor(name).to(target)
                 if chunk and size + tensor.nbytes > chunk_bytes:
                     yield chunk
