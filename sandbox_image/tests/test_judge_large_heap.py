@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox.worker import libc
+from deepcoder_sandbox.worker import large_heap, libc
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
 
 _AT_WORK = """
 import sys
-from deepcoder_sandbox.worker import large_heap, libc
+from deepcoder_sandbox.worker import large_heap
+large_heap.reserve()
+from deepcoder_sandbox.worker import libc
 if sys.argv[1] == "without":
     libc.advise = lambda address, length, advice: False
-large_heap.reserve()
 places = list(large_heap._places)
 import decimal, json, os
 
@@ -36,7 +37,7 @@ before = large_kib()
 large_heap.use_large_pages()
 after = large_kib()
 def lies_there(each):
-    return any(place <= id(each) < place + libc.LARGE for place in places)
+    return any(place <= id(each) < place + large_heap.LARGE for place in places)
 there = sum(map(lies_there, texts)) / len(texts)
 pid = os.fork()
 if pid == 0:
@@ -59,12 +60,12 @@ def _at_work(large_pages: str = "with", **environment: str) -> dict[str, Any]:
 
 
 def _has_large_pages() -> bool:
-    room = libc.map_memory(2 * libc.LARGE)
+    room = libc.map_memory(2 * large_heap.LARGE)
     assert room is not None
-    first = -(-room // libc.LARGE) * libc.LARGE
-    ctypes.memset(first, 1, libc.LARGE)
-    has_some = libc.advise(first, libc.LARGE, libc.MADV_COLLAPSE)
-    libc.unmap(room, 2 * libc.LARGE)
+    first = -(-room // large_heap.LARGE) * large_heap.LARGE
+    ctypes.memset(first, 1, large_heap.LARGE)
+    has_some = libc.advise(first, large_heap.LARGE, libc.MADV_COLLAPSE)
+    libc.unmap(room, 2 * large_heap.LARGE)
     return has_some
 
 
@@ -80,8 +81,8 @@ KNOWN_ALLOCATORS = pytest.mark.skipif(
 def test_objects_made_after_the_reservation_lie_on_large_pages() -> None:
     told = _at_work()
 
-    assert told["places"] == 3
-    assert told["large_kib"] == 3 * libc.LARGE >> 10
+    assert told["places"] >= 2
+    assert told["large_kib"] == told["places"] * large_heap.LARGE >> 10
     assert told["there"] > 0.9
     assert told["total"] == _TOTAL
 

@@ -1,28 +1,28 @@
 """A place for a zygote's heap where pages of 2 MiB fit, because a fork copies few of these, and a thousand small pages.
 
-`reserve` has the allocators of small and of larger objects take adjacent memory, from a boundary of 2 MiB on, before
-any module takes the memory there. `use_large_pages`, when the heap is complete, joins its small pages to large ones.
-A write to a large page, by a zygote or its copy, copies 4 KiB, as from a small one.
+`reserve` has the allocators of small and of larger objects take memory without gaps, before any library takes a place
+in between. `use_large_pages`, when the heap is complete, joins its small pages to large ones, wherever a whole one
+fits. A write to a large page, by a zygote or its copy, copies 4 KiB, as from a small one.
 
-This costs a zygote up to 8 MiB. The code depends on how CPython's allocator and that of the C library get their memory.
+This costs a zygote up to 6 MiB. The code depends on how CPython's allocator and that of the C library get their memory.
 If they do it differently, or the kernel has no large pages (it needs Linux 6.1), some memory stays unused, and
 everything works as before: nothing here fails.
+
+This module imports others late: whatever is loaded before `reserve` takes memory outside the place.
 """
 
 from __future__ import annotations
 
-import ctypes
-
-from deepcoder_sandbox.worker import libc
-from deepcoder_sandbox.worker.libc import LARGE
+LARGE = 2 << 20
+"""Bytes of a large page."""
 
 _ARENA_BYTES = 1 << 20
-"""What CPython requests at once for small objects (since 3.10)."""
-_ARENAS = 4
-"""What a zygote needs, in whole large pages."""
+"""What CPython requests at once for small objects (since 3.10). The next arena lies below the one before."""
+_ZYGOTE_BYTES = 4 << 20
+"""What a zygote's small objects take, and a little more."""
 _FILLING = (None,) * 58
 """One item less than a tuple of 512 bytes has, the largest that the allocator of small objects gives."""
-_MOST = 20_000
+_MOST = 30_000
 """More objects than there is room for in the arenas, and in those that were there before."""
 _BLOCK_BYTES = 60_000
 """For the C library's allocator, which makes a mapping of its own for 128 KiB."""
@@ -37,11 +37,16 @@ _places: list[int] = []
 def reserve() -> None:
     """Have the allocators take the memory of the large pages to be."""
     _reserve_arenas()
+    _places.extend(_places_of_arenas())
     _reserve_heap()
 
 
 def use_large_pages() -> None:
     """Make large pages of the reserved memory, with what it contains."""
+    import ctypes
+
+    from deepcoder_sandbox.worker import libc
+
     for place in _places:
         # A fork leaves pages that nobody may write; the kernel joins none if it finds only those.
         ctypes.memmove(place, place, 1)
@@ -49,29 +54,34 @@ def use_large_pages() -> None:
 
 
 def _reserve_arenas() -> None:
-    first = libc.map_memory(_ARENA_BYTES)  # the next arena would lie here
-    if first is None:
-        return
-    libc.unmap(first, _ARENA_BYTES)
-    end = (first + _ARENA_BYTES) // LARGE * LARGE
-    if not libc.block(end, first + _ARENA_BYTES - end):
-        return
-    start = end - _ARENAS * _ARENA_BYTES
-    found: set[int] = set()
     # Each object refers to the one before: a list would need memory of its own. When they go, the last one goes first,
     # and so their places are given out again in the order of their addresses.
-    last: tuple[object, ...] = ()
+    last: tuple[object, ...] = (None, *_FILLING)
+    lowest = id(last)
+    end = (lowest - _ZYGOTE_BYTES) // LARGE * LARGE
     for _ in range(_MOST):
         last = (last, *_FILLING)
-        if start <= id(last) < end and (arena := (id(last) - start) // _ARENA_BYTES) not in found:
-            found.add(arena)
+        if id(last) < lowest - _ARENA_BYTES // 2:
+            lowest = id(last)
             _pins.append((None, *_FILLING))
-            if len(found) == _ARENAS:
-                _places.extend(range(start, end, LARGE))
+            if lowest < end:
                 break
 
 
+def _places_of_arenas() -> list[int]:
+    """Return where large pages fit into the mappings of the arenas."""
+    places: list[int] = []
+    with open("/proc/self/maps") as lines:
+        for line in lines:
+            start, end = (int(number, 16) for number in line.partition(" ")[0].split("-"))
+            if any(start <= id(pin) < end for pin in _pins):
+                places.extend(range(-(-start // LARGE) * LARGE, end // LARGE * LARGE, LARGE))
+    return places
+
+
 def _reserve_heap() -> None:
+    from deepcoder_sandbox.worker import libc
+
     end = libc.extend_heap(0)
     if end is None:
         return

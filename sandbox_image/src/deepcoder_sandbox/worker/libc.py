@@ -56,11 +56,8 @@ _HOLES = (60_000, 30_000, 15_000, 8_000, 4_000, 2_000, *range(1_016, 8, -16))
 _MOST_HOLES = 10_000
 
 PROT_READ_WRITE, PROT_READ_EXECUTE = 3, 5
-LARGE = 2 << 20
-"""Bytes of a large page."""
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
 _MAP_PRIVATE_ANONYMOUS = 0x22
-_MAP_FIXED_NOREPLACE = 0x100000
 _FAILED = ctypes.c_void_p(-1).value
 _MREMAP_MAYMOVE_FIXED = 3
 
@@ -196,11 +193,6 @@ def protect(address: int, length: int, protection: int) -> bool:
 def move_mapping(source: int, target: int, length: int) -> bool:
     """Replace what is at `target` by memory; return whether it worked."""
     return bool(_libc.mremap(source, length, length, _MREMAP_MAYMOVE_FIXED, target) == target)
-
-
-def block(address: int, length: int) -> bool:
-    """Have nothing be mapped there, if nothing is; return whether it worked. 0 bytes are no error."""
-    return not length or _libc.mmap(address, length, 0, _MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE, -1, 0) == address
 
 
 def extend_heap(length: int) -> int | None:

@@ -14,7 +14,7 @@ import ctypes
 from typing import NamedTuple
 
 from deepcoder_sandbox.worker import libc
-from deepcoder_sandbox.worker.libc import LARGE
+from deepcoder_sandbox.worker.large_heap import LARGE
 
 
 class Mapping(NamedTuple):
