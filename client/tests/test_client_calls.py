@@ -2,6 +2,7 @@
 
 import json
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import urllib3
 from kubernetes import client as kubernetes
 
-from deepcoder_client import connection
+from deepcoder_client import connection, deep_json
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import Conflict, Forbidden, NotFound, NotInTime, Refused, Unreachable
@@ -335,6 +336,20 @@ def test_a_run_that_is_nested_as_deeply_as_the_api_server_allows_hides_no_other(
     server.answers = [(200, listing), (200, f"{event}\n{json.dumps(watched[1])}\n".encode()), (200, b"")]
     changes = server.client().watch(seconds=20)
     assert [next(changes).run.metadata.name for _ in range(2)] == ["deep", "demo"]
+
+
+def test_long_strings_of_a_deeply_nested_run_take_no_more_memory_than_a_few_copies() -> None:
+    """Whoever writes both would otherwise end the dashboard: a hundred bytes were kept for each character."""
+    long, deep = "twenty characters, \\n" * 50_000, "[" * 2_000 + "]" * 2_000
+    text = f'{{"long": "{long}", "deep": {deep}}}'
+    tracemalloc.start()
+    try:
+        found = deep_json.parsed(text)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found["long"]) == 20 * 50_000
+    assert most < 10 * len(text)
 
 
 def test_a_run_of_another_release_hides_no_other(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 LEVELS = 100
 """Deeper than any real object, and few enough for all that handles a parsed one."""
-_MARK = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_MARK = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}]')
+"""A string or a bracket. Possessive: else the matcher would keep a state for each character of a string."""
 
 
 def parsed(text: str | bytes) -> Any:
