@@ -206,8 +206,8 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
 
 
 APPEARS: dict[str, dict[str, str]] = {
-    "DeepCoderRunFailed": {'warnings_total{namespace="red",reason="Failed"}': "_x30 1x60"},
-    "DeepCoderLeftBehind": {'warnings_total{namespace="red",reason="LeftBehind"}': "_x30 2x60"},
+    "DeepCoderRunFailed": {'warnings_total{namespace="red",reason="Failed"}': "_x30 1x10 0x50"},  # started again
+    "DeepCoderLeftBehind": {'warnings_total{namespace="red",reason="LeftBehind"}': "_x30 2x10"},  # replaced
     "DeepCoderArtifactsLeft": {'warnings_total{namespace="red",reason="ArtifactsLeft"}': "_x30 1x60"},
     "DeepCoderCheckpointLost": {'warnings_total{namespace="red",reason="CheckpointLost"}': "_x30 1x60"},
     "DeepCoderPostMortemPartly": {'warnings_total{namespace="red",reason="PostMortemPartly"}': "_x30 1x60"},
@@ -215,7 +215,8 @@ APPEARS: dict[str, dict[str, str]] = {
     "DeepCoderAttemptsFail": {'attempt_failures_total{namespace="red",reason="NodeLost"}': "_x30 4x60"},
     "DeepCoderRunsPreempted": {'attempt_failures_total{namespace="red",reason="Preempted"}': "_x30 6x60"},
 }
-"""What an operator has counted before Prometheus sees it for the first time, a few seconds after it took over."""
+"""What an operator has counted before Prometheus sees it for the first time, a few seconds after it took over. Alerts
+last an hour, also if that operator does not."""
 APPEARS_AT = "60m"
 
 
