@@ -141,12 +141,18 @@ class Silence:
 
     port: int = 0
     asked: int = 0
+    failing: set[str] = field(default_factory=set)
+    """Addresses at which requests fail at once: silence for the poller, without a deadline."""
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, request: web.Request) -> web.Response:
         assert request.transport is not None
-        if request.transport.get_extra_info("sockname")[0] == "127.0.0.2":
+        address = request.transport.get_extra_info("sockname")[0]
+        if address == "127.0.0.2":
             self.asked += 1
+        if address in self.failing:
+            return web.Response(status=503)
+        if address == "127.0.0.2":
             await self.may_answer.wait()
         return web.Response(text=GOOD)
 
@@ -191,14 +197,15 @@ async def test_silent_judges_of_one_pool_hold_up_no_other_pool(
 async def test_pool_waits_for_a_silent_judge_once_and_hears_it_when_it_answers_again(
     silence: Silence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 0.1)
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 3600.0)
     now = [0.0]
     poller = CapacityPoller(lambda: now[0], silence.port)
     pods = [*silence.pods(1), pod()]
+    silence.failing = {"127.0.0.2"}
     assert set(await poller.poll(pods, TOKEN)) == {"uid"}
     assert silence.asked == 1
     assert not polled_in_background(), "it is asked once a second, not again at once"
-    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 3600.0)
+    silence.failing = set()
     for _ in range(3):
         now[0] += 1
         async with asyncio.timeout(30):
@@ -213,14 +220,33 @@ async def test_pool_waits_for_a_silent_judge_once_and_hears_it_when_it_answers_a
     await poller.close()
 
 
+async def test_judge_that_failed_once_is_heard_again_however_many_of_another_pool_are_silent(
+    silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 3600.0)
+    now = [0.0]
+    poller = CapacityPoller(lambda: now[0], silence.port)
+    silence.failing = {"127.0.0.1", "127.0.0.2"}
+    theirs = silence.pods(100)
+    assert await poller.poll([*theirs, pod()], TOKEN) == {}
+    silence.failing = set()
+    now[0] = 1.0
+    assert await poller.poll(theirs, TOKEN) == {}
+    async with asyncio.timeout(30):
+        while await poller.poll([pod()], TOKEN) != {"uid": JudgeLoad(4, 3, 7)}:
+            await asyncio.sleep(0.01)
+    await poller.close()
+
+
 async def test_nothing_is_left_of_a_silent_judge_that_is_gone(
     silence: Silence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 0.1)
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 3600.0)
     now = [0.0]
     poller = CapacityPoller(lambda: now[0], silence.port)
+    silence.failing = {"127.0.0.2"}
     await poller.poll(silence.pods(2), TOKEN)
-    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 3600.0)
+    silence.failing = set()
     now[0] = 1.0
     await poller.poll(silence.pods(2), TOKEN)
     poller.forget(["silent-0"])

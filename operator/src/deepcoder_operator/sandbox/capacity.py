@@ -3,8 +3,8 @@
 A judge that does not answer in time has unknown load, and a pool with such a judge is never scaled down because of it.
 An answer stays valid for a few seconds, so that a single lost packet does not count as silence.
 
-Only the first silence of a judge delays its pool, and no other pool: a policy may cut off hundreds of judges at once,
-and a tenant may run judges that never answer. Until it answers again, it is polled in the background, a few at a time.
+Only the first silence of a judge delays its pool: a policy may cut off hundreds of judges at once, and a tenant may run
+judges that never answer. Until it answers again, it is polled in the background. No poll waits for one of another pool.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STALE_SECONDS = 5.0
 
 _DEADLINE_SECONDS = 2.0
 _CONCURRENT = 32
-"""Largest number of judges of a pool that are polled at a time, and of all silent judges."""
+"""Largest number of judges that one pass of a pool polls at a time, and as many silent ones in the background."""
 _MAX_ANSWER_BYTES = 64 * 1024
 
 
@@ -46,7 +46,6 @@ class CapacityPoller:
         self._answers: dict[str, tuple[float, JudgeLoad]] = {}
         self._silent: set[str] = set()
         self._in_background: dict[str, asyncio.Task[None]] = {}
-        self._background = asyncio.Semaphore(_CONCURRENT)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -60,12 +59,12 @@ class CapacityPoller:
         now = self._clock()
         due = [p for p in ready if now - self._asked.get(p.uid, float("-inf")) >= POLL_SECONDS]
         self._asked |= {p.uid: now for p in due}
+        slots, background = asyncio.Semaphore(_CONCURRENT), asyncio.Semaphore(_CONCURRENT)
         for pod in due:
             if pod.uid in self._silent and pod.uid not in self._in_background:
-                task = asyncio.create_task(self._ask(pod, token, self._background), name=f"poll {pod.name}")
+                task = asyncio.create_task(self._ask(pod, token, background), name=f"poll {pod.name}")
                 self._in_background[pod.uid] = task
                 task.add_done_callback(partial(self._ended, pod.uid))
-        slots = asyncio.Semaphore(_CONCURRENT)
         await asyncio.gather(*(self._ask(p, token, slots) for p in due if p.uid not in self._silent))
         now = self._clock()
         return {
