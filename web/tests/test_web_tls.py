@@ -124,7 +124,7 @@ async def test_a_connection_without_a_request_is_closed(
     port: int, sent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to sign in to open one, and each holds a descriptor and memory."""
-    monkeypatch.setattr(program, "IDLE_SECONDS", 0.3, raising=False)
+    monkeypatch.setattr(program, "IDLE_SECONDS", 0.3)
     write_certificate(tmp_path, "first")
     secure = ssl.create_default_context(cafile=str(tmp_path / "tls.crt")) if port == 2 else None
     async with served(tls_directory=tmp_path) as ports, asyncio.timeout(30):

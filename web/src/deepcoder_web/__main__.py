@@ -28,8 +28,9 @@ from deepcoder_web.tls import Certificate
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 75.0
-"""Time for which a connection may stay open without a request. Longer than a proxy in front keeps one (60 s)."""
+IDLE_SECONDS = 620.0
+"""Time for which a connection may stay open without a request. A load balancer in front has to close idle connections
+first, or it answers 502 when both act at once: most do after 60 to 90 s, those of Google after 600 s."""
 
 
 async def serve(
