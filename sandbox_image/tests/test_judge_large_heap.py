@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import platform
 import re
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from large_pages import NEEDS_LARGE_PAGES
 
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox.worker import large_heap, libc
+from deepcoder_sandbox.worker import large_heap
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
 
 _AT_WORK = """
@@ -49,6 +49,14 @@ again = [[number] * 20 for number in range(50_000)]
 total = sum(map(sum, again)) + int(decimal.Decimal(7))
 print(json.dumps({"places": len(places), "large_kib": after - before, "there": there, "total": total}))
 """
+_GONE = """
+from deepcoder_sandbox.worker import large_heap, libc
+room = libc.map_memory(2 * large_heap.LARGE)
+libc.unmap(room, 2 * large_heap.LARGE)
+large_heap._places.append(-(-room // large_heap.LARGE) * large_heap.LARGE)
+large_heap.use_large_pages()
+print("lives on")
+"""
 _TOTAL = 20 * sum(range(50_000)) + 7
 
 
@@ -59,17 +67,6 @@ def _at_work(large_pages: str = "with", **environment: str) -> dict[str, Any]:
     return told
 
 
-def _has_large_pages() -> bool:
-    room = libc.map_memory(2 * large_heap.LARGE)
-    assert room is not None
-    first = -(-room // large_heap.LARGE) * large_heap.LARGE
-    ctypes.memset(first, 1, large_heap.LARGE)
-    has_some = libc.advise(first, large_heap.LARGE, libc.MADV_COLLAPSE)
-    libc.unmap(room, 2 * large_heap.LARGE)
-    return has_some
-
-
-LARGE_PAGES = pytest.mark.skipif(not _has_large_pages(), reason="the kernel has no large pages to give")
 KNOWN_ALLOCATORS = pytest.mark.skipif(
     sys.implementation.name != "cpython" or platform.libc_ver()[0] != "glibc",
     reason="knows the allocators of CPython and of the GNU C library",
@@ -77,7 +74,7 @@ KNOWN_ALLOCATORS = pytest.mark.skipif(
 
 
 @KNOWN_ALLOCATORS
-@LARGE_PAGES
+@NEEDS_LARGE_PAGES
 def test_objects_made_after_the_reservation_lie_on_large_pages() -> None:
     told = _at_work()
 
@@ -94,6 +91,12 @@ def test_without_large_pages_an_interpreter_works_as_before() -> None:
     assert told["total"] == _TOTAL
 
 
+def test_a_place_whose_memory_is_gone_since_ends_no_zygote() -> None:
+    done = subprocess.run([sys.executable, "-c", _GONE], capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "lives on\n"), done.stderr
+
+
 def test_with_another_allocator_of_small_objects_nothing_is_reserved_for_them() -> None:
     told = _at_work(PYTHONMALLOC="malloc")
 
@@ -102,10 +105,10 @@ def test_with_another_allocator_of_small_objects_nothing_is_reserved_for_them() 
 
 
 @KNOWN_ALLOCATORS
-@LARGE_PAGES
+@NEEDS_LARGE_PAGES
 @pytest.mark.parametrize("tier", [Tier.UNCONFINED, Tier.LANDLOCK, Tier.NAMESPACES])
 @pytest.mark.parametrize("harness", [False, True])
-def test_a_fork_copies_less_than_half_of_a_zygotes_pages_one_by_one(tier: Tier, harness: bool) -> None:
+def test_more_than_half_of_a_zygotes_memory_lies_on_large_pages_before_its_first_run(tier: Tier, harness: bool) -> None:
     zygote = ZygoteProcess(ZygoteConfig(tier=tier, harness=harness))
     try:
         pid = zygote.pid

@@ -75,7 +75,7 @@ def main(descriptor: int, root: str) -> None:
         served, in_force, system_calls = _set_up(config, space, channel, runner)
         answer = json.dumps(in_force).encode()
         _settle()
-        large_heap.use_large_pages()
+        large_heap.use_large_pages()  # which the filter refuses
         if system_calls is not None:
             system_calls.inherited.load(0)
     except Exception as error:
