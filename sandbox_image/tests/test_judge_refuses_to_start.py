@@ -219,6 +219,15 @@ def test_defect_of_one_kind_of_zygote_alone_is_found(tier_refused):
     assert re.search(r"Landlock: not enforced: [\w, ]*own_sigkill", reasons)
 
 
+@pytest.mark.parametrize(
+    ("instead", "reason"),
+    [("pass", "Landlock: not enforced: .*network"), ('raise OSError("not taken")', "OSError: not taken")],
+    ids=["forgotten", "refused by the kernel"],
+)
+def test_zygote_that_does_not_load_its_filter_is_refused(tier_refused, instead, reason):
+    assert re.search(reason, tier_refused("worker/boot.py", "system_calls.inherited.load(0)", instead))
+
+
 def test_kinds_of_zygotes_that_are_not_confined_alike_are_refused(tier_refused):
     line = '"thread_gate": gate is not None'
     assert "zygotes are not alike" in tier_refused("worker/boot.py", line, '"thread_gate": not config["harness"]')
