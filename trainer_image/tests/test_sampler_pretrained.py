@@ -47,3 +47,23 @@ def test_without_an_index_the_one_file_that_learners_read_is_loaded(tmp_path: Pa
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"no model\.safetensors"):
         loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (
+            '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}',
+            "names model-00001-of-00001.safetensors, which is",
+        ),
+        ('{"weight_map": {"a": null}}', "is no index of weights"),
+        ('{"metadata": {}}', "is no index of weights"),
+        ('{"weight_map": {', "is no index of weights"),
+    ],
+    ids=["of a file that did not arrive", "of no file", "of nothing", "cut off"],
+)
+def test_an_index_that_leads_to_no_weights_is_refused(tmp_path: Path, index: str, message: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(BadConfig, match=message) as caught:
+        loaded(tmp_path)
+    assert caught.value.field == "model.uri"

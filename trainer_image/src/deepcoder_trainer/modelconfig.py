@@ -73,9 +73,15 @@ def weight_files(directory: Path) -> dict[str, Path]:
 
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        named = json.loads(index.read_text())["weight_map"]
-        if elsewhere := next((file for file in named.values() if Path(file).name != file), None):
-            raise BadConfig(f"{index} names {elsewhere}, which is missing: put it there", field="model.uri")
+        try:
+            named = {name: Path(file) for name, file in json.loads(index.read_bytes())["weight_map"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadConfig(
+                f"{index} is no index of weights ({error!r}): fetch the model again", field="model.uri"
+            ) from error
+        for file in dict.fromkeys(named.values()):
+            if str(file) != file.name or not (directory / file).is_file():
+                raise BadConfig(f"{index} names {file}, which is missing: put it there", field="model.uri")
         return {name: directory / file for name, file in named.items()}
     single = directory / "model.safetensors"
     if not single.is_file():
