@@ -31,8 +31,8 @@ EXAM = {
 }
 
 
-def gate(metric: str, window: int = 1, otherwise: str = "Fail") -> dict[str, Any]:
-    return {"all": [{"metric": metric, "op": "Ge", "value": 0.5, "window": window}], "otherwise": otherwise}
+def gate(metric: str, window: int = 1, otherwise: str = "Fail", value: float = 0.5) -> dict[str, Any]:
+    return {"all": [{"metric": metric, "op": "Ge", "value": value, "window": window}], "otherwise": otherwise}
 
 
 def local_run(world: World, stages: list[dict[str, Any]]) -> LocalRun:
@@ -165,6 +165,14 @@ async def test_the_gate_of_an_evaluate_stage_stops_the_run_as_in_a_cluster(
     record = await run(config)
     assert record.code == code
     assert ("gate unmet" in record.message) == (code == 1)
+
+
+@pytest.mark.parametrize(("least", "code"), [(1, 0), (99, 1)])
+async def test_the_gate_of_a_train_stage_is_judged_by_what_its_last_checkpoint_records(
+    world: World, least: float, code: int
+) -> None:
+    record = await run(local_run(world, [{**TRAIN, "promoteWhen": gate("step", value=least)}]))
+    assert (record.code, "gate unmet" in record.message) == (code, code == 1)
 
 
 def put_evaluation(store: ObjectStore, config: LocalRun, key: str, stage: str, value: float) -> None:

@@ -85,8 +85,8 @@ class Attempt:
         machine: StageResources | None = None,
         later: Sequence[StageConfig] = (),
     ) -> None:
-        """`machine` is the size of a Ray cluster of our own, if later stages need more than this one. Of `later` stages
-        it is checked now whether the model can do them."""
+        """`machine` is the size of a Ray cluster of our own, if later stages need more than this one. `later` stages
+        are checked when this one begins: against the model, and, while this one trains, their problem sets."""
         self.config = config
         self.stop = stop
         self._judge = judge
