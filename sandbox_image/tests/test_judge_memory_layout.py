@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from large_pages import NEEDS_LARGE_PAGES
 
-from deepcoder_sandbox.worker import libc, memory_layout
+from deepcoder_sandbox.worker import memory_layout
 from deepcoder_sandbox.worker.memory_layout import Mapping
 
 _PAGE = 1 << 12
@@ -61,17 +61,7 @@ def test_an_interpreter_that_was_moved_works_as_before(large_pages: str) -> None
         assert told["large_kib"] == 0
 
 
-def _collapses() -> bool:
-    room = libc.map_memory(2 * memory_layout.LARGE)
-    assert room is not None
-    first = -(-room // memory_layout.LARGE) * memory_layout.LARGE
-    ctypes.memset(first, 1, memory_layout.LARGE)
-    collapsed = libc.advise(first, memory_layout.LARGE, libc.MADV_COLLAPSE)
-    libc.unmap(room, 2 * memory_layout.LARGE)
-    return collapsed
-
-
-@pytest.mark.skipif(not _collapses(), reason="the kernel has no large pages to give")
+@NEEDS_LARGE_PAGES
 def test_text_lies_on_large_pages_where_there_are_some() -> None:
     if not any(
         part[-1].end // memory_layout.LARGE > -(-part[0].start // memory_layout.LARGE)
