@@ -66,7 +66,7 @@ def test_server_is_started_as_the_spec_says() -> None:
     assert options["--slots"] == "3"
     assert options["--minimum-tier"] == "Namespaces"
     memory = judge(slotsPerPod=3)["resources"]["limits"]["memory"]
-    assert memory == f"{1900 + 3 * 1272}Mi"  # a test's 1 GiB a slot, and its output, which is held in memory
+    assert memory == f"{1900 + 3 * 1296}Mi"  # a test's 1 GiB a slot, and its output, which is held in memory
     mounts = {m["mountPath"]: m for m in judge()["volumeMounts"]}
     assert options["--token-file"] == "/etc/deepcoder/token/token"
     assert mounts["/etc/deepcoder/token"]["readOnly"] is True

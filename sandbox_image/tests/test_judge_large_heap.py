@@ -14,6 +14,7 @@ import pytest
 from large_pages import NEEDS_LARGE_PAGES
 
 from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox import limits
 from deepcoder_sandbox.worker import large_heap
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
 
@@ -68,8 +69,10 @@ def _at_work(large_pages: str = "with", **environment: str) -> dict[str, Any]:
 
 
 KNOWN_ALLOCATORS = pytest.mark.skipif(
-    sys.implementation.name != "cpython" or platform.libc_ver()[0] != "glibc",
-    reason="knows the allocators of CPython and of the GNU C library",
+    sys.implementation.name != "cpython"
+    or platform.libc_ver()[0] != "glibc"
+    or not large_heap.is_of_use(platform.release()),
+    reason="knows the allocators of CPython and of the GNU C library, on Linux 6.9",
 )
 
 
@@ -97,6 +100,21 @@ def test_a_place_whose_memory_is_gone_since_ends_no_zygote() -> None:
     assert (done.returncode, done.stdout) == (0, "lives on\n"), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("release", "of_use"),
+    [
+        ("6.9.0", True),
+        ("6.18.44-fc", True),
+        ("7.0.1", True),
+        ("6.8.0-31-generic", False),
+        ("4.4.0", False),
+        ("", False),
+    ],
+)
+def test_nothing_is_reserved_on_kernels_that_copy_a_large_pages_entries_one_by_one(release: str, of_use: bool) -> None:
+    assert large_heap.is_of_use(release) is of_use
+
+
 def test_with_another_allocator_of_small_objects_nothing_is_reserved_for_them() -> None:
     told = _at_work(PYTHONMALLOC="malloc")
 
@@ -122,3 +140,19 @@ def test_more_than_half_of_a_zygotes_memory_lies_on_large_pages_before_its_first
     }
 
     assert kib["AnonHugePages"] > kib["Anonymous"] / 2, smaps
+
+
+@pytest.mark.parametrize("tier", [Tier.LANDLOCK, Tier.NAMESPACES])
+def test_the_zygotes_of_a_slot_fit_into_what_is_reckoned_for_them(tier: Tier) -> None:
+    zygotes = [ZygoteProcess(ZygoteConfig(tier=tier, harness=harness)) for harness in (False, True)]
+    try:
+        pids = [zygote.pid for zygote in zygotes]
+        for pid in tuple(pids):
+            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        rollups = "".join(Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids)
+    finally:
+        for zygote in zygotes:
+            zygote.close()
+    kib = sum(map(int, re.findall(r"^Pss_Anon: +(\d+) kB$", rollups, re.MULTILINE)))
+
+    assert kib <= limits.ZYGOTES_MB << 10

@@ -84,5 +84,5 @@ def test_files_in_memory_stored_tests_and_requests_are_part_of_the_sum():
     files = limits.needed_mb(2, 1024, 0, 0) - without - 1024
     assert files * limits.MIB >= 2 * limits.OUTPUT_BYTES + limits.VALUE_BYTES  # stdout, stderr and a returned value
     for slots in (1, 2, 8, 64):
-        given_mb = 1900 + slots * 1272  # what the operator gives a pod
+        given_mb = 1900 + slots * 1296  # what the operator gives a pod
         assert 1024 <= pod_memory.largest_program_mb(slots, None, limits.TESTS_STORE_MB, requests_mb(), given_mb) < 1100

@@ -42,8 +42,9 @@ BODY_MB: Final = 64
 """Largest request body, in MiB."""
 
 _JUDGE_MB = 256
-_ZYGOTES_MB = 32  # one of each kind
-_SLOT_MB = (2 * OUTPUT_BYTES + VALUE_BYTES + STORED_CODE_BYTES) // MIB + 1 + SCRATCH_MB + _ZYGOTES_MB
+ZYGOTES_MB: Final = 56
+"""Memory of a slot's zygotes, one of each kind, in MiB."""
+_SLOT_MB = (2 * OUTPUT_BYTES + VALUE_BYTES + STORED_CODE_BYTES) // MIB + 1 + SCRATCH_MB + ZYGOTES_MB
 
 
 def of_one_test(time_limit_s: float, memory_limit_mb: int, file_bytes: int) -> RunLimits:

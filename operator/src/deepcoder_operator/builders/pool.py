@@ -312,7 +312,7 @@ def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
     slots = spec.slots_per_pod
     # For the server, stored tests and requests; and for each slot, a test at the default limit, its files in memory,
     # and zygotes.
-    memory_mib = 1900 + 1272 * slots
+    memory_mib = 1900 + 1296 * slots
     command = ["deepcoder-sandbox", "serve", "--host", _EVERY_ADDRESS, "--port", str(JUDGE_PORT)]
     command += ["--token-file", f"{TOKEN_DIRECTORY}/{TOKEN_KEY}", "--slots", str(slots)]
     command += ["--minimum-tier", spec.isolation.minimum_tier.value, "--drain-seconds", str(DRAIN_SECONDS)]

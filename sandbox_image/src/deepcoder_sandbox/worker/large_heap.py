@@ -6,20 +6,25 @@ fits.
 
 Such a page is one entry of the page table until the zygote or a copy writes to it: the first run does that in all of
 them. From then on a zygote has more entries than with small pages, but the kernel copies the 512 of a page in one batch
-(Linux 6.9; measured on 6.18 only). A write copies 4 KiB, as from a small page.
+(since Linux 6.9; measured on 6.18). A write copies 4 KiB, as from a small page.
 
-This costs a zygote up to 6 MiB. The code depends on how CPython's allocator and that of the C library get their memory.
-If they do it differently, or the kernel has no large pages (it needs Linux 6.1), some memory stays unused, and
-everything works as before: nothing here fails.
+This costs a zygote up to 6 MiB, and with namespaces as much again in the process outside, which keeps the pages that
+were there before. The code depends on how CPython's allocator and that of the C library get their memory. If they do it
+differently, or the kernel has no large pages to give, some memory stays unused, and everything works as before: nothing
+here fails. On kernels that would copy a page's entries one by one, nothing is reserved.
 
 This module imports others late: whatever is loaded before `reserve` takes memory outside the place.
 """
 
 from __future__ import annotations
 
+import os
+
 LARGE = 2 << 20
 """Bytes of a large page."""
 
+_BATCHES_SINCE = (6, 9)
+"""Version of Linux whose fork and exit handle the entries of one large page together."""
 _ARENA_BYTES = 1 << 20
 """What CPython requests at once for small objects (since 3.10). The next arena lies below the one before."""
 _ZYGOTE_BYTES = 4 << 20
@@ -39,10 +44,21 @@ _places: list[int] = []
 
 
 def reserve() -> None:
-    """Have the allocators take the memory of the large pages to be."""
+    """Have the allocators take the memory of the large pages to be, where they are of use."""
+    if not is_of_use(os.uname().release):
+        return
     _reserve_arenas()
     _places.extend(_places_of_arenas())
     _reserve_heap()
+
+
+def is_of_use(kernel_release: str) -> bool:
+    """Return whether a kernel handles the entries of a large page together. An unknown kernel does not."""
+    try:
+        major, minor = map(int, kernel_release.split(".")[:2])
+    except ValueError:
+        return False
+    return (major, minor) >= _BATCHES_SINCE
 
 
 def use_large_pages() -> None:
