@@ -120,19 +120,23 @@ def test_zygote_that_dies_every_time_gives_error_and_no_verdict(slot, judge):
 )
 def test_runner_killed_from_outside_is_tried_again(slot, judge, work, fields):
     zygote, killed = slot.ensure_zygote(harness="scoring" in fields), []
-    until = time.time() + 1.5  # in its second try, little is left of that
 
     def kill():
         pid = runner_of(zygote)
         time.sleep(0.2)
-        os.kill(pid, signal.SIGKILL)
-        killed.append(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
 
-    killer = in_background(kill)
-    answer = judge(f"import time\ntime.sleep(max(0, {until} - time.time()))\n{work}", ("1", "1"), **fields)
-    killer.join()
-    assert killed
-    assert answer.passed is True
+    for _ in range(5):  # on a busy machine the program may have ended before
+        until = time.time() + 1.5  # in its second try, little is left of that
+        killer = in_background(kill)
+        answer = judge(f"import time\ntime.sleep(max(0, {until} - time.time()))\n{work}", ("1", "1"), **fields)
+        killer.join()
+        assert answer.passed is True
+        if killed:
+            return
+    pytest.fail("no runner was killed")
 
 
 def test_session_that_dies_hangs_up_whatever_its_zygote_is_at(any_slot):
