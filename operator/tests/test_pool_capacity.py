@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -35,17 +35,28 @@ class Judge:
         return web.Response(text=self.body, status=self.status, headers=self.headers)
 
 
+@asynccontextmanager
+async def served(
+    answer: Callable[[web.Request], Awaitable[web.Response]], first: str, *others: str
+) -> AsyncIterator[int]:
+    """Have judges answer at these addresses, and return their port."""
+    app = web.Application()
+    app.router.add_get("/v1/capacity", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, first, 0).start()
+    port: int = runner.addresses[0][1]
+    for address in others:
+        await web.TCPSite(runner, address, port).start()
+    yield port
+    await runner.cleanup()
+
+
 @pytest.fixture
 async def judge() -> AsyncIterator[Judge]:
     judge = Judge()
-    app = web.Application()
-    app.router.add_get("/v1/capacity", judge.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    judge.port = runner.addresses[0][1]
-    yield judge
-    await runner.cleanup()
+    async with served(judge.answer, "127.0.0.1") as judge.port:
+        yield judge
 
 
 def pod(**changes: object) -> JudgePod:
@@ -167,15 +178,9 @@ def polled_in_background() -> set[str]:
 @pytest.fixture
 async def silence() -> AsyncIterator[Silence]:
     silence = Silence()
-    app = web.Application()
-    app.router.add_get("/v1/capacity", silence.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", 0).start()
-    silence.port = runner.addresses[0][1]
-    yield silence
-    silence.may_answer.set()
-    await runner.cleanup()
+    async with served(silence.answer, "127.0.0.1", "127.0.0.2") as silence.port:
+        yield silence
+        silence.may_answer.set()
 
 
 async def test_silent_judges_of_one_pool_hold_up_no_other_pool(
