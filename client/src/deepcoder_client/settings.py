@@ -11,7 +11,7 @@ TIMEOUT_SECONDS = 10.0
 """Default of the longest wait for one response of the API server."""
 
 SILENT_SECONDS = 120.0
-"""Age from which a report is old. Trainers report every few seconds; the operator stores that four times a minute."""
+"""Age from which a report is old. Trainers report every few seconds; the operator stores that once a minute."""
 
 GPU_GB = 80.0
 """Default memory of a GPU, in GB of 10^9 bytes."""

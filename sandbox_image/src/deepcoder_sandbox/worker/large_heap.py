@@ -88,7 +88,10 @@ def _reserve_arenas() -> None:
 
 
 def _places_of_arenas() -> list[int]:
-    """Return where large pages fit into the mappings of the arenas."""
+    """Return where large pages fit into the mappings of the arenas.
+
+    `memory_layout.mappings` would do, but loads modules that belong into the place.
+    """
     places: list[int] = []
     with open("/proc/self/maps") as lines:
         for line in lines:
