@@ -28,7 +28,7 @@ from kuberay_standin import child
 from deepcoder_contracts.progress import AUDIENCE, ProgressReport, TrainerPhase
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.resources import CONFIGMAPS, PODS, RAYCLUSTERS, RAYJOBS, SERVICE_ACCOUNTS
+from deepcoder_operator.kube.resources import CONFIGMAPS, PODS, RAYJOBS, SERVICE_ACCOUNTS
 
 _AT_ONCE = 4
 _AGAIN_SECONDS = 1.0
@@ -72,7 +72,7 @@ async def _start_all(kube: Kube, jobs: asyncio.Queue[Object]) -> None:
 
 
 async def _start(kube: Kube, job: Object) -> None:
-    """What KubeRay and the kubelet write until the program of a job runs."""
+    """What KubeRay, which replaces statuses, and the kubelet, which patches them, write until the program runs."""
     meta, spec = job["metadata"], job["spec"]["rayClusterSpec"]
     body = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": child(job, f"{meta['name']}-c"), "spec": spec}
     cluster = await kube.create(body)
@@ -80,7 +80,7 @@ async def _start(kube: Kube, job: Object) -> None:
     for number, group in enumerate((spec.get("workerGroupSpecs") or ())[:1]):
         await _pod(kube, cluster, f"{meta['name']}-w{number}", group["template"])
     name, namespace = cluster["metadata"]["name"], meta["namespace"]
-    await kube.patch(RAYCLUSTERS, namespace, name, {"status": {"state": "ready"}}, "status")
+    await kube.replace_status(cluster | {"status": {"state": "ready"}})
     status = {
         "jobId": f"{meta['name']}-1",
         "rayClusterName": name,
@@ -89,7 +89,7 @@ async def _start(kube: Kube, job: Object) -> None:
         "jobDeploymentStatus": "Running",
         "startTime": _now(),
     }
-    await kube.patch(RAYJOBS, namespace, meta["name"], {"status": status}, "status")
+    await kube.replace_status(job | {"status": status})
 
 
 async def _pod(kube: Kube, cluster: Object, name: str, template: Object) -> None:
