@@ -102,6 +102,16 @@ async def test_a_function_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch
     assert [o.reward for o in hung + fine] == [None] * 4 + [1.0] * 4
 
 
+async def test_a_time_out_of_the_function_itself_is_told_as_its_own_error(caplog: pytest.LogCaptureFixture) -> None:
+    def asks(problem: Problem, response: str) -> float:
+        raise TimeoutError("the server of my own is silent")
+
+    outcome = await UserReward(asks)(DOUBLE, "x", "k")
+    assert (outcome.reward, outcome.verdict) == (None, "error")
+    assert "the server of my own is silent" in caplog.text
+    assert "within 600 s" not in caplog.text, "it had seconds, and no more"
+
+
 async def test_an_asynchronous_function_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_module, "USER_SECONDS", 0.1)
 

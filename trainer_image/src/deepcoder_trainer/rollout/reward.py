@@ -120,17 +120,17 @@ class UserReward:
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
         """Call the function."""
         async with self._free:
-            began = time.monotonic()
+            began, limit = time.monotonic(), asyncio.timeout(USER_SECONDS)
             try:
-                async with asyncio.timeout(USER_SECONDS):
+                async with limit:
                     reward = await self._value(problem, response, key)
                 if not math.isfinite(reward):
                     raise ValueError(f"a reward is a finite number, not {reward}")
-            except TimeoutError:
-                log.error("the reward function returned nothing for sample %s within %.0f s", key, USER_SECONDS)
-                return Outcome(None, ERROR, time.monotonic() - began)
             except Exception as error:
-                self._tell(error, key)
+                if limit.expired():  # a TimeoutError may also be the function's own, of a server that it asks
+                    log.error("the reward function returned nothing for sample %s within %.0f s", key, USER_SECONDS)
+                else:
+                    self._tell(error, key)
                 return Outcome(None, ERROR, time.monotonic() - began)
         verdict = Verdict.PASSED if reward > 0 else Verdict.WRONG_ANSWER
         return Outcome(reward, verdict.value, time.monotonic() - began)
