@@ -337,6 +337,31 @@ async def test_a_line_that_a_crash_cut_short_is_as_if_it_never_was(tmp_path: Pat
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "c"]
 
 
+async def test_half_a_line_that_a_full_disk_took_does_not_spoil_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "j.jsonl"
+    journal = Journal(FileLog(path))
+    await journal.put("a", True, 0.1)
+    write, taken = os.write, list[int]()
+
+    def full(file: int, data: memoryview) -> int:
+        if taken:
+            raise OSError(28, "No space left on device")
+        taken.append(write(file, data[:20]))
+        return taken[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            await journal.put("b", True, 0.1)
+    await journal.put("c", False, 0.1)
+    journal.close()
+    again = Journal(FileLog(path))
+    assert [again.get(key) for key in "abc"] == [True, None, False]
+    again.close()
+
+
 def test_a_file_that_is_no_journal_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text("notes\n")

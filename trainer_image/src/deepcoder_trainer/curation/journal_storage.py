@@ -83,14 +83,19 @@ class FileLog:
         os.lseek(self._file, end, os.SEEK_SET)
 
     def append(self, lines: bytes) -> None:
-        """Write the lines and sync the file."""
+        """Write the lines and sync the file. If that fails, none of them is in it."""
         with self._held:
             if self._closed:
                 raise OSError(f"{self.where} is closed")
-            view = memoryview(lines)
-            while view:
-                view = view[os.write(self._file, view) :]
-            os.fsync(self._file)
+            view, end = memoryview(lines), os.lseek(self._file, 0, os.SEEK_CUR)
+            try:
+                while view:
+                    view = view[os.write(self._file, view) :]
+                os.fsync(self._file)
+            except OSError:  # a full disk takes half a line, which the next one must not be joined to
+                os.ftruncate(self._file, end)
+                os.lseek(self._file, end, os.SEEK_SET)
+                raise
 
     def close(self) -> None:
         """Close the file after a write in progress, and release its lock."""
