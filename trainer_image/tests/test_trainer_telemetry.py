@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -20,7 +22,7 @@ from deepcoder_trainer.telemetry.live import LiveView, sparkline
 from deepcoder_trainer.telemetry.metrics import JsonLines
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.trackers import start_trackers
-from deepcoder_trainer.types import Batch
+from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan
 
 
 @pytest.fixture
@@ -51,6 +53,41 @@ def test_quarantined_samples_are_counted_and_belong_to_no_other_figure(make_batc
     assert metrics["quarantined_ratio"] == pytest.approx(len(lost) / 24)
     assert metrics["reward_mean"] == pytest.approx(sum(judged) / len(judged))
     assert metrics["staleness_max"] == 1
+
+
+def test_figures_of_a_batch_computed_by_hand() -> None:
+    def sample(reward: float | None, tokens: int, verdict: str = "passed", *, spans: int = 1, **judged: Any) -> Sample:
+        ids = np.zeros(tokens, np.int32)
+        versions = tuple(VersionSpan(n, n, n + 1) for n in range(spans))
+        finish = Finish.LENGTH if tokens >= 40 else Finish.STOP
+        outcome = Outcome(reward, verdict, **{"seconds": 0.5, **judged})
+        return Sample(0, 0, ids, Generation(ids, ids.astype(np.float32), finish, "", versions), outcome, limit=40)
+
+    groups = [
+        Group(0, "all", 4, (sample(1.0, 10, seconds=1.5), sample(0.5, 20, spans=3))),
+        Group(1, "none", 2, (sample(0.0, 40, "other", attempts=3), sample(-1.0, 5, "no_code", attempts=0)), draw=2),
+        Group(2, "some", 4, (sample(1.0, 5), sample(None, 60, "error", seconds=9.0, attempts=3), sample(0.0, 5))),
+    ]
+    assert batch_metrics(groups, 4) == pytest.approx(
+        {
+            "reward_mean": 1.5 / 6,
+            "truncated_ratio": 1 / 6,
+            "no_code_ratio": 1 / 6,
+            "solved_all_ratio": 1 / 3,
+            "solved_none_ratio": 1 / 3,
+            "groups_dropped": 2,
+            "quarantined_ratio": 1 / 7,
+            "response_tokens_mean": 145 / 7,
+            "response_tokens_p95": 54,
+            "response_tokens_max": 60,
+            "tokens_sampled": 145,
+            "staleness_mean": 2 / 3,
+            "staleness_max": 2,
+            "version_spans_mean": 9 / 7,
+            "judge_seconds_mean": 4 / 6,
+            "judge_retries": 4,
+        }
+    )
 
 
 def test_all_cut_off_and_nothing_rewarded_is_a_collapse_and_either_alone_is_not() -> None:

@@ -1,6 +1,7 @@
 """Figures of a batch before training: pure functions from groups to numbers.
 
-Ratios refer to judged samples. Quarantined samples are counted, but do not enter any other figure.
+Rewards, ratios and the time of judging refer to judged samples, of which quarantined samples are none. Lengths, weight
+versions and repeated judgings refer to all samples.
 """
 
 from __future__ import annotations
