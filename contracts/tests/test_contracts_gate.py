@@ -20,6 +20,13 @@ def test_mean_over_the_window_decides_not_the_last_value() -> None:
     assert record.values["reward_mean"] == pytest.approx(0.525)
 
 
+@pytest.mark.parametrize(("op", "met"), [("Ge", "=>"), ("Gt", ">"), ("Le", "<="), ("Lt", "<")])
+def test_the_bound_itself_meets_at_least_and_at_most(op: str, met: str) -> None:
+    for name, value in (("<", 0.25), ("=", 0.5), (">", 0.75)):
+        record = evaluate_gate(gate("reward_mean", op, 0.5), {"reward_mean": [value]})
+        assert record.met is (name in met)
+
+
 def test_too_few_values_leave_a_condition_unmet() -> None:
     record = evaluate_gate(gate("reward_mean", "Ge", 0.1, window=3), {"reward_mean": [1.0, 1.0]})
     assert not record.met
