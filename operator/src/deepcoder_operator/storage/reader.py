@@ -221,8 +221,9 @@ def _evaluation(folder: RunFolder, stage: str, exit_record: ExitRecord | None) -
             continue
         except Damaged as e:
             rejected.append(str(e))
+    found.sort(key=lambda m: (m.ordinal, m.created_at))  # they were listed by a digest
     metrics: dict[str, float] = {}
-    for manifest in sorted(found, key=lambda m: (m.ordinal, m.created_at)):
+    for manifest in found:
         metrics |= manifest.metrics
     return StoredStage(
         evaluated=bool(found),
