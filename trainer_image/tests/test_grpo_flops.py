@@ -8,6 +8,7 @@ import pytest
 
 from deepcoder_contracts.model_shape import ModelShape, sp_refusals
 from deepcoder_trainer.grpo.flops import sequence_flops
+from deepcoder_trainer.grpo.summary import AGREED, GAP_BINS, LARGEST, combine
 from deepcoder_trainer.modelconfig import read_model_config
 
 QWEN_14B = ModelShape(48, 5120, 13824, 40, 8, 128, 152064, tied=False)
@@ -25,6 +26,26 @@ def test_cost_of_the_models_that_are_shipped_for(shape: ModelShape, tokens: int,
 def test_the_head_costs_only_where_a_token_is_predicted() -> None:
     difference = sequence_flops(QWEN_14B, 1000) - sequence_flops(QWEN_14B, 1000, 600)
     assert difference == 6 * 400 * QWEN_14B.head_matrix
+
+
+SUMMED = (
+    "tokens", "loss", "entropy", "ratio", "advantage", "ratio_below_clip", "ratio_above_clip", "clipped_low",
+    "clipped_high", "mismatch_kl", "logprob_gap",
+)  # fmt: skip
+
+
+def answer(seconds: float, flops: float, peak: float) -> dict[str, list[float]]:
+    """What one rank reports of a step."""
+    figures = dict.fromkeys(SUMMED, 3.0) | dict.fromkeys(AGREED, 0.5) | dict.fromkeys(LARGEST, seconds)
+    figures |= {"model_flops": flops, "peak_flops": peak}
+    return {name: [value] for name, value in figures.items()} | {"gap_histogram": [1.0] * GAP_BINS}
+
+
+def test_utilisation_is_what_all_ranks_computed_of_what_their_cards_could_in_the_time_of_the_slowest() -> None:
+    metrics = combine([answer(2.0, 3e12, 1e12), answer(4.0, 1e12, 1e12)])
+    assert metrics["mfu_ratio"] == pytest.approx(4e12 / (2e12 * 4.0))
+    assert (metrics["update_seconds"], metrics["grad_norm"], metrics["tokens_trained"]) == (4.0, 0.5, 6.0)
+    assert "mfu_ratio" not in combine([answer(2.0, 3e12, 0.0)]), "what a CPU can do is not known"
 
 
 @pytest.mark.parametrize(

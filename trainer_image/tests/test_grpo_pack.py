@@ -139,6 +139,10 @@ def test_packing_needs_about_as_few_rows_as_there_can_be_and_evens_ranks_out() -
     assert max(loads) - min(loads) <= 0.02 * sum(loads) / 4
 
 
+def test_what_sequences_cost_takes_no_room_from_a_row() -> None:
+    assert pack([4, 4, 4, 4], [100.0] * 4, 8, 2) == [[[0, 2]], [[1, 3]]]
+
+
 @pytest.mark.parametrize("ranks", [2, 8, 16])
 @pytest.mark.parametrize(("capacity", "mu", "sigma"), [(34816, 9.3, 0.8), (34816, 9.5, 0.6), (18432, 8.9, 0.7)])
 @pytest.mark.parametrize("seed", range(3))
