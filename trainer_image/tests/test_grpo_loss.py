@@ -198,6 +198,21 @@ def test_metrics_count_each_side_of_the_clip() -> None:
     assert metrics["mismatch_kl"] == pytest.approx(sum(kl) / 5)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_mismatch_with_the_sampler_is_that_of_the_recomputed_log_probabilities_if_there_are_some(
+    recompute: bool,
+) -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
+    one = lambda x: torch.tensor([x], dtype=torch.float64)  # noqa: E731
+    logprob, recomputed, behaviour = one(-1.0), one(-1.5), one(-2.0)
+    old = recomputed if recompute else behaviour
+    _, sums = policy_loss(
+        logprob, one(0.0), old, behaviour, one(1.0), torch.tensor([True]), LossSettings(recompute=recompute)
+    )
+    assert float(sums["logprob_gap"]) == pytest.approx(0.5 if recompute else 1.0)
+
+
 def test_metrics_of_no_token_at_all_are_finite() -> None:
     from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 
