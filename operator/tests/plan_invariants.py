@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
+from math import ceil
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 from plan_world import Cluster, make_run
 from run_manifests import EVALUATE, LONGER, TRAIN
+from state_walk import clone
 
 from deepcoder_contracts.api.run_status import RunStatus, StagePhase
 from deepcoder_contracts.base import Digest
 from deepcoder_operator.domain.conditions import is_true
+from deepcoder_operator.domain.significance import held_seconds
 from deepcoder_operator.domain.terminal import is_terminal
 
 STAGES = [TRAIN | {"hold": True}, LONGER, EVALUATE]
@@ -125,6 +128,17 @@ class Invariants(RuleBasedStateMachine):
             assert status.attempt.drain_deadline - now <= timedelta(seconds=300 + 60)
         if status.backoff:
             assert status.backoff.until - now <= timedelta(seconds=600)
+
+    @invariant()
+    def nothing_falls_due_before_the_next_look(self) -> None:
+        """Of a run that rests: no event tells that time has passed, and GPUs may be held until somebody looks."""
+        decided, later = self.cluster.decide(), clone(self.cluster)
+        if decided.actions or decided.events or decided.status != self.status or decided.requeue_after <= 1:
+            return
+        later.advance(ceil(decided.requeue_after) - 1)
+        then = later.decide()
+        assert then.actions == then.events == ()
+        assert held_seconds(self.status, then.status) > 0
 
     @invariant()
     def no_judge_is_paid_for_before_the_first_quota(self) -> None:
