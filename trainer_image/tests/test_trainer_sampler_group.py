@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +19,7 @@ from deepcoder_trainer.sampler import actor as actor_module
 from deepcoder_trainer.sampler import group as group_module
 from deepcoder_trainer.sampler import start as start_module
 from deepcoder_trainer.sampler.errors import WeightsLost
-from deepcoder_trainer.sampler.group import MOVES, REPLACEMENTS, ActorEngine, SamplerGroup, share_of
-from deepcoder_trainer.sampler.waves import Waves
+from deepcoder_trainer.sampler.group import MOVES, REPLACEMENTS, ActorEngine, SamplerGroup
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Wave, WeightRefs
 
 REFS = WeightRefs((), "float32")
@@ -373,37 +372,3 @@ async def test_a_wave_is_shared_out_by_position_so_that_each_engine_gets_the_sam
         assert sorted(factory.made[0].asked) == ["r0", "r2", "r4"]
         assert sorted(factory.made[1].asked) == ["r1", "r3"]
     await group.close()
-
-
-def test_the_shares_of_a_wave_are_whole_waves() -> None:
-    for size in range(1, 9):
-        for engines in range(1, 5):
-            shares: dict[int, list[Wave]] = {}
-            for position in range(size):
-                asked = request("r", wave=Wave("w", position, size))
-                assert asked.wave is not None
-                number, moved = share_of(asked, asked.wave, engines)
-                assert moved.wave is not None
-                shares.setdefault(number, []).append(moved.wave)
-            for waves in shares.values():
-                assert sorted(w.position for w in waves) == list(range(len(waves)))
-                assert {w.size for w in waves} == {len(waves)}
-
-
-async def test_a_wave_waits_for_its_last_request_and_begins_in_order() -> None:
-    begun: list[list[str]] = []
-
-    class Engine:
-        async def begin(self, requests):
-            begun.append([r.request_id for r in requests])
-            return [asyncio.sleep(0, r.request_id) for r in requests]
-
-    waves = Waves()
-    wave = [request(f"r{i}", wave=Wave("w", i, 3)) for i in range(3)]
-    first = [asyncio.create_task(waves.generate(Engine(), wave[i])) for i in (2, 0)]
-    alone = asyncio.create_task(waves.generate(Engine(), replace(wave[0], request_id="alone", wave=None)))
-    await alone
-    assert begun == [["alone"]]
-    await waves.generate(Engine(), wave[1])
-    await asyncio.gather(*first)
-    assert begun == [["alone"], ["r0", "r1", "r2"]]

@@ -19,12 +19,13 @@ import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler.errors import WeightsLost
-from deepcoder_trainer.types import Generation, GenerationRequest, Wave, WeightRefs
+from deepcoder_trainer.sampler.waves import share_of
+from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
 
 log = logging.getLogger(__name__)
 
@@ -340,13 +341,6 @@ class SamplerGroup:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-
-
-def share_of(request: GenerationRequest, wave: Wave, engines: int) -> tuple[int, GenerationRequest]:
-    """Return the engine for a request of a wave, and the request as part of that engine's own, smaller wave."""
-    number = wave.position % engines
-    size = (wave.size - number + engines - 1) // engines
-    return number, replace(request, wave=Wave(wave.name, wave.position // engines, size))
 
 
 class ActorEngine:

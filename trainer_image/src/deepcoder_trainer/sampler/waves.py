@@ -1,17 +1,25 @@
 """Waves: requests that an engine must start together and in order, so that every run steps through the same batches.
 
-Ray delivers requests to an actor in any order. In deterministic mode each request names its wave, its position, and the
-wave's size. Requests are held here until the last one has arrived. If the controller dies, an incomplete wave keeps its
-requests until the actor ends.
+In deterministic mode each request names its wave, its position, and the wave's size. The group divides a wave by
+position into one for each engine. Ray delivers requests to an actor in any order, so they are held here until the last
+one has arrived. If the controller dies, an incomplete wave keeps its requests until the actor ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from deepcoder_trainer.types import Generation, GenerationRequest
+from deepcoder_trainer.types import Generation, GenerationRequest, Wave
+
+
+def share_of(request: GenerationRequest, wave: Wave, engines: int) -> tuple[int, GenerationRequest]:
+    """Return the engine for a request of a wave, and the request as part of that engine's own, smaller wave."""
+    number = wave.position % engines
+    size = (wave.size - number + engines - 1) // engines
+    return number, replace(request, wave=Wave(wave.name, wave.position // engines, size))
 
 
 class Begins(Protocol):
