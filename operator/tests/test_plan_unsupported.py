@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from plan_world import UID, Cluster, make_run
-from run_manifests import LONGER, TRAIN
+from run_manifests import EVALUATE, LONGER, TRAIN
 
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.domain.admission import check_spec
@@ -48,6 +48,19 @@ def test_a_stages_recipe_that_fits_none_is_named_with_the_mend() -> None:
     assert problem.reason == "RecipeDoesNotFit"
     assert "stages[long].recipe" in problem.message
     assert "make promptsPerStep a multiple" in problem.message
+
+
+def test_a_target_that_is_no_earlier_stage_is_named_with_those_that_are() -> None:
+    exam = EVALUATE | {"evaluate": EVALUATE["evaluate"] | {"targets": ["Base", "lng", EVALUATE["name"]]}}
+    problem = check_spec(make_run(stages=[TRAIN, exam, LONGER]), Policy(operator_version="test"))
+    assert problem is not None
+    assert (problem.reason, problem.message) == (
+        "UnknownTarget",
+        f"stages[{EVALUATE['name']}].evaluate.targets names lng, {EVALUATE['name']}, which is not an earlier Train "
+        f"stage: use Base, {TRAIN['name']}",
+    )
+    exam = EVALUATE | {"evaluate": EVALUATE["evaluate"] | {"targets": ["Base", TRAIN["name"], LONGER["name"]]}}
+    assert check_spec(make_run(stages=[TRAIN, LONGER, exam]), Policy(operator_version="test")) is None
 
 
 def test_all_of_them_are_named_at_once() -> None:

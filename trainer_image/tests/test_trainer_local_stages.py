@@ -117,18 +117,22 @@ async def test_a_run_under_way_is_not_stopped_by_what_a_later_stage_will_refuse(
         (
             [{**TRAIN, "promoteWhen": gate("eval/held/pass_at_1")}],
             "stages[short].promoteWhen",
-            "uses eval/held/pass_at_1, which the stage does not measure: add the dataset",
+            r"\(eval/held/pass_at_1\): promoteWhen uses an evaluation that the stage does not run: add the dataset",
         ),
         (
             [{**EXAM, "promoteWhen": gate("eval/held/rating")}],
             "stages[exam].promoteWhen",
-            r"uses eval/held/rating, .*\(with contests, for a rating\)",
+            r"\(eval/held/rating\): .* does not run: add the dataset .* \(with contests, for a rating\)",
         ),
-        ([{**EXAM, "promoteWhen": gate("reward_mean")}], "stages[exam].promoteWhen", "an Evaluate stage measures once"),
+        (
+            [{**EXAM, "promoteWhen": gate("reward_mean")}],
+            "stages[exam].promoteWhen",
+            r"\(reward_mean, window 1\): an Evaluate stage measures once",
+        ),
         (
             [{**EXAM, "promoteWhen": gate("eval/held/pass_at_1", window=2)}],
             "stages[exam].promoteWhen",
-            "with window 2, but an Evaluate stage measures once",
+            r"\(eval/held/pass_at_1, window 2\): an Evaluate stage measures once",
         ),
     ],
 )

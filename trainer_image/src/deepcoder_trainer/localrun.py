@@ -30,6 +30,7 @@ from deepcoder_contracts.stage import (
     StageType,
     Storage,
 )
+from deepcoder_contracts.stage_rules import MEASURED_ONCE, TARGETS_OF_TRAIN, UNMEASURED, unknown_targets
 from deepcoder_contracts.supported import Refusal
 
 
@@ -144,17 +145,9 @@ def late_refusals(run: LocalRun) -> Iterator[Refusal]:
         if stage.type is StageType.TRAIN:
             earlier.append(stage.name)
             if targets:
-                yield Refusal(
-                    f"{where}.evaluate.targets",
-                    f"{where}.evaluate.targets is for Evaluate stages; a Train stage evaluates its own weights: remove "
-                    "it",
-                )
-        elif unknown := [target for target in targets if target not in ("Base", *earlier)]:
-            yield Refusal(
-                f"{where}.evaluate.targets",
-                f"{where}.evaluate.targets names {', '.join(unknown)}, which is not an earlier Train stage: use "
-                f"{', '.join(['Base', *earlier])}",
-            )
+                yield Refusal(f"{where}.evaluate.targets", f"{where}: {TARGETS_OF_TRAIN}")
+        elif wrong := unknown_targets(targets, earlier):
+            yield Refusal(f"{where}.evaluate.targets", f"{where}.{wrong}")
         if stage.promote_when is not None:
             yield from _gate_refusals(stage, stage.promote_when, f"{where}.promoteWhen")
 
@@ -167,17 +160,9 @@ def _gate_refusals(stage: LocalStage, gate: PromoteWhen, where: str) -> Iterator
     for condition in gate.all:
         evaluation = condition.metric.startswith("eval/")
         if evaluation and condition.metric not in measured:
-            yield Refusal(
-                where,
-                f"{where} uses {condition.metric}, which the stage does not measure: add the dataset to "
-                "evaluate.datasets (with contests, for a rating), or use another metric",
-            )
+            yield Refusal(where, f"{where} ({condition.metric}): {UNMEASURED}")
         elif stage.type is StageType.EVALUATE and not (evaluation and condition.window == 1):
-            yield Refusal(
-                where,
-                f"{where} uses {condition.metric} with window {condition.window}, but an Evaluate stage measures once: "
-                "gate it on eval/<dataset>/pass_at_1 or rating with window 1",
-            )
+            yield Refusal(where, f"{where} ({condition.metric}, window {condition.window}): {MEASURED_ONCE}")
 
 
 def held_by_gate(stage: StageSettings, values: Mapping[str, float]) -> Otherwise | None:

@@ -10,6 +10,7 @@ from deepcoder_contracts.gate import PromoteWhen
 from deepcoder_contracts.recipe import StageRecipe
 from deepcoder_contracts.rope import RopeScaling
 from deepcoder_contracts.stage import Evaluation, OptimizerState, Placement, StageType
+from deepcoder_contracts.stage_rules import MEASURED_ONCE, TARGETS_OF_TRAIN, UNMEASURED
 
 
 class Head(Spec):
@@ -88,19 +89,18 @@ class Stage(Spec):
                     "(has(self.evaluate) && self.evaluate.datasets.exists(d, "
                     "c.metric == 'eval/' + d.name + '/pass_at_1' || "
                     "(has(d.contests) && c.metric == 'eval/' + d.name + '/rating'))))",
-                    "promoteWhen uses an evaluation that the stage does not run: add the dataset to "
-                    "evaluate.datasets (with contests, for a rating), or use another metric",
+                    UNMEASURED,
                     field_path=".promoteWhen",
                 ),
                 Rule(
                     "self.type != 'Evaluate' || !has(self.promoteWhen) || "
                     "self.promoteWhen.all.all(c, c.metric.startsWith('eval/') && c.window == 1)",
-                    "an Evaluate stage measures once: gate it on eval/<dataset>/pass_at_1 or rating with window 1",
+                    MEASURED_ONCE,
                     field_path=".promoteWhen",
                 ),
                 Rule(
                     "!has(self.evaluate) || !has(self.evaluate.targets) || self.type == 'Evaluate'",
-                    "evaluate.targets is for Evaluate stages; a Train stage evaluates its own weights: remove it",
+                    TARGETS_OF_TRAIN,
                     field_path=".evaluate",
                 ),
             )

@@ -12,6 +12,7 @@ from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.curation import unprotected
 from deepcoder_contracts.sizing import pod_gpus, pod_mig_devices
 from deepcoder_contracts.stage import StageType
+from deepcoder_contracts.stage_rules import unknown_targets
 from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
 from deepcoder_operator.domain.conditions import find_condition
@@ -102,13 +103,8 @@ def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem
     if stage.recipe and (misfit := stage.recipe.misfit(run.spec.recipe)):
         return Problem("RecipeDoesNotFit", f"{where}.recipe: {misfit}")
     if stage.type is StageType.EVALUATE and stage.evaluate:
-        unknown = [t for t in stage.evaluate.targets if t != "Base" and t not in earlier]
-        if unknown:
-            return Problem(
-                "UnknownTarget",
-                f"{where}.evaluate.targets names {', '.join(unknown)}, which is not an earlier Train stage: use "
-                f"{', '.join(['Base', *earlier])}",
-            )
+        if wrong := unknown_targets(stage.evaluate.targets, earlier):
+            return Problem("UnknownTarget", f"{where}.{wrong}")
         if not stage.evaluate.targets and not earlier and run.spec.from_ is None:
             return Problem(
                 "NothingToEvaluate", f"{where} has no earlier Train stage to evaluate: set evaluate.targets: [Base]"
