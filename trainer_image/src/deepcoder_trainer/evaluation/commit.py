@@ -5,13 +5,17 @@ each target and problem set, and `MANIFEST.json` with the SHA-256 of all of them
 time measures a key. On S3 two processes may do so, and sampling is not bit-identical. So each puts its files into its
 own folder, the manifest says whose files count, and the second process uses those. A folder with a manifest is never
 written to again.
+
+A manifest names one stage, and the operator finds a stage's results by that name. A stage whose inputs another stage of
+the run has measured therefore commits that stage's samples once more, under a key of its own.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -38,7 +42,7 @@ from deepcoder_trainer.evaluation.results import (
     scores,
 )
 from deepcoder_trainer.evaluation.samples import write_rows
-from deepcoder_trainer.evaluation.stored_results import check_stored
+from deepcoder_trainer.evaluation.stored_results import check_stored, read_rows
 from deepcoder_trainer.evaluation.table import markdown, summary
 from deepcoder_trainer.evaluation.targets import Target
 
@@ -57,6 +61,8 @@ class Evaluated:
 
     key: str
     metrics: Mapping[str, float]
+    stage: str
+    """The stage that the manifest names."""
     found: datetime | None = None
     """When it was measured, if these are earlier results and nothing was measured now."""
 
@@ -65,17 +71,38 @@ def committed(context: EvaluationContext, key: str) -> Evaluated | None:
     """Return the committed results of this key, or None. Raises BadConfig if they were changed since."""
     folder = evaluation_dir(key)
     try:
-        manifest, _ = read_manifest(context.store, folder)
-        check_stored(context.store, folder, manifest)
+        with _undamaged(context, folder):
+            manifest, _ = read_manifest(context.store, folder)
+            check_stored(context.store, folder, manifest)
     except ObjectMissing:
         return None
+    return Evaluated(key, manifest.metrics, manifest.stage, manifest.created_at)
+
+
+def committed_rows(context: EvaluationContext, plan: EvaluationPlan) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return the committed samples of every target by problem set. Raises BadConfig if they were changed since."""
+    folder = evaluation_dir(plan.key)
+    with _undamaged(context, folder):
+        manifest, _ = read_manifest(context.store, folder)
+        return {
+            target.name: {
+                dataset.name: read_rows(context.store, folder, manifest, target.name, dataset.name)
+                for dataset in plan.datasets
+            }
+            for target in plan.targets
+        }
+
+
+@contextmanager
+def _undamaged(context: EvaluationContext, folder: str) -> Iterator[None]:
+    try:
+        yield
     except CheckpointDamaged as error:
         raise BadConfig(
             f"{context.store.uri}/{folder} was measured from these inputs and has been damaged since ({error}): remove "
             "that folder to measure again (by hand: --again measures into another folder)",
             field="storage.uri",
         ) from error
-    return Evaluated(key, manifest.metrics, manifest.created_at)
 
 
 def target_results(rows: Rows, sets: Sequence[ProblemSet]) -> dict[str, DatasetResult]:
@@ -170,7 +197,7 @@ def commit(
     for target, measured_sets in results.targets.items():
         for name, result in measured_sets.items():
             log.info("%s on %s: %s", target, name, summary(result))
-    return Evaluated(plan.key, figures)
+    return Evaluated(plan.key, figures, config.stage.name)
 
 
 def _writer(store: ObjectStore) -> str:

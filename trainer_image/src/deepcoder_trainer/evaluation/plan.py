@@ -5,7 +5,7 @@ a reward, the trainer's code or the version of a dependency, gives another folde
 new one, and no result is overwritten. The key includes the code version that the judge reports when the evaluation
 begins; a pool that is upgraded during the evaluation goes unnoticed. The GPU model is not part of the key, so that an
 attempt on another node can continue with the stored samples; the manifest records it. `repeat` distinguishes
-measurements of otherwise equal inputs.
+measurements of otherwise equal inputs, and `stage` the results of stages that share one measurement.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class EvaluationPlan:
     """Scaling of the rotary positions, as JSON."""
     repeat: int = 0
     """Number of earlier measurements with the same inputs."""
+    stage: str | None = None
+    """The stage whose results these are, if another stage of the run has measured the same inputs."""
 
     @property
     def key(self) -> str:

@@ -7,7 +7,8 @@
                                         MANIFEST.json, last
 
 It resumes at the level of samples: the key covers every input, so everything stored below it belongs to the same
-models, problems and settings. If a manifest already exists, its results are used and reported as earlier results.
+models, problems and settings. If a manifest already exists, its results are used and reported as earlier results. If it
+is another stage's, its samples are committed as this stage's, too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.answers import Answers, GivenAnswers, SampledAnswers
 from deepcoder_trainer.evaluation.collect import collect_samples
-from deepcoder_trainer.evaluation.commit import Evaluated, commit, committed, evaluation_results, target_results
+from deepcoder_trainer.evaluation.commit import (
+    Evaluated,
+    commit,
+    committed,
+    committed_rows,
+    evaluation_results,
+    target_results,
+)
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.journal import Journal
 from deepcoder_trainer.evaluation.plan import FROM_FILES, EvaluationPlan, TargetInput, parts_path
@@ -56,16 +64,39 @@ async def run_evaluate_stage(context: EvaluationContext) -> Evaluated:
     sets = await asyncio.to_thread(read_problem_sets, context)
     plan = await _plan(context, [TargetInput(t.name, t.digest) for t in targets], sets)
     with _alone(context, plan.key):
-        if (before := await asyncio.to_thread(_found, context, plan)) is not None:
+        before = await asyncio.to_thread(_found, context, plan)
+        if before is None:
+            await refuse_too_large(context, sets)
+            rows: dict[str, dict[str, list[Row]]] = {}
+            for version, target in enumerate(targets, start=1):
+                rows[target.name] = await _measure(
+                    context, plan, target, sets, SampledAnswers(context.sampler, plan), version
+                )
+                context.told(await asyncio.to_thread(_figures, target.name, rows[target.name], sets))
+            return await _commit(context, plan, sets, rows, targets[-1])
+    if before.stage == context.config.stage.name:
+        return before
+    return await _as_own(context, plan, sets, targets[-1], before)
+
+
+async def _as_own(
+    context: EvaluationContext,
+    plan: EvaluationPlan,
+    sets: Sequence[ProblemSet],
+    measured: Target,
+    of_another: Evaluated,
+) -> Evaluated:
+    """Commit what another stage measured as this stage's results."""
+    own = replace(plan, stage=context.config.stage.name)
+    with _alone(context, own.key):
+        if (before := await asyncio.to_thread(_found, context, own)) is not None:
             return before
-        await refuse_too_large(context, sets)
-        rows: dict[str, dict[str, list[Row]]] = {}
-        for version, target in enumerate(targets, start=1):
-            rows[target.name] = await _measure(
-                context, plan, target, sets, SampledAnswers(context.sampler, plan), version
-            )
-            context.told(await asyncio.to_thread(_figures, target.name, rows[target.name], sets))
-        return await _commit(context, plan, sets, rows, targets[-1])
+        log.info(
+            "these are results of stage %s: they are stored as those of stage %s, too", of_another.stage, own.stage
+        )
+        rows = await asyncio.to_thread(committed_rows, context, plan)
+        done = await _commit(context, own, sets, rows, measured)
+    return replace(done, found=of_another.found)
 
 
 async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Evaluated:
