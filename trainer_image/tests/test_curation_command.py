@@ -278,7 +278,7 @@ def test_pass_rates_are_of_one_model_and_problems_of_one_set(tmp_path: Path) -> 
         ({"x": [own_row()]}, ["--max-pass-rate", "0.9"], "need pass rates: give --pass-rates or --model"),
         ({"x": [own_row()]}, ["--model", "/m", "--pass-rates", "/r"], "--model and --pass-rates: give one of them"),
         ({"x": [own_row()]}, ["--model", "/nowhere"], "model.uri /nowhere does not exist"),
-        ({"x": [own_row()]}, ["--samples", "0"], "--samples 0: give a number of at least 1"),
+        ({"x": [own_row()]}, ["--model", "/m", "--samples", "0"], "--samples 0: give a number of at least 1"),
         ({"x": [own_row()]}, ["--judge", "pool"], "--judge needs --judge-token-file"),
         ({"x": [own_row()]}, ["--pass-rates", "/nowhere"], "--pass-rates /nowhere does not exist"),
     ],
@@ -293,28 +293,6 @@ def test_what_cannot_work_is_told_with_the_mend(
 ) -> None:
     assert main(["curate", *sets(**rows), *options, "--output-dir", str(tmp_path / "out")]) == 64
     assert message in capsys.readouterr().err
-
-
-def test_what_a_model_cannot_do_is_told_before_anything_is_judged(
-    tmp_path: Path,
-    sets: Callable[..., list[str]],
-    make_coder_model: Callable[..., Path],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    output = tmp_path / "out"
-    command = ["curate", *sets(x=[own_row()]), "--model", str(make_coder_model()), "--output-dir", str(output)]
-    for option, value, message in (
-        ("--max-length", "999999", "--max-length is 999999: with --max-prompt-tokens 2048 a sequence has up to"),
-        ("--temperature", "-1", "--temperature is -1.0: "),
-        ("--top-p", "0", "--top-p is 0.0: "),
-        ("--tp", "9", "--tp is 9: "),
-        ("--tp", "3", "--tp is 3, but the model has"),
-    ):
-        assert main([*command, option, value]) == 64, option
-        told = capsys.readouterr().err
-        assert message in told
-        assert "stages[" not in told
-    assert not output.exists(), "no journal was begun"
 
 
 def test_an_evaluation_set_has_to_be_readable_whole(

@@ -311,4 +311,12 @@ def test_what_the_model_cannot_do_is_told_of_the_option(
     assert cli_main(["evaluate", *model, *sets, *output, "--max-length", "48"]) == 64
     told = capsys.readouterr().err
     assert "--max-length is 48" in told
-    assert "lower --max-prompt-length below 512" in told
+    assert "lower --max-prompt-length below 512, or give --rope, or use a model" in told
+
+    named = tmp_path / "recipe.tensorParallel"
+    named.mkdir()
+    (named / "config.json").write_text(json.dumps({**TINY, "quantization_config": {"quant_method": "awq"}}))
+    assert cli_main(["evaluate", "--model", str(named), *sets, *output, "--max-length", "48", "--tp", "3"]) == 64
+    told = capsys.readouterr().err
+    assert f"the model at {named} is quantized" in told, "the words of a path stay as they are"
+    assert "--tp is 3, but the model has" in told

@@ -6,18 +6,22 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from evaluation_world import make_context
 
+from deepcoder_contracts.fit import Names
 from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.stage import EvaluationDataset, JudgeBackend
 from deepcoder_trainer.checkpoint.modelfiles import model_digest
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.cli import add_arguments, stage_config
+from deepcoder_trainer.evaluation.run import run_evaluate_stage
 from deepcoder_trainer.evaluation.targets import newest_export
 
 
@@ -80,8 +84,14 @@ def test_options_by_hand_are_those_of_a_stage() -> None:
         ({"--datasets": "d=x.jsonl,since=2024-13-01"}, "since 2024-13-01 is not a day of the calendar"),
         ({"--datasets": "d=x.jsonl,since=2024-08-01,until=2024-08-01"}, "is not before until 2024-08-01"),
         ({"--datasets": "d=x.jsonl,extraction=all"}, "extraction is one of last-block, livecodebench"),
-        ({"--n": "0"}, "samplesPerProblem|samples_per_problem"),
-        ({"--top-p": "0"}, "evaluationTopP|evaluation_top_p"),
+        ({"--n": "0"}, "^--n is 0: "),
+        ({"--top-p": "0"}, "^--top-p is 0.0: "),
+        ({"--temperature": "-1"}, "^--temperature is -1.0: "),
+        ({"--seed": "-1"}, "^--seed is -1: "),
+        ({"--max-length": "0"}, "^--max-length is 0: "),
+        ({"--max-prompt-length": "0"}, "^--max-prompt-length is 0: "),
+        ({"--tp": "9"}, "^--tp is 9: "),
+        ({"--engines": "0"}, "^--engines is 0: "),
         ({"--rope": "long"}, "write Yarn:FACTOR or Dynamic:FACTOR"),
         ({"--responses": "d=r.jsonl"}, "either --model, or --responses"),
         ({"--judge": "pool"}, "needs --judge-token-file"),
@@ -110,3 +120,13 @@ def test_day_that_yaml_made_a_date_of_is_the_day() -> None:
     document = yaml.safe_load("{name: lcb, uri: /lcb, since: 2024-08-01, until: '2025-02-01'}")
     dataset = EvaluationDataset.model_validate(document)
     assert (dataset.since, dataset.until) == ("2024-08-01", "2025-02-01")
+
+
+async def test_a_limit_that_leaves_out_all_problems_is_called_what_the_command_calls_it(tmp_path: Path) -> None:
+    context = make_context(tmp_path, ["Base"], problems=2)
+    recipe = context.config.recipe.model_copy(update={"max_prompt_tokens": 1})
+    names = Names(max_prompt_tokens="--max-prompt-length")
+    context = replace(context, config=context.config.model_copy(update={"recipe": recipe}), names=names)
+    with pytest.raises(BadConfig, match=r"^held: --max-prompt-length 1 leaves out all 2 problems") as refused:
+        await run_evaluate_stage(context)
+    assert refused.value.field == "--max-prompt-length"

@@ -6,8 +6,8 @@ YAML, so one reader serves both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -39,7 +39,7 @@ def load_config(path: Path) -> StageConfig | LocalRun:
     try:
         config = _KINDS[kind].model_validate(document)
     except ValidationError as error:
-        raise explain(error, document) from None
+        raise explain(error) from None
     check_supported(config)
     return config
 
@@ -66,12 +66,16 @@ def _uri_mend(field: str, value: str) -> str:
     return f"give {forms}, without blanks{meant}"
 
 
-def explain(error: ValidationError, document: Any) -> BadConfig:
-    """Return an error with one line per fault: field, value, and reason."""
+def explain(error: ValidationError, options: Mapping[str, str] | None = None) -> BadConfig:
+    """Return an error with one line per fault: field, value, and reason.
+
+    `options` maps a field to the name of the command's option that sets it.
+    """
     lines: list[str] = []
     fields: list[str] = []
     for fault in error.errors(include_url=False):
         field = ".".join(str(part) for part in fault["loc"])
+        field = (options or {}).get(field, field)
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = "there is no such field: check its spelling and place"

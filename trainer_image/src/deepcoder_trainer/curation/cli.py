@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepcoder_contracts.exit import ExitCode
+from deepcoder_contracts.fit import Names
 from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, ModelSource
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
@@ -25,11 +26,10 @@ if TYPE_CHECKING:
     from deepcoder_trainer.judge.local import LocalJudge
 
 
+_NAMES = Names(
+    context_tokens="--max-length", max_prompt_tokens="--max-prompt-tokens", tensor_parallel="--tp", scaling=None
+)
 _OPTIONS = {
-    "stages[curation].contextTokens": "--max-length",
-    "recipe.maxPromptTokens": "--max-prompt-tokens",
-    "recipe.tensorParallel": "--tp",
-    "give the stage a rope scaling, or ": "",
     "context_tokens": "--max-length",
     "max_prompt_tokens": "--max-prompt-tokens",
     "tensor_parallel": "--tp",
@@ -37,7 +37,19 @@ _OPTIONS = {
     "evaluation_temperature": "--temperature",
     "evaluation_top_p": "--top-p",
 }
-"""Fields that errors about the model name, and the command's options for them."""
+"""Fields whose bounds the contracts check, and the options that set them."""
+_SAMPLING = {
+    "samples": 8,
+    "max_length": 16384,
+    "temperature": 0.6,
+    "top_p": 1.0,
+    "seed": 0,
+    "tp": 1,
+    "engines": 1,
+    "accelerators": False,
+    "float32": False,
+}
+"""Options that say how --model is sampled, and their defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,15 +96,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model", help="model to sample: hf://org/name, s3://…, or a path; its tokenizer measures prompts"
     )
-    model.add_argument("--samples", type=int, default=8, help="responses per problem (default 8)")
-    model.add_argument("--max-length", type=int, default=16384, help="response limit in tokens (default 16384)")
-    model.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
-    model.add_argument("--top-p", type=float, default=1.0, help="default 1")
-    model.add_argument("--seed", type=int, default=0, help="default 0")
-    model.add_argument("--tp", type=int, default=1, help="devices per engine (default 1)")
-    model.add_argument("--engines", type=int, default=1, help="number of vLLM engines (default 1)")
-    model.add_argument("--accelerators", action="store_true", help="run the engines on GPUs")
-    model.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
+    # No defaults here: what is given without --model would have no effect, and is refused.
+    model.add_argument("--samples", type=int, help="responses per problem (default 8)")
+    model.add_argument("--max-length", type=int, help="response limit in tokens (default 16384)")
+    model.add_argument("--temperature", type=float, help="default 0.6")
+    model.add_argument("--top-p", type=float, help="default 1")
+    model.add_argument("--seed", type=int, help="default 0")
+    model.add_argument("--tp", type=int, help="devices per engine (default 1)")
+    model.add_argument("--engines", type=int, help="number of vLLM engines (default 1)")
+    model.add_argument("--accelerators", action="store_true", default=None, help="run the engines on GPUs")
+    model.add_argument("--float32", action="store_true", default=None, help="compute in float32 instead of bfloat16")
     judge = parser.add_argument_group("judging")
     add_judge_options(judge)
     judge.add_argument(
@@ -105,6 +118,7 @@ def main(options: argparse.Namespace) -> int:
     from deepcoder_trainer.judge.local import LocalJudge
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    _settle_sampling(options)
     endpoint = judge_endpoint(options)
     # The judge starts before anything heavy is imported or a secret is read, as in `run`.
     judge = LocalJudge(endpoint.workers) if endpoint.backend is JudgeBackend.LOCAL else None
@@ -145,6 +159,20 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: LocalJu
     kept, read = sum(report["kept"].values()), sum(report["read"].values())
     print(f"{kept} of {read} problems are kept: {options.output_dir}/report.md says what became of the others")
     return ExitCode.DONE
+
+
+def _settle_sampling(options: argparse.Namespace) -> None:
+    """Fill in the defaults of the options about --model. Raises BadConfig if one is given without --model."""
+    given = [f"--{name.replace('_', '-')}" for name in _SAMPLING if getattr(options, name) is not None]
+    if given and options.model is None:
+        raise BadConfig(
+            f"{', '.join(given)}: without --model no model is sampled: give --model, or leave "
+            f"{'them' if len(given) > 1 else 'it'} out",
+            field=given[0],
+        )
+    for name, default in _SAMPLING.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
 
 
 def _place(options: argparse.Namespace, scratch: Path) -> Place:
@@ -249,12 +277,9 @@ def _model(options: argparse.Namespace, sources: Sources) -> Model:
         seed=options.seed,
     )
     try:
-        config = engine_config(directory, engines, asked, options.max_prompt_tokens)
-    except (ValidationError, BadConfig) as error:
-        message = str(explain(error, {}) if isinstance(error, ValidationError) else error)
-        for field, option in _OPTIONS.items():
-            message = message.replace(field, option)
-        raise BadConfig(message) from None
+        config = engine_config(directory, engines, asked, options.max_prompt_tokens, _NAMES)
+    except ValidationError as error:
+        raise explain(error, _OPTIONS) from None
     return Model(directory=directory, config=config, asked=asked)
 
 

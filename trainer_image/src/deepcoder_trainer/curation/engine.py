@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepcoder_contracts.fit import Names
 from deepcoder_contracts.learner_memory import element_bytes
 from deepcoder_contracts.model_shape import parameters
 from deepcoder_contracts.recipe import Precision, Recipe
@@ -41,10 +42,11 @@ class Engines:
     float32: bool = False
 
 
-def engine_config(model_dir: Path, engines: Engines, asked: Asked, max_prompt_tokens: int) -> StageConfig:
+def engine_config(model_dir: Path, engines: Engines, asked: Asked, max_prompt_tokens: int, names: Names) -> StageConfig:
     """Return the engines' config: an Evaluate stage with placeholders for problem sets and storage.
 
-    Raises `ValidationError` for a number out of bounds, and `BadConfig` for what the model does not allow.
+    Raises `ValidationError` for a number out of bounds, and `BadConfig`, which calls the settings by `names`, for what
+    the model does not allow.
     """
     sets = [EvaluationDataset(name="curation", uri="/dev/null")]
     run = LocalRun(
@@ -69,7 +71,7 @@ def engine_config(model_dir: Path, engines: Engines, asked: Asked, max_prompt_to
         storage=Storage(uri="file:///dev/null"),
     )
     config = run.stage_config(0, 1, None)
-    check(config, read_model_config(model_dir))
+    check(config, read_model_config(model_dir), names)
     return config
 
 

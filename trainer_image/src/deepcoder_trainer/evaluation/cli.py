@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitCode
+from deepcoder_contracts.fit import Names
 from deepcoder_contracts.manifest import BY_HAND, RunIdentity
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.rope import RopeScaling, RopeType
@@ -37,13 +38,23 @@ from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
 
 STAGE = "evaluation"
 _IDENTITY = RunIdentity(namespace=BY_HAND, name="evaluate", uid="00000000-0000-0000-0000-000000000000")
+_NAMES = Names(
+    context_tokens="--max-length",
+    max_prompt_tokens="--max-prompt-length",
+    tensor_parallel="--tp",
+    scaling="give --rope",
+)
 _OPTIONS = {
-    f"stages[{STAGE}].contextTokens": "--max-length",
-    "recipe.maxPromptTokens": "--max-prompt-length",
-    "recipe.tensorParallel": "--tp",
-    "give the stage a rope scaling": "give --rope",
+    "seed": "--seed",
+    "evaluation_temperature": "--temperature",
+    "evaluation_top_p": "--top-p",
+    "max_prompt_tokens": "--max-prompt-length",
+    "tensor_parallel": "--tp",
+    "context_tokens": "--max-length",
+    "samplers": "--engines",
+    "samples_per_problem": "--n",
 }
-"""Fields that errors name, and the command's options for them."""
+"""Fields whose bounds the contracts check, and the options that set them."""
 _SETTING = re.compile(r",(since|until|extraction|contests)=([^,]*)\Z")
 
 
@@ -114,11 +125,9 @@ def main(options: argparse.Namespace) -> int:
         from deepcoder_trainer.protocols import SandboxUnavailable
 
         try:
-            done = asyncio.run(evaluate(config, judge, responses, again=options.again))
+            done = asyncio.run(evaluate(config, judge, responses, _NAMES, again=options.again))
         except DatasetError as error:
             raise BadConfig(str(error)) from error
-        except BadConfig as error:
-            raise BadConfig(_as_options(str(error)), field=error.field) from error
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.stderr.write("deepcoder-trainer evaluate: stopped; run the same command again to continue\n")
             return ExitCode.DRAINED
@@ -140,13 +149,6 @@ def main(options: argparse.Namespace) -> int:
         )
     console.print(f"results: {options.output_dir}/eval/{done.key}")
     return 0
-
-
-def _as_options(message: str) -> str:
-    """Replace the fields in an error message with the command's options."""
-    for field, option in _OPTIONS.items():
-        message = message.replace(field, option)
-    return message
 
 
 def stage_config(options: argparse.Namespace) -> StageConfig:
@@ -191,7 +193,7 @@ def stage_config(options: argparse.Namespace) -> StageConfig:
             provenance=Provenance(config_digest=sha256_digest(recipe.to_json() + stage.to_json())),
         )
     except ValidationError as error:
-        raise explain(error, {}) from None
+        raise explain(error, _OPTIONS) from None
 
 
 def _dataset(text: str) -> EvaluationDataset:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepcoder_contracts.fit import IN_A_RUN, Names
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore
@@ -50,6 +51,8 @@ class EvaluationContext:
     """Seconds between two parts of the journal: a killed process loses at most this much."""
     advance: Callable[[str, int, int], None] = lambda _name, _done, _of: None
     """Called with a set's name, its finished samples and their total."""
+    names: Names = IN_A_RUN
+    """What messages call settings that the command `evaluate` has as options."""
 
     async def push(self, directory: Path, version: int) -> None:
         """Put a model in Hugging Face layout into all samplers; `version` labels its tokens."""

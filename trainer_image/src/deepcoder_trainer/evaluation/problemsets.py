@@ -95,18 +95,18 @@ def _read(context: EvaluationContext, source: EvaluationDataset, field: str) -> 
         raise BadConfig(
             f"a problem set cannot be called {source.name}: its results are in a folder", field=f"{field}.name"
         )
-    limit = context.config.recipe.max_prompt_tokens
+    limit, setting = context.config.recipe.max_prompt_tokens, context.names.max_prompt_tokens
     contests = None
     if source.contests is not None:
         contests = read_contests(context.sources.dataset(source.contests, field=f"{field}.contests"))
     path = context.sources.dataset(source.uri, field=f"{field}.uri")
     try:
         benchmark = load_benchmark(path, source, contests.problems if contests else None)
-        encoded = encode_problems(benchmark.problems, context.tokenizer, limit)
+        encoded = encode_problems(benchmark.problems, context.tokenizer, limit, setting)
     except DatasetError as error:
         raise BadConfig(f"{source.name}: {error}", field=f"{field}.uri") from error
     except ValueError as error:
-        raise BadConfig(f"{source.name}: {error}", field="recipe.maxPromptTokens") from error
+        raise BadConfig(f"{source.name}: {error}", field=setting) from error
     if encoded.too_long:
         log.warning("%s: %d problems are left out, their prompts are too long", source.name, len(encoded.too_long))
     return ProblemSet(

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from deepcoder_contracts.fit import Names
 from deepcoder_contracts.layout import evaluation_dir
 from deepcoder_contracts.learner_memory import element_bytes
 from deepcoder_contracts.model_shape import parameters
@@ -46,13 +47,16 @@ from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
 
 
 async def evaluate(
-    config: StageConfig, judge: LocalJudge | None, responses: Mapping[str, Path], *, again: bool = False
+    config: StageConfig, judge: LocalJudge | None, responses: Mapping[str, Path], names: Names, *, again: bool = False
 ) -> Evaluated:
-    """Measure the stage's model, or the given responses. The results are then in storage."""
+    """Measure the stage's model, or the given responses. The results are then in storage.
+
+    Errors call the settings by `names`.
+    """
     async with AsyncExitStack() as stack:
         background = Background()
         stack.push_async_callback(background.close)
-        main = asyncio.create_task(_evaluate(config, judge, responses, stack, background, again=again))
+        main = asyncio.create_task(_evaluate(config, judge, responses, names, stack, background, again=again))
         stopped = _cancelled_by_signals(main)
         failures: list[BaseException] = []
 
@@ -85,6 +89,7 @@ async def _evaluate(
     config: StageConfig,
     judge: LocalJudge | None,
     responses: Mapping[str, Path],
+    names: Names,
     stack: AsyncExitStack,
     background: Background,
     *,
@@ -107,6 +112,7 @@ async def _evaluate(
         max_memory_mb=client.max_memory_mb,
         again=again,
         advance=stack.enter_context(_Bars()).advance,
+        names=names,
     )
     if responses:
         return await evaluate_given(context, await asyncio.to_thread(read_answers, responses))
@@ -114,7 +120,7 @@ async def _evaluate(
 
     model_dir = await abandonable(context.sources.model, config.model)
     model_config = read_model_config(model_dir)
-    check(config, model_config)
+    check(config, model_config, names)
     tokenizer = await abandonable(load_tokenizer, model_dir)
     weights = element_bytes(config.recipe) * parameters(model_shape(model_config))
     await asyncio.to_thread(connect_ray, config.stage.resources, weights)

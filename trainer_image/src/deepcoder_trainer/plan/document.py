@@ -114,4 +114,4 @@ def read_planned(path: Path) -> Planned:
     try:
         return Planned.model_validate(fields)
     except ValidationError as error:
-        raise explain(error, fields) from None
+        raise explain(error) from None

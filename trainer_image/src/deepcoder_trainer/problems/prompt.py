@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcoder_contracts.fit import IN_A_RUN
 from deepcoder_trainer.types import IntArray, Problem
 
 _TEMPLATE_DAY = datetime.date(2024, 7, 26)
@@ -84,10 +85,13 @@ def _as_turn(prompt: str, tokenizer: Any) -> str:
     )
 
 
-def encode_problems(problems: Sequence[Problem], tokenizer: Any, max_prompt_tokens: int) -> EncodedProblems:
+def encode_problems(
+    problems: Sequence[Problem], tokenizer: Any, max_prompt_tokens: int, setting: str = IN_A_RUN.max_prompt_tokens
+) -> EncodedProblems:
     """Encode every prompt and leave out those over `max_prompt_tokens`.
 
-    Raises ValueError if none is left. The message has the limit and the length of the shortest prompt.
+    Raises ValueError if none is left. The message has the limit, which it calls `setting`, and the length of the
+    shortest prompt.
     """
     kept: list[EncodedProblem] = []
     too_long: list[str] = []
@@ -101,7 +105,7 @@ def encode_problems(problems: Sequence[Problem], tokenizer: Any, max_prompt_toke
             kept.append(EncodedProblem(problem, ids))
     if problems and not kept:
         raise ValueError(
-            f"recipe.maxPromptTokens {max_prompt_tokens} leaves out all {len(problems)} problems (the shortest prompt "
-            f"has {shortest} tokens): raise it to at least {shortest}"
+            f"{setting} {max_prompt_tokens} leaves out all {len(problems)} problems (the shortest prompt has "
+            f"{shortest} tokens): raise it to at least {shortest}"
         )
     return EncodedProblems(tuple(kept), tuple(too_long))
