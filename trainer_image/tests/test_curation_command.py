@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ from curation_world import (
 )
 from judge_pods import judge_server
 
+from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.judge import Kind
 from deepcoder_trainer import samples
 from deepcoder_trainer.__main__ import main
@@ -136,7 +139,16 @@ def test_every_layout_comes_out_as_one_set(tmp_path: Path, sets: Callable[..., l
     assert report_of(output)["files"] == report["files"], "the same inputs give the same bytes"
 
 
-def test_a_curation_that_is_killed_judges_nothing_twice(tmp_path: Path, sets: Callable[..., list[str]]) -> None:
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A temporary folder of the test's own, with a name so short that a judge's socket fits below it."""
+    with tempfile.TemporaryDirectory(prefix="cur", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_curation_that_is_killed_judges_nothing_twice(
+    tmp_path: Path, sets: Callable[..., list[str]], scratch: Path
+) -> None:
     slow = "import time; time.sleep(0.02)\nprint(sum(map(int, input().split())))"
     rows = [
         taco_row(question=f"Problem number {n}: {ADD}" + f" word{n}" * 40, solutions=[f"{slow}  # {n}"])
@@ -145,21 +157,36 @@ def test_a_curation_that_is_killed_judges_nothing_twice(tmp_path: Path, sets: Ca
     inputs, output = sets(taco=rows), tmp_path / "out"
     program = ["deepcoder_trainer", "curate", *inputs, "--output-dir", str(output)]
     journal = output / "state" / "judged.jsonl"
-    for least, judged in ((3, 5), (12, 10), (25, 15)):  # killed once so many are known; judges answer so many more
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    for least, judged, end, status in (  # ended once so many are known; judges answer so many more
+        (3, 5, signal.SIGKILL, -signal.SIGKILL),
+        (12, 10, signal.SIGTERM, ExitCode.DRAINED),
+        (25, 15, signal.SIGINT, ExitCode.DRAINED),
+    ):
         command = [sys.executable, held_judges.__file__, str(judged), *program]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
         deadline = time.monotonic() + 120
         try:
             while not journal.exists() or len(journal.read_bytes().splitlines()) < least:
                 assert process.poll() is None, "it ended before it could be killed"
                 assert time.monotonic() < deadline, "waiting for verdicts in the journal"
                 time.sleep(0.01)
+            process.send_signal(end)
+            assert process.wait(120) == status, (tmp_path / "log").read_text()
         finally:
             process.kill()  # it would wait for its judges for ever
-        assert process.wait() == -signal.SIGKILL
+            process.wait()
         assert not (output / "SHA256SUMS").exists()
+        if end is signal.SIGKILL:
+            assert list(scratch.glob("deepcoder-curate-*")), "so the next one has something to remove"
+        else:
+            assert "stopped; run the same command again to continue" in (tmp_path / "log").read_text()
+            assert not list(scratch.glob("deepcoder-*")), "a stopped command leaves nothing, nor what a killed one left"
     before = journal.read_text().splitlines()
-    assert subprocess.run([sys.executable, "-m", *program], check=False, stdout=subprocess.DEVNULL).returncode == 0
+    command = [sys.executable, "-m", *program]
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=environment).returncode == 0
+    assert not list(scratch.glob("deepcoder-*"))
     after = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
     assert [json.loads(line)["key"] for line in before if line.endswith("}")] == after[: len(before)]
     assert max(Counter(after).values()) == 1
@@ -290,9 +317,12 @@ def test_what_cannot_work_is_told_with_the_mend(
     rows: dict[str, Any],
     options: list[str],
     message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main(["curate", *sets(**rows), *options, "--output-dir", str(tmp_path / "out")]) == 64
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("deepcoder-*"))
 
 
 def test_an_evaluation_set_has_to_be_readable_whole(

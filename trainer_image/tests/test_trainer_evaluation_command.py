@@ -5,12 +5,14 @@ Responses come from files, so that no engine is started; everything behind the r
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +28,10 @@ from deepcoder_contracts.exit import ExitCode
 from deepcoder_trainer.__main__ import main as cli_main
 from deepcoder_trainer.evaluation.results import EvaluationResults
 from deepcoder_trainer.evaluation.samples import SCHEMA, write_rows
+from deepcoder_trainer.judge.backend import Judgement
+from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.local import LocalJudge
+from deepcoder_trainer.judge.submission import Submission
 from deepcoder_trainer.samples import read_samples
 
 pytestmark = pytest.mark.timeout(600)
@@ -124,7 +129,14 @@ def test_canonical_solutions_of_humaneval_itself_score_all(tmp_path: Path, evalu
     assert results_in(tmp_path / "out", printed).targets["Given"]["humaneval"].verdicts == {"passed": 164}
 
 
-def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_path: Path) -> None:
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A temporary folder of the test's own, with a name so short that a judge's socket fits below it."""
+    with tempfile.TemporaryDirectory(prefix="ev", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_path: Path, scratch: Path) -> None:
     slow = "import time\ntime.sleep(0.05)\nprint(input())"
     rows = [
         {"id": f"p{n}", "prompt": f"Echo {n}.", "tests": [{"input": f"{n}\n", "output": f"{n}\n"}]} for n in range(30)
@@ -134,9 +146,11 @@ def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_pa
         "echo": write_jsonl(tmp_path / "r.jsonl", [{"problem_id": f"p{n}", "solution": slow} for n in range(30)])
     }
     output = tmp_path / "out"
+    environment = {**os.environ, "TMPDIR": str(scratch)}
     with (tmp_path / "log").open("wb") as log:
         [python, _module, *program] = command(output, sets, responses)
-        process = subprocess.Popen([python, held_judges.__file__, "20", *program], stdout=log, stderr=log)
+        held = [python, held_judges.__file__, "20", *program]
+        process = subprocess.Popen(held, stdout=log, stderr=log, env=environment)
         try:
             kept = waited_for_parts(output, process, at_least=5)
         finally:
@@ -144,11 +158,14 @@ def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_pa
             process.wait(60)
     assert process.returncode == -signal.SIGKILL
     assert not list(output.glob("eval/*/MANIFEST.json"))
+    assert list(scratch.glob("deepcoder-evaluate-*")), "so the next one has something to remove"
 
     with (tmp_path / "log2").open("wb") as log:
+        program = command(output, sets, responses)
         again = subprocess.run(
-            command(output, sets, responses), stdout=subprocess.PIPE, stderr=log, text=True, timeout=300, check=False
+            program, stdout=subprocess.PIPE, stderr=log, text=True, timeout=300, check=False, env=environment
         )
+    assert not list(scratch.glob("deepcoder-*"))
     said = (tmp_path / "log2").read_text()
     assert again.returncode == 0, said
     assert "Given on echo: 30 of 30 were sampled before" in said
@@ -158,6 +175,27 @@ def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_pa
     judged = {row["group_id"]: row["judge_seconds"] for row in samples_of(output, results.key)}
     assert {place: judged[place] for place in kept} == kept
     assert not (output / "eval" / results.key / "parts").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_evaluation_that_is_asked_to_stop_says_how_to_go_on_and_leaves_no_folder(
+    tmp_path: Path,
+    evaluate: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    async def stopped(_client: JudgeClient, _submission: Submission) -> Judgement:
+        signal.raise_signal(number)
+        return await asyncio.Future()
+
+    monkeypatch.setattr(JudgeClient, "judge", stopped)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    sets = {"echo": write_jsonl(tmp_path / "echo.jsonl", [own_row()])}
+    responses = {"echo": write_jsonl(tmp_path / "r.jsonl", [{"problem_id": "mine-1", "solution": "print(1)"}])}
+    assert cli_main(command(tmp_path / "out", sets, responses)[3:]) == ExitCode.DRAINED
+    assert "stopped; run the same command again to continue" in capsys.readouterr().err
+    assert not list(tmp_path.glob("deepcoder-*"))
 
 
 def waited_for_parts(output: Path, process: subprocess.Popen[bytes], at_least: int) -> dict[int, float]:

@@ -16,7 +16,8 @@ import asyncio
 import logging
 import math
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -131,6 +132,19 @@ class Stop:
                     log.warning("cancelled work is still running and is left behind: %s", task.get_coro())
                 elif not task.cancelled() and (error := task.exception()) is not None:
                     log.warning("cancelled work failed: %r", error)
+
+
+@contextmanager
+def cancelled_by_signals(task: asyncio.Task[Any]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT cancel a task meanwhile: for commands that keep what they know at any moment."""
+    loop, numbers = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 def stop_on_signals(stop: Stop, seconds: float) -> None:

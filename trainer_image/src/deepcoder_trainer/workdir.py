@@ -1,9 +1,10 @@
 """Working folders on the local disk, and removal of those that killed processes left behind.
 
 The attempt's folder holds copies of checkpoints (12 bytes per parameter) and samples, the judge's a socket, a sampler's
-the config and tokenizer. A process that is killed with SIGKILL removes nothing. So each folder has a file that its
-process keeps locked, and the lock ends with the process. Whenever a folder is made, folders of the same user whose lock
-is free are removed. A folder without such a file is not ours and stays.
+the config and tokenizer. The commands `curate` and `evaluate` make files in theirs before they are uploaded. A process
+that is killed with SIGKILL removes nothing. So each folder has a file that its process keeps locked, and the lock ends
+with the process. Whenever a folder is made, folders of the same user whose lock is free are removed. A folder without
+such a file is not ours and stays.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ class Workdir:
         """`purpose` is a word for its name."""
         remove_left(Path(tempfile.gettempdir()))
         self.path, self._lock = _make(f"{PREFIX}{purpose}-")
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def remove(self) -> None:
         """With all that is in it."""

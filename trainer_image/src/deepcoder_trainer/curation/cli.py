@@ -10,7 +10,7 @@ import datetime
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.fit import Names
@@ -131,23 +131,17 @@ def main(options: argparse.Namespace) -> int:
 
 def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: LocalJudge | None) -> int:
     import asyncio
-    from tempfile import TemporaryDirectory
 
     from deepcoder_trainer.checkpoint.errors import StorageError
-    from deepcoder_trainer.curation.progress import Terminal
-    from deepcoder_trainer.curation.standalone import curate_by_hand
     from deepcoder_trainer.errors import SamplerLost
     from deepcoder_trainer.problems.files import DatasetError
     from deepcoder_trainer.protocols import SandboxUnavailable
 
     try:
-        with TemporaryDirectory(prefix="deepcoder-curate-") as scratch, Terminal() as display:
-            place = _place(options, Path(scratch))
-            curation, model = _curation(options, place)
-            report = asyncio.run(curate_by_hand(curation, place, endpoint, judge, display, model))
+        report = asyncio.run(_report(options, endpoint, judge))
     except DatasetError as error:
         raise BadConfig(str(error)) from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("deepcoder-trainer curate: stopped; run the same command again to continue\n")
         return ExitCode.DRAINED
     except (StorageError, SamplerLost) as error:
@@ -159,6 +153,24 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: LocalJu
     kept, read = sum(report["kept"].values()), sum(report["read"].values())
     print(f"{kept} of {read} problems are kept: {options.output_dir}/report.md says what became of the others")
     return ExitCode.DONE
+
+
+async def _report(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: LocalJudge | None) -> dict[str, Any]:
+    """Curate and return the content of report.json. Ctrl-C and SIGTERM cancel it at any point."""
+    import asyncio
+
+    from deepcoder_trainer.background import abandonable
+    from deepcoder_trainer.curation.progress import Terminal
+    from deepcoder_trainer.curation.standalone import curate_by_hand
+    from deepcoder_trainer.stopping import cancelled_by_signals
+    from deepcoder_trainer.workdir import Workdir
+
+    this = asyncio.current_task()
+    assert this is not None, "asyncio.run makes one"
+    with cancelled_by_signals(this), Workdir("curate") as scratch, Terminal() as display:
+        place = _place(options, scratch)
+        curation, model = await abandonable(_curation, options, place)
+        return await curate_by_hand(curation, place, endpoint, judge, display, model)
 
 
 def _settle_sampling(options: argparse.Namespace) -> None:

@@ -7,9 +7,7 @@ It needs nothing of an attempt, neither a claim nor an exit record, because resu
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -42,8 +40,10 @@ from deepcoder_trainer.plan.check import check
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward
 from deepcoder_trainer.shapes import model_shape
+from deepcoder_trainer.stopping import cancelled_by_signals
 from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
+from deepcoder_trainer.workdir import Workdir
 
 
 async def evaluate(
@@ -57,7 +57,6 @@ async def evaluate(
         background = Background()
         stack.push_async_callback(background.close)
         main = asyncio.create_task(_evaluate(config, judge, responses, names, stack, background, again=again))
-        stopped = _cancelled_by_signals(main)
         failures: list[BaseException] = []
 
         def fail(error: BaseException) -> None:
@@ -65,15 +64,14 @@ async def evaluate(
             main.cancel()
 
         try:
-            return await background.beside(_result(main), fail)
+            with cancelled_by_signals(main):
+                return await background.beside(_result(main), fail)
         except asyncio.CancelledError:
             if failures:
                 raise failures[0] from None
             raise
         except ExceptionGroup as group:
             raise first_cause(group) from None
-        finally:
-            stopped()
 
 
 def stored_results(config: StageConfig, key: str) -> EvaluationResults:
@@ -106,7 +104,7 @@ async def _evaluate(
         store=open_run_storage(config.storage),
         sources=Sources(),
         tokenizer=_NoTokenizer(),
-        workdir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepcoder-evaluate-"))),
+        workdir=stack.enter_context(Workdir("evaluate")),
         dtype=config.recipe.precision.dtype,
         judge_version=client.version,
         max_memory_mb=client.max_memory_mb,
@@ -127,19 +125,6 @@ async def _evaluate(
     sampler = await start_samplers(config, model_dir)
     stack.push_async_callback(sampler.close)
     return await run_evaluate_stage(replace(context, sampler=sampler, tokenizer=tokenizer))
-
-
-def _cancelled_by_signals(task: asyncio.Task[Any]) -> Any:
-    """Make SIGTERM and SIGINT cancel the task, until the returned function is called."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-
-    def undo() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-    return undo
 
 
 class _Bars:
