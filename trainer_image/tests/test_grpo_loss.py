@@ -126,6 +126,17 @@ def test_a_stale_token_of_negative_advantage_pushes_no_harder_than_the_cap(cap: 
     assert float(logprob.grad) == pytest.approx(gradient)
 
 
+@pytest.mark.parametrize(("cap", "gradient"), [(2.0, 0.0), (1.2, -1.2)])
+def test_a_cap_below_the_upper_clip_keeps_every_token_from_that_clip(cap: float, gradient: float) -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
+    one = lambda x: torch.tensor([x], dtype=torch.float64)  # noqa: E731
+    logprob = one(-1.0).requires_grad_()
+    settings = LossSettings(tis_cap=cap)
+    policy_loss(logprob, one(0.0), one(-2.0), one(-2.0), one(1.0), torch.tensor([True]), settings)[0].backward()
+    assert float(logprob.grad) == pytest.approx(gradient)
+
+
 def test_the_published_synchronous_recipe_is_untouched_by_the_cap_where_sampler_and_learner_agree() -> None:
     from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 
