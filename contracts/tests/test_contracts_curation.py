@@ -34,6 +34,7 @@ INPUT = CuratedInput(name="taco", uri="/taco", layout=Layout.TACO, digest=DIGEST
         ({"inputs": [TACO, TACO]}, r"curation\.inputs repeats a name"),
         ({"inputs": [TACO], "against": [TACO, TACO]}, r"curation\.against repeats a name"),
         ({"inputs": [TACO], "filters": {"since": "2024-02-01", "until": "2024-01-01"}}, "set until to a later date"),
+        ({"inputs": [TACO], "filters": {"since": "2024-01-01", "until": "2024-01-01"}}, "set until to a later date"),
         ({"inputs": [TACO], "filters": {"minPassRate": 0.5, "maxPassRate": 0.5}}, "minPassRate is not below"),
         ({"inputs": [TACO], "filters": {"maxPassRate": 0.5}}, r"set curation\.passRates"),
         ({"inputs": [TACO | {"layout": "Csv"}]}, "layout"),

@@ -49,6 +49,7 @@ def test_plateau_compares_two_neighbouring_windows() -> None:
     condition = gate("plateau(reward_mean)", "Le", 0.01, window=2)
     assert not evaluate_gate(condition, rising).met
     assert evaluate_gate(condition, flat).met
+    assert evaluate_gate(condition, {"reward_mean": [0.0, 0.1, 0.2, *flat["reward_mean"]]}).met, "of the last values"
 
 
 def test_an_unknown_metric_is_refused_by_name() -> None:

@@ -24,6 +24,7 @@ def test_scripts_and_tolerances_are_for_strict_alone(scoring: Scoring) -> None:
 @pytest.mark.parametrize("scoring", Scoring)
 def test_what_no_judge_takes_is_told_whatever_the_scoring(scoring: Scoring) -> None:
     assert ask(Kind.FUNCTION, scoring, "[" * 200 + "]" * 200, "1") is None
+    assert ask(Kind.FUNCTION, scoring, f"[{', '.join(['[1]'] * 300)}]", "1") is None, "long is not deep"
     deep = ask(Kind.FUNCTION, scoring, "1", "[" * 201 + "]" * 201)
     assert deep == ("tests.0.output", "nested deeper than 200 levels: flatten it, or leave the test out")
     assert ask(Kind.STDIN, scoring, "[" * 201) is None

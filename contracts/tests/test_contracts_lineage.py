@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deepcoder_contracts.base import sha256_digest
-from deepcoder_contracts.lineage import broken_link, cut_short
+from deepcoder_contracts.lineage import StoredCheckpoint, broken_link, candidates, cut_short, newest_checkpoint
 from deepcoder_contracts.manifest import BY_HAND, Manifest, ManifestKind, ParentRef, RunIdentity
 
 RUN = RunIdentity(namespace="ml", name="demo", uid="01234567-89ab-4cde-8f01-23456789abcd")
@@ -27,6 +27,21 @@ def manifest(step: int, ordinal: int = 1, **fields: Any) -> Manifest:
         kind=ManifestKind.CHECKPOINT, run=RUN, ordinal=ordinal, step=step,
         config_digest=sha256_digest(b"config"), seed=0, world_size=1, created_at=datetime.now(UTC), **made,
     )  # fmt: skip
+
+
+def test_the_highest_step_counts_then_the_highest_attempt_and_nothing_from_after_a_later_claim() -> None:
+    def at(second: int) -> datetime:
+        return datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
+
+    claims = {1: at(0), 2: at(10)}
+    stored = [
+        StoredCheckpoint(step, ordinal, at(second), f"step {step} of {ordinal}")
+        for step, ordinal, second in ((20, 1, 8), (30, 1, 9), (10, 1, 10), (40, 1, 11), (20, 2, 12), (10, 2, 13))
+    ]
+    counting = ["step 30 of 1", "step 20 of 2", "step 20 of 1", "step 10 of 2", "step 10 of 1"]
+    assert [c.path for c in candidates(stored, claims)] == counting
+    assert newest_checkpoint(stored, claims) == stored[1]
+    assert newest_checkpoint([], claims) is None
 
 
 @pytest.mark.parametrize("field", MADE_BY)
