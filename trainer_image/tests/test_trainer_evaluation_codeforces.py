@@ -161,3 +161,13 @@ def test_counts_of_users_that_cannot_be_are_refused_before_they_are_expanded(
     (tmp_path / "ratings.json").write_text(json.dumps(counts))
     with pytest.raises(BadConfig, match=r"ratings\.json: counts of [\d,]+ users: none may be below 0, and all are 10,"):
         read_contests(tmp_path)
+
+
+def test_names_of_problems_are_read_in_their_order_where_there_are_some(tmp_path: Path) -> None:
+    write_contest(tmp_path)
+    assert read_contests(tmp_path).problems is None
+    (tmp_path / "problems.json").write_text('["1B", "1A"]')
+    assert read_contests(tmp_path).problems == ("1B", "1A")
+    (tmp_path / "problems.json").write_text('{"1A": 1}')
+    with pytest.raises(BadConfig, match=r"problems\.json: not a list of problems"):
+        read_contests(tmp_path)
