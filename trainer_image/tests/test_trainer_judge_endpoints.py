@@ -128,6 +128,22 @@ async def test_who_waits_is_told_when_no_judge_answers_anything_for_too_long() -
         await waiting[1]
 
 
+@in_virtual_time
+async def test_who_waits_without_end_or_no_longer_keeps_nobody_from_being_told() -> None:
+    endpoints = Endpoints(["http://a"])
+    for _ in range(UNKNOWN_IN_FLIGHT):
+        await endpoints.acquire()
+    endless = asyncio.create_task(endpoints.acquire())
+    gone, told = (asyncio.create_task(endpoints.acquire(patience=300)) for _ in range(2))
+    await asyncio.sleep(1)
+    gone.cancel()
+    async with asyncio.timeout(600):
+        with pytest.raises(NoJudge):
+            await told
+    assert not endless.done()
+    endless.cancel()
+
+
 async def test_a_submission_that_was_asked_before_goes_before_those_that_were_not() -> None:
     endpoints = Endpoints(["http://a"])
     held = [await endpoints.acquire() for _ in range(UNKNOWN_IN_FLIGHT)]
