@@ -12,7 +12,7 @@ from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_operator.domain.classify import pod_failure
 from deepcoder_operator.domain.conditions import find_condition
-from deepcoder_operator.domain.world import RayJobView, pod_view
+from deepcoder_operator.domain.world import RayJobView, StoredStage, pod_view
 
 
 def test_crash_is_retried_after_a_pause_from_the_newest_checkpoint() -> None:
@@ -220,6 +220,41 @@ def test_success_without_a_manifest_is_a_failure() -> None:
     cluster.leave(0, "Completed")
     cluster.settle()
     assert failed_of(cluster) is FailureReason.MANIFEST_MISSING
+
+
+def test_success_whose_manifest_is_rejected_says_why_although_no_exit_was_recorded() -> None:
+    cluster = running()
+    cluster.stored["short"] = StoredStage(rejected=("w.bin has checksum x, not y",))
+    cluster.change_job(job_status="SUCCEEDED", deployment_status="Complete")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.MANIFEST_MISSING
+    assert "the job succeeded, but w.bin has checksum x, not y" in (cluster.run.status.stages[0].message or "")
+
+
+def test_trainer_that_exits_with_a_failure_has_failed_of_that_whatever_its_job_says() -> None:
+    cluster = running()
+    cluster.write_exit(64, "BadConfig")
+    cluster.change_job(job_status="SUCCEEDED", deployment_status="Complete")
+    cluster.settle()
+    assert reason(cluster, "Failed") == FailureReason.BAD_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("disruption", "expected"),
+    [
+        ("PreemptionByScheduler", FailureReason.PREEMPTED),
+        ("EvictionByEvictionAPI", FailureReason.PREEMPTED),
+        ("TerminationByKubelet", FailureReason.PREEMPTED),
+        ("DeletionByTaintManager", FailureReason.NODE_LOST),
+        ("DeletionByPodGC", FailureReason.NODE_LOST),
+    ],
+)
+def test_each_disruption_that_kubernetes_names_is_told_apart(disruption: str, expected: FailureReason) -> None:
+    cluster = running()
+    name = f"{cluster.name}-head"
+    cluster.pods[name] = replace(cluster.pods[name], disruption=disruption, phase="Failed")
+    cluster.settle()
+    assert failed_of(cluster) is expected
 
 
 def test_manifest_without_success_is_a_failure() -> None:

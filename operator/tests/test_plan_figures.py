@@ -10,7 +10,7 @@ import pytest
 from plan_world import Cluster, running
 from run_manifests import LONGER, TRAIN
 
-from deepcoder_contracts.api.run_status import Phase, ProvenanceStatus
+from deepcoder_contracts.api.run_status import Phase, ProvenanceStatus, StagePhase
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import CheckpointSummary
@@ -212,6 +212,22 @@ def test_storage_is_asked_once_for_a_checkpoint_and_not_for_each_report() -> Non
         report_of_its_newest(cluster, step)
         cluster.settle()
     assert cluster.questions == 1
+
+
+def test_exit_of_a_trainer_that_nobody_asked_to_stop_is_no_end_before_its_job_says_how_it_ended() -> None:
+    """The bucket may be looked at for the last checkpoint in the second between exit and the job's success."""
+    cluster = running()
+    cluster.save(20, final=True)
+    report_of_its_newest(cluster, 20)
+    cluster.write_exit(0, "Completed")
+    cluster.advance(20)
+    cluster.step()
+    assert cluster.run.status.latest_checkpoint is not None, "the bucket was looked at"
+    assert cluster.run.status.phase is Phase.RUNNING
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert cluster.run.status.stages[0].phase is StagePhase.COMPLETE
+    assert cluster.run.status.stages[0].failures == 0
 
 
 def report_of_its_newest(cluster: Cluster, step: int) -> None:

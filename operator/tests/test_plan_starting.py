@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from plan_world import Cluster, condition_of, make_run, running
 from run_manifests import TRAIN
 
+from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator.domain.world import ClusterView, PodView, cluster_view, parse_time, pod_view
 
@@ -127,3 +131,38 @@ def test_image_of_an_init_container_that_cannot_be_pulled_is_what_its_pod_waits_
     }
     pod = {"metadata": {"name": "w", "uid": "w"}, "status": status}
     assert pod_view(pod).waiting == "ImagePullBackOff: Back-off pulling image registry/none"
+
+
+def test_attempt_is_bound_to_the_head_that_stays_and_not_to_one_that_was_going_when_it_was_first_seen() -> None:
+    cluster = Cluster(make_run())
+    cluster.settle()
+    cluster.start_job()
+    cluster.change_job(job_status="")
+    cluster.kubelet = False
+    first = cluster.pods[f"{cluster.name}-head"]
+    cluster.pods[first.name] = replace(first, deleting=True)
+    cluster.step()
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    assert (attempt.state, attempt.head_uid) == (AttemptState.STARTING, None)
+    cluster.pods["next-head"] = replace(first, name="next-head", uid="next")
+    cluster.step()
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    assert (attempt.state, attempt.head_pod, attempt.head_uid) == (AttemptState.STARTING, "next-head", "next")
+
+
+@pytest.mark.parametrize("how", ["suspended", "evicted"])
+def test_attempt_whose_program_does_not_run_yet_has_nothing_to_save_and_gives_its_gpus_back_at_once(how: str) -> None:
+    cluster = Cluster(make_run())
+    cluster.settle()
+    cluster.start_job()
+    cluster.change_job(job_status="")
+    cluster.settle()
+    if how == "suspended":
+        cluster.edit(suspend=True)
+    else:
+        cluster.end_pod(f"{cluster.name}-head")
+    name = cluster.name
+    cluster.step()
+    assert cluster.jobs[name].deleting

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from plan_world import Cluster, make_run
+from run_manifests import EVALUATE
 
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.progress import TrainerPhase
@@ -173,6 +174,16 @@ def test_drain_without_a_checkpoint_wastes_what_came_after_the_last() -> None:
     cluster.settle()
     assert cluster.run.status.phase is Phase.SUSPENDED
     assert figures(cluster) == ("3200", "3200")
+
+
+def test_evaluation_that_was_stopped_has_no_checkpoint_and_wastes_all_of_it_although_it_saved() -> None:
+    cluster = with_gpus(stages=[EVALUATE | {"evaluate": EVALUATE["evaluate"] | {"targets": ["Base"]}}])
+    cluster.advance(100)
+    cluster.edit(suspend=True)
+    cluster.settle()
+    cluster.write_exit(75, "Drained")
+    cluster.settle()
+    assert figures(cluster) == ("800", "800")
 
 
 def test_pods_left_behind_by_a_lost_node_go_on_to_cost_and_for_nothing() -> None:

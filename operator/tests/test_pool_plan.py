@@ -141,4 +141,6 @@ def test_replacement_backs_off_and_the_backoff_is_bounded() -> None:
     assert backoff_until([100.0], 100.0) == 101.0
     assert backoff_until([100.0] * 30, 100.0) == 160.0
     assert backoff_until([100.0] * 30, 1000.0) == 0.0
+    assert backoff_until([1e6], 1e6 + 599) == 1e6 + 1
+    assert backoff_until([1e6], 1e6 + 600) == 0.0
     assert plan([], 3, may_create=False).empty
