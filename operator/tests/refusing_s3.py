@@ -1,15 +1,18 @@
 """An S3 server that gives the answers which no server on this machine gives: conflicts, overload, errors of its own.
 
-It keeps objects and knows no signatures. With its first `refusals` it answers as many writes.
+It keeps objects and knows no signatures. With its first `refusals` it answers as many writes. Objects in `locked` stay
+when their bucket's are deleted, and the answer to that says so.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 
 class RefusingS3:
@@ -18,6 +21,7 @@ class RefusingS3:
     def __init__(self) -> None:
         self.refusals: list[tuple[int, str]] = []
         self.objects: dict[str, bytes] = {}
+        self.locked: set[str] = set()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,12 +38,31 @@ class RefusingS3:
                     self.send(200)
 
             def do_GET(self) -> None:
-                self.send(200 if self.path in server.objects else 404, "NoSuchKey")
+                bucket, _, query = self.path.partition("?")
+                if "list-type=2" in query:
+                    after = parse_qs(query).get("start-after", [""])[0]
+                    keys = (path.removeprefix(f"{bucket}/") for path in sorted(server.objects))
+                    listed = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys if key > after)
+                    self.send(200, content=f"<ListBucketResult>{listed}</ListBucketResult>".encode())
+                else:
+                    self.send(200 if self.path in server.objects else 404, "NoSuchKey")
 
             do_HEAD = do_GET
 
-            def send(self, status: int, code: str = "") -> None:
-                content = server.objects.get(self.path, b"") if self.command != "PUT" else b""
+            def do_POST(self) -> None:
+                """Several objects are deleted."""
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                refused = ""
+                for key in re.findall("<Key>(.*?)</Key>", body):
+                    if key in server.locked:
+                        refused += f"<Error><Key>{key}</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
+                    else:
+                        del server.objects[f"{self.path.partition('?')[0]}/{key}"]
+                self.send(200, content=f"<DeleteResult>{refused}</DeleteResult>".encode())
+
+            def send(self, status: int, code: str = "", *, content: bytes | None = None) -> None:
+                if content is None:
+                    content = server.objects.get(self.path, b"") if self.command != "PUT" else b""
                 if status >= 400:
                     content = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
                 self.send_response(status)

@@ -19,7 +19,7 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.chain import Damaged, read_manifest, verify_files
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import checkpoint_dir, exit_key
-from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_contracts.manifest import ManifestKind, RunIdentity
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import StorageView, StoredStage
@@ -363,6 +363,23 @@ def test_origin_is_held_to_its_digest(folder: Folder) -> None:
     with pytest.raises(StorageProblem) as refusal:
         resolve_origin(bucket, FromCheckpoint(uri=made.uri + "x"))
     assert refusal.value.problem.reason == "CheckpointNotFound"
+
+
+def test_origin_that_is_elsewhere_no_checkpoint_or_damaged_is_refused(folder: Folder) -> None:
+    made = folder.save(10, 1)
+    of_made: dict[str, Any] = {"kind": ManifestKind.EXPORT, "step": 10, "ordinal": 1, "parent": made}
+    export = folder.commit(None, of_made)
+
+    def refusal(uri: str) -> str:
+        with pytest.raises(StorageProblem) as refused:
+            resolve_origin(folder.bucket(), FromCheckpoint(uri=uri))
+        return str(refused.value)
+
+    elsewhere = made.uri.replace(f"s3://{s3_server.BUCKET}/", "s3://attic/")
+    assert refusal(elsewhere) == f"spec.from is in bucket attic: copy it into {s3_server.BUCKET} first"
+    assert "is of kind Export, not a checkpoint" in refusal(export.uri)
+    folder.put(checkpoint_dir("short", 10, 1) + "/w.bin", b"weights 1x")
+    assert "w.bin has checksum" in refusal(made.uri)
 
 
 def test_delete_takes_the_folder_and_nothing_beside_it(folder: Folder) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import refusing_s3
 import s3_server
 from plan_world import make_run
 from waits import until
 
 from deepcoder_operator.domain.query import StorageQuery
+from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.storage import bulkhead as bulkheads
 from deepcoder_operator.storage import s3
 from deepcoder_operator.storage import service as services
@@ -106,3 +108,16 @@ async def test_deletion_goes_on_page_by_page_within_its_bound(
     pages["c"] = ["c"]
     with pytest.raises(StorageProblem, match="the rest follows"):
         await service.delete_folder(run)
+
+
+async def test_object_that_may_not_be_deleted_is_named_and_the_others_go(service: StorageService) -> None:
+    """S3 answers with 200, and says in the answer which objects have stayed."""
+    with refusing_s3.running() as server:
+        run = run_at(server.endpoint, "bucket")
+        for name in ("a", "b"):
+            await service.put(run, f"logs/{name}", b"")
+        server.locked = {f"{storage_key(run)}/logs/a"}
+        with pytest.raises(StorageProblem, match="logs/a: no: allow it s3:DeleteObject") as refusal:
+            await service.delete_folder(run)
+        assert refusal.value.problem.reason == "DeletionRefused"
+        assert [path.removeprefix("/bucket/") for path in server.objects] == list(server.locked)
