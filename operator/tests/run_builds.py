@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from plan_world import START
@@ -50,7 +51,8 @@ def pods(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
 
 def resources_of(group: dict[str, Any]) -> dict[str, int]:
     """As `ray start --resources=…` gets them, after the shell has taken the quotes off."""
-    parsed: dict[str, int] = json.loads(json.loads(group["rayStartParams"]["resources"]))
+    [word] = shlex.split(group["rayStartParams"]["resources"])
+    parsed: dict[str, int] = json.loads(word)
     return parsed
 
 

@@ -121,6 +121,15 @@ def test_processes_follow_from_the_gpus_of_the_pods() -> None:
     assert (asked.samplers, asked.learners, asked.accelerators) == (8, 16, True)
 
 
+def test_kuberay_can_read_a_pods_resources_without_which_it_does_not_tell_ray_of_its_gpus() -> None:
+    """KubeRay takes the outer quotes off and parses JSON. If that fails, it leaves out `--num-gpus` as well, and Ray
+    counts the GPUs that the driver shows it (`addWellKnownAcceleratorResources` in KubeRay 1.6)."""
+    stage = TRAIN | {"resources": {"samplers": with_gpus(8), "learners": with_gpus(8)}}
+    made = groups(job(make_run(stages=[stage], recipe={"tensorParallel": 2})))
+    read = {name: json.loads(group["rayStartParams"]["resources"].strip("'\"` ")) for name, group in made.items()}
+    assert read == {"samplers": {"sampler": 4}, "learners": {"learner": 8}}
+
+
 def test_a_slice_of_a_gpu_is_a_gpu_and_a_pod_has_one_since_a_process_sees_no_other() -> None:
     """Without it the trainer would compute on CPUs, in a pod that holds the slice for nothing."""
 

@@ -91,8 +91,9 @@ def _cluster(pods: AttemptPods) -> Object:
                 "replicas": group.replicas,
                 "minReplicas": group.replicas,
                 "maxReplicas": group.replicas,
-                # A shell comes between KubeRay and Ray, hence the quoted JSON.
-                "rayStartParams": {"resources": json.dumps(json.dumps(resources))},
+                # A shell comes between KubeRay and Ray, hence the quotes. They are single because KubeRay takes quotes
+                # off, but no backslashes; if it cannot read this, it does not tell Ray of the pod's GPUs either.
+                "rayStartParams": {"resources": f"'{json.dumps(resources)}'"},
                 "template": pods.template(role, group.template),
             }
         )
