@@ -57,7 +57,8 @@ async def test_template_keeps_fields_that_we_do_not_know(kube: Kube, namespace: 
         ("judges", {"recycle": {"maxAgeSeconds": 1}}, "spec.recycle.maxAgeSeconds"),
         ("judges", {"replicas": "two"}, "spec.replicas"),
         ("j" * 47, {}, "shorten it"),
-        ("my.judges", {}, "use '-' instead"),
+        ("my.judges", {}, "starts with a letter"),
+        ("1judges", {}, "starts with a letter"),
     ],
 )
 async def test_bad_pool_is_refused_with_the_field_or_the_mend(

@@ -112,7 +112,7 @@ async def test_runs_hold_no_gpus_for_judges_whose_pods_are_invalid_and_a_mended_
 
 
 async def test_runs_hold_no_gpus_for_a_pool_whose_service_can_never_be_made(harness: Harness) -> None:
-    """Its name begins with a digit, for example."""
+    """Its name begins with a digit, for example, which earlier releases took."""
     harness.api.forbidden, harness.api.refusal = "Service", errors.Invalid("a DNS-1035 label must start with a-z", 422)
     with pytest.raises(errors.Invalid):
         await harness.passes(1)

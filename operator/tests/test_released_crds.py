@@ -13,7 +13,7 @@ from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.domain.admission import check_spec
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.kube.client import Kube
-from deepcoder_operator.kube.resources import RUNS
+from deepcoder_operator.kube.resources import POOLS, RUNS
 
 LOWEST = ("minimum", "minLength", "minItems", "minProperties")
 HIGHEST = ("maximum", "maxLength", "maxItems", "maxProperties")
@@ -72,3 +72,19 @@ async def test_a_stored_run_is_read_and_its_status_written_after_the_upgrade(kub
     assert written["status"]["phase"] == "Pending"
     edit = {"spec": {"suspend": True}}
     assert (await kube.patch(RUNS, namespace, "demo", edit))["spec"]["dataset"]["curate"] is False
+
+
+@pytest.mark.apiserver
+async def test_names_that_the_release_before_took_stay_with_the_objects_that_have_them(
+    kube: Kube, namespace: str
+) -> None:
+    """Such a pool never had a judge, but its status says why, and whoever deletes it may wait for its finalizers."""
+    named = {"name": "1judges", "namespace": namespace}
+    async with before_the_upgrade(kube, namespace):
+        pool = {"apiVersion": "deepcoder.dev/v1alpha1", "kind": "SandboxPool", "metadata": named, "spec": {}}
+        await kube.create(pool)
+        await kube.create(run_manifest(namespace, sandbox={"poolRef": {"name": "1judges"}}))
+    for resource, name, status in ((POOLS, "1judges", {"replicas": 1}), (RUNS, "demo", {"phase": "Pending"})):
+        assert (await kube.patch(resource, namespace, name, {"status": status}, "status"))["status"] == status
+        for finalizers in (["example.com/wait"], []):
+            await kube.patch(resource, namespace, name, {"metadata": {"finalizers": finalizers}})

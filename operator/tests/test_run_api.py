@@ -69,6 +69,9 @@ async def test_pod_templates_keep_fields_that_we_do_not_know(kube: Kube, namespa
     ("change", "message"),
     [
         ({"sandbox": {}}, "give exactly one of sandbox.poolRef"),
+        ({"sandbox": {"poolRef": {"name": "1judges"}}}, "starts with a letter"),
+        ({"sandbox": {"poolRef": {"name": "my.judges"}}}, "spec.sandbox.poolRef.name"),
+        ({"sandbox": {"poolRef": {"name": "j" * 47}}}, "has at most 46 characters"),
         ({"sandbox": {"poolRef": {"name": "p"}, "template": {}}}, "give exactly one of sandbox.poolRef"),
         ({"sandbox": {"poolRef": {"name": "p"}, "together": TOGETHER}}, "and sandbox.together"),
         ({"sandbox": {"template": {}, "together": TOGETHER}}, "and sandbox.together"),

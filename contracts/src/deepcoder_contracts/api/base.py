@@ -72,6 +72,8 @@ class Rule(NamedTuple):
     message: str
     reason: str = DEFAULT_REASON
     field_path: str | None = None
+    optional_old_self: bool = False
+    """Whether `oldSelf` is an optional, which has no value at creation. Such a rule can leave stored objects alone."""
 
 
 def validations(*rules: Rule) -> list[JsonValue]:
@@ -81,6 +83,8 @@ def validations(*rules: Rule) -> list[JsonValue]:
         more: dict[str, JsonValue] = {"fieldPath": r.field_path} if r.field_path else {}
         if r.reason != DEFAULT_REASON:
             more["reason"] = r.reason
+        if r.optional_old_self:
+            more["optionalOldSelf"] = True
         out.append({"rule": r.rule, "message": r.message, **more})
     return out
 
@@ -89,6 +93,9 @@ def immutable(what: str, remedy: str) -> dict[str, Any]:
     """Return the schema extra of a field that must not change once it is set."""
     return {VALIDATIONS: validations(Rule("self == oldSelf", f"{what} is immutable: {remedy}"))}
 
+
+SERVICE_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""Pattern of a DNS label as Services need it (RFC 1035): other objects' names may begin with a digit, and have dots."""
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 """Name of another object in the same namespace."""

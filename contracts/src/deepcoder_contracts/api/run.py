@@ -7,7 +7,15 @@ from typing import Any
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from deepcoder_contracts.api.base import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS, Rule, Spec, validations
+from deepcoder_contracts.api.base import (
+    LIST_MAP_KEYS,
+    LIST_TYPE,
+    SERVICE_NAME,
+    VALIDATIONS,
+    Rule,
+    Spec,
+    validations,
+)
 from deepcoder_contracts.api.run_spec import RunSpec
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_contracts.api.schema import Column, CustomResource
@@ -178,7 +186,7 @@ RESOURCE = CustomResource(
             "RayJobs: shorten it",
         ),
         Rule(
-            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            f"self.metadata.name.matches('{SERVICE_NAME}')",
             "metadata.name becomes part of RayJob names: use a DNS label (a-z, 0-9, '-') that starts with a letter",
         ),
         Rule(

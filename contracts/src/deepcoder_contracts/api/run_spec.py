@@ -23,7 +23,7 @@ from deepcoder_contracts.api.base import (
     validations,
 )
 from deepcoder_contracts.api.failure import FailurePolicy
-from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
+from deepcoder_contracts.api.sandboxpool import PoolRef, SandboxPoolSpec
 from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.base import Digest, DNSLabel
 from deepcoder_contracts.recipe import Recipe
@@ -109,7 +109,7 @@ class Sandbox(Spec):
         }
     )
 
-    pool_ref: LocalRef | None = None
+    pool_ref: PoolRef | None = None
     """An existing SandboxPool in the same namespace. Several runs may share it."""
 
     template: SandboxPoolSpec | None = None

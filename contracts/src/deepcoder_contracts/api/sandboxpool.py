@@ -12,7 +12,17 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from deepcoder_contracts.api.base import NAMED_MAP, VALIDATIONS, PodTemplate, Rule, Spec, Status, validations
+from deepcoder_contracts.api.base import (
+    NAMED_MAP,
+    SERVICE_NAME,
+    VALIDATIONS,
+    LocalRef,
+    PodTemplate,
+    Rule,
+    Spec,
+    Status,
+    validations,
+)
 from deepcoder_contracts.api.condition import Conditions
 from deepcoder_contracts.api.schema import Column, CustomResource
 from deepcoder_contracts.judge import Tier
@@ -22,6 +32,23 @@ MAX_NAME_LENGTH = 46
 
 MAX_AVOIDED_NODES = 20
 """Largest number of nodes that a pool avoids. If more are faulty, use spec.template.spec.nodeSelector."""
+
+
+class PoolRef(LocalRef):
+    """Reference to a SandboxPool in the same namespace."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            VALIDATIONS: validations(
+                Rule(
+                    f"size(self.name) <= {MAX_NAME_LENGTH} && self.name.matches('{SERVICE_NAME}')",
+                    "no SandboxPool can have the name in sandbox.poolRef: use the name of a pool, which has at most "
+                    f"{MAX_NAME_LENGTH} characters (a-z, 0-9, '-') and starts with a letter",
+                    field_path=".name",
+                ),
+            )
+        }
+    )
 
 
 class ScalingMode(StrEnum):
@@ -202,8 +229,11 @@ RESOURCE = CustomResource(
             "shorten it",
         ),
         Rule(
-            "!self.metadata.name.contains('.')",
-            "metadata.name contains a dot, which is not allowed in the name of the pool's Service: use '-' instead",
+            # Not of stored pools: earlier releases took such names, and the status of those pools stays writable.
+            f"oldSelf.hasValue() || self.metadata.name.matches('{SERVICE_NAME}')",
+            "metadata.name becomes part of the name of the pool's Service: use a DNS label (a-z, 0-9, '-') that starts "
+            "with a letter",
+            optional_old_self=True,
         ),
     ),
     scale={
