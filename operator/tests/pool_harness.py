@@ -55,6 +55,25 @@ class Judges:
     token: str = ""
     silent: bool = False
     port: int = 0
+    _runner: web.AppRunner | None = None
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        """Have a judge answer at 127.0.0.1. Its port is free at each other address of loopback, too: no other pool of a
+        test has it, since the first judge of each is here."""
+        app = web.Application()
+        app.router.add_get("/v1/capacity", self.answer)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port = self._runner.addresses[0][1]
+        yield
+        await self._runner.cleanup()
+
+    async def listen(self, address: str) -> None:
+        """Have one more judge answer, at this address."""
+        assert self._runner is not None
+        await web.TCPSite(self._runner, address, self.port).start()
 
     async def answer(self, request: web.Request) -> web.Response:
         if self.silent or request.headers.get("Authorization") != f"Bearer {self.token}":
@@ -165,6 +184,7 @@ async def kubelet(f: Field) -> None:
                     elif phase == "Pending" and f.kubelet_works:
                         number += 1
                         ready, address = {"type": "Ready", "status": "True"}, f"127.0.1.{number}"
+                        await f.judges.listen(address)
                         reached = {"podIP": address, "podIPs": [{"ip": address}]}
                         status = {"phase": "Running", "conditions": [ready]} | reached
                         with suppress(errors.NotFound):
@@ -187,21 +207,15 @@ async def field_in(kube: Kube, namespace: str) -> AsyncIterator[Field]:
     """The namespace, with its kubelet at work and its judges answering."""
     f = Field(kube, namespace, Judges())
     await eventually("the account of the namespace's pods", lambda: has_account(kube, namespace))
-    app = web.Application()
-    app.router.add_get("/v1/capacity", f.judges.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", 0).start()
-    f.judges.port = runner.addresses[0][1]
-    tasks = [asyncio.create_task(kubelet(f)), asyncio.create_task(read_token(f))]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, seconds in PAUSES.items():
-            patch.setattr(passes, name, seconds)
-        yield f
-    for task in tasks:
-        task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    await runner.cleanup()
+    async with f.judges.served():
+        tasks = [asyncio.create_task(kubelet(f)), asyncio.create_task(read_token(f))]
+        with pytest.MonkeyPatch.context() as patch:
+            for name, seconds in PAUSES.items():
+                patch.setattr(passes, name, seconds)
+            yield f
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
     assert not [r for r in results if isinstance(r, Exception)]
 
 

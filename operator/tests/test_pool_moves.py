@@ -46,7 +46,7 @@ async def say(harness: Field, pod: dict[str, Any], *, ready: bool) -> None:
         "phase": "Running",
         "conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-01-01T00:00:00Z"}],
         "containerStatuses": [container | ({} if ready else {"state": ended, "lastState": ended})],
-    } | ({"podIP": "127.0.1.1", "podIPs": [{"ip": "127.0.1.1"}]} if ready else {})
+    } | ({"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]} if ready else {})
     await harness.kube.patch(PODS, harness.namespace, pod["metadata"]["name"], {"status": told}, "status")
 
 
