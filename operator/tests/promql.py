@@ -1,8 +1,8 @@
 """As much of PromQL as the chart's alerts use, so that each can be tried where there is no Prometheus.
 
 Sums, maxima and counts by labels, increase, rate, delta, changes, max_over_time and absent, comparisons, quotients,
-`unless`, `and on`, `or`, `offset`, selectors with `=`, `=~` and `!~`. Increases are extrapolated to the range's ends as
-Prometheus does. What is not understood is an error.
+`unless`, `and on`, `or`, `offset`, selectors with `=`, `=~` and `!~`, and what rules record. Increases are extrapolated
+to the range's ends as Prometheus does. What is not understood is an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,9 +20,9 @@ LOOKBACK_SECONDS = 300.0
 Labels = frozenset[tuple[str, str]]
 Vector = dict[Labels, float]
 Series = dict[tuple[str, Labels], list[float | None]]
-"""A value each minute, from minute 0 on; None where there is none."""
+"""A value each minute, from minute 0 on; None where there is none, NaN where Prometheus knows that it has ended."""
 
-_TOKEN = re.compile(r'\s*("[^"]*"|=~|!~|[<>=!]=|[a-zA-Z_]\w*|\d+(?:\.\d+)?[mh]?|[-+*/<>(){},\[\]=])')
+_TOKEN = re.compile(r'\s*("[^"]*"|=~|!~|[<>=!]=|[a-zA-Z_][\w:]*|\d+(?:\.\d+)?[mh]?|[-+*/<>(){},\[\]=])')
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, ">": operator.gt, "==": operator.eq,
 }  # fmt: skip
@@ -57,11 +57,6 @@ def parsed_series(text: str, values: str) -> tuple[tuple[str, Labels], list[floa
     return (name, labels), points
 
 
-def firing(expression: str, seconds: float, series: Series, minute: int) -> bool:
-    """Whether an alert that waits for so long fires at this minute for any labels."""
-    return bool(fired(expression, seconds, series, minute))
-
-
 def fired(expression: str, seconds: float, series: Series, minute: int) -> set[Labels]:
     """The labels for which an alert that waits for so long fires at this minute."""
     since: dict[Labels, int] = {}
@@ -69,6 +64,16 @@ def fired(expression: str, seconds: float, series: Series, minute: int) -> set[L
         there = evaluate(expression, series, now * MINUTE)
         since = {labels: since.get(labels, now) for labels in there}
     return {labels for labels, start in since.items() if (minute - start) * MINUTE >= seconds}
+
+
+def recorded(rules: Mapping[str, str], series: Series, minute: int) -> Series:
+    """Series, and those that rules record of them until this minute: expressions by the name of what they record."""
+    out = dict(series)
+    for name, expression in rules.items():
+        found = [evaluate(expression, out, now * MINUTE) for now in range(minute + 1)]
+        for labels in {labels for there in found for labels in there}:
+            out[name, labels] = [there.get(labels, math.nan) for there in found]
+    return out
 
 
 def seconds_of(text: str) -> float:
@@ -171,7 +176,8 @@ class _Parser:
             self.take(")")
             return {} if inner else {frozenset(): 1.0}
         found = self.points(token, self.matchers(), LOOKBACK_SECONDS, self.now)
-        return {labels: points[-1][1] for labels, points in found.items()}
+        last = {labels: points[-1][1] for labels, points in found.items()}
+        return {labels: value for labels, value in last.items() if not math.isnan(value)}
 
     def aggregate(self, combine: Callable[[list[float]], float]) -> Vector:
         by: set[str] = set()

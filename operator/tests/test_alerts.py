@@ -226,14 +226,23 @@ OF_RUNS = {"DeepCoderStorageProblems"}
 """And the other way round."""
 
 
-def alerts() -> list[dict[str, Any]]:
+def rules() -> list[dict[str, Any]]:
     return [rule for group in yaml.load(all_rules(), yaml.CSafeLoader)["groups"] for rule in group["rules"]]
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def recording() -> dict[str, str]:
+    """Expressions by what is recorded, which stands before the alerts that use it, in the same group."""
+    return {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
 
 
 def alerts_of_a_namespace() -> list[dict[str, Any]]:
     """Those that speak of runs or pools, which belong to somebody."""
     groups = {group["name"]: group["rules"] for group in yaml.load(all_rules(), yaml.CSafeLoader)["groups"]}
-    named = {rule["alert"] for name in ("deepcoder-runs", "deepcoder-pools") for rule in groups[name]}
+    named = {rule.get("alert") for name in ("deepcoder-runs", "deepcoder-pools") for rule in groups[name]}
     return [rule for rule in alerts() if rule["alert"] in (named | OF_RUNS) - OF_THE_OPERATOR]
 
 
@@ -243,21 +252,29 @@ def all_rules() -> str:
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, set[str]]:
-    """Series of the operator's process to their labels."""
+    """Series of the operator's process, and those that rules record, to their labels."""
     assert app.Operator, "whatever the process imports has registered its metrics"
     found: dict[str, set[str]] = {}
     for collector, names in REGISTRY._collector_to_names.items():
         for name in names:
             found[name] = set(getattr(collector, "_labelnames", ()))
+    found |= {name: set(name.partition(":")[0].split("_")) for name in recording()}
     return found
 
 
 def selectors(text: str) -> Iterator[tuple[str, str]]:
     """Series and the text of its matchers."""
-    yield from re.findall(r"(deepcoder_[a-z_]+)(?:\{([^}]*)\})?", text)
+    yield from re.findall(r"((?:[a-z_]+:)?deepcoder_[a-z_]+(?::\w+)?)(?:\{([^}]*)\})?", text)
 
 
-@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def fired(rule: dict[str, Any], series: promql.Series, at: str) -> set[promql.Labels]:
+    """The labels for which an alert fires at a time, and beside it those rules alone that record something."""
+    minute = int(promql.seconds_of(at) // 60)
+    held = promql.seconds_of(rule.get("for", "0m"))
+    return promql.fired(rule["expr"], held, promql.recorded(recording(), series, minute), minute)
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
 def test_alert_names_only_what_the_operator_exports(rule: dict[str, Any], exported: dict[str, set[str]]) -> None:
     named = list(selectors(rule["expr"]))
     assert named
@@ -266,7 +283,7 @@ def test_alert_names_only_what_the_operator_exports(rule: dict[str, Any], export
         for label, values in re.findall(r'(\w+)[=!~]+"([^"]*)"', matchers):
             assert label in exported[series], f"{series} has no label {label}"
             assert label == "code" or set(values.split("|")) <= KNOWN_VALUES[label]
-    for label in re.findall(r"\$labels\.(\w+)", str(rule["annotations"])):
+    for label in re.findall(r"\$labels\.(\w+)", str(rule.get("annotations"))):
         assert any(label in exported[series] for series, _ in named), f"no series has the label {label}"
 
 
@@ -298,9 +315,9 @@ def test_first_failure_of_a_kind_is_seen_as_an_increase(exported: dict[str, set[
 def test_alert_about_runs_says_in_which_namespace(rule: dict[str, Any]) -> None:
     firing, _, at = CASES[rule["alert"]]
     series = dict(promql.parsed_series(f"{PREFIX}{name}", values) for name, values in firing.items())
-    held = promql.seconds_of(rule.get("for", "0m"))
-    fired = promql.fired(rule["expr"], held, series, int(promql.seconds_of(at) // 60))
-    assert {dict(labels).get("namespace") for labels in fired} == {"red"}, "by which it is sent to whoever has it"
+    assert {dict(labels).get("namespace") for labels in fired(rule, series, at)} == {"red"}, (
+        "by which it is sent to whoever has it"
+    )
     assert "{{ $labels.namespace }}" in rule["annotations"]["summary"]
     assert " -A" not in rule["annotations"]["description"], "the namespace is known"
 
@@ -314,8 +331,7 @@ def test_what_fails_a_little_in_many_namespaces_is_told_of_in_each_that_has_its_
         promql.parsed_series(f'{PREFIX}attempt_failures_total{{namespace="{name}",reason="{reason}"}}', values)
         for name, values in {"red": "0x10 3x80", "blue": "0x10 3x80", "green": "0x90"}.items()
     )
-    fired = promql.fired(rule["expr"], 0, series, 60)
-    assert {dict(labels)["namespace"] for labels in fired} == {"red", "blue"}
+    assert {dict(labels)["namespace"] for labels in fired(rule, series, "60m")} == {"red", "blue"}
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
@@ -324,8 +340,7 @@ def test_alert_fires_when_it_should_alone(rule: dict[str, Any], fires: bool) -> 
     firing, silent, at = CASES[rule["alert"]]
     given = (firing if fires else silent).items()
     series = dict(promql.parsed_series(f"{PREFIX}{name}", values) for name, values in given)
-    held = promql.seconds_of(rule.get("for", "0m"))
-    assert promql.firing(rule["expr"], held, series, int(promql.seconds_of(at) // 60)) is fires
+    assert bool(fired(rule, series, at)) is fires
 
 
 @pytest.mark.parametrize(
@@ -334,16 +349,18 @@ def test_alert_fires_when_it_should_alone(rule: dict[str, Any], fires: bool) -> 
 def test_what_failed_while_no_operator_led_is_told_of_once_one_does(rule: dict[str, Any]) -> None:
     """A counter that appears with a count has not increased. The alert ends an hour later, as after any failure."""
     series = dict(promql.parsed_series(f"{PREFIX}{name}", values) for name, values in APPEARS[rule["alert"]].items())
-    assert promql.firing(rule["expr"], 0, series, int(promql.seconds_of(APPEARS_AT) // 60))
+    assert fired(rule, series, APPEARS_AT)
     later = {name: values + values[-1:] * 60 for name, values in series.items()}
-    assert not promql.firing(rule["expr"], 0, later, 95)
+    assert not fired(rule, later, "95m")
 
 
 def test_prometheus_itself_agrees(tmp_path: Path) -> None:
-    """Each alert with a file of its own: in each minute of each test promtool evaluates all rules that it is given."""
+    """Each alert in a file of its own, with what rules record: in each minute of each test promtool evaluates all rules
+    of the file."""
     promtool = testprograms.prometheus(cache_root()).parent / "promtool"
     (tmp_path / "alerts.yaml").write_text(all_rules())
     _prometheus(promtool, tmp_path, "check", "rules", "alerts.yaml")
+    recorded = [rule for rule in rules() if "record" in rule]
     of = {rule["alert"]: ',namespace="red"' for rule in alerts_of_a_namespace()}
     for rule in alerts():
         name = rule["alert"]
@@ -369,7 +386,9 @@ def test_prometheus_itself_agrees(tmp_path: Path) -> None:
             )
         ]
         spec = {"rule_files": [f"{name}.yaml"], "evaluation_interval": "1m", "tests": tests}
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"groups": [{"name": "one", "rules": [rule]}]}))
+        (tmp_path / f"{name}.yaml").write_text(
+            yaml.safe_dump({"groups": [{"name": "one", "rules": [*recorded, rule]}]})
+        )
         (tmp_path / f"{name}-tests.yaml").write_text(yaml.safe_dump(spec))
     _prometheus(promtool, tmp_path, "test", "rules", *(f"{name}-tests.yaml" for name in CASES))
 
