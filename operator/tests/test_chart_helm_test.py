@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chart_render import render
 from test_chart_parts import ALL, program_of
-from test_chart_templates import render
 
 from deepcoder_operator.progress import certificates
 from deepcoder_operator.progress.health import HealthServer

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_chart_templates import CHART, EVERYTHING, only, render, run_helm
+from chart_render import CHART, EVERYTHING, only, render, run_helm
 
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
 from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_POOL, LABEL_ROLE, LABEL_RUN, LABEL_STAGE

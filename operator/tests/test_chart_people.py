@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_chart_templates import only, render
+from chart_render import only, render
 
 from deepcoder_client.permissions import DASHBOARD, READS, Right
 from deepcoder_client.port_forward import forward_rights

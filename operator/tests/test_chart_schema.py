@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_chart_templates import CHART, only, render, run_helm
+from chart_render import CHART, only, render, run_helm
 
 
 @pytest.mark.parametrize(

@@ -4,76 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from chart_render import CHART, EVERYTHING, only, render, rules, run_helm
 
 from deepcoder_operator.config import OperatorConfig
-
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "helm" / "deepcoder-operator"
-
-
-def run_helm(helm: str, *arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [helm, *arguments, str(CHART), "--namespace", "dc", "--values", "-"],
-        input=yaml.safe_dump(values or {}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-@cache
-def _rendered(helm: str, values: str) -> str:
-    done = run_helm(helm, "template", "demo", values=json.loads(values))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def render(helm: str, values: dict[str, Any] | None = None, *, hooks: bool = False) -> list[dict[str, Any]]:
-    """What is installed, with `hooks` what is made for a moment when the release is tested or uninstalled."""
-    objects = [doc for doc in yaml.load_all(_rendered(helm, json.dumps(values or {})), yaml.CSafeLoader) if doc]
-    return [o for o in objects if ("helm.sh/hook" in (o["metadata"].get("annotations") or {})) is hooks]
-
-
-def only(objects: list[dict[str, Any]], kind: str, suffix: str = "") -> dict[str, Any]:
-    (found,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"].endswith(suffix)]
-    return found
-
-
-def rules(objects: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    for obj in objects:
-        if obj["kind"] in ("Role", "ClusterRole"):
-            for rule in obj["rules"]:
-                yield obj, rule
-
-
-EVERYTHING: dict[str, Any] = {
-    "imagePullSecrets": [{"name": "registry"}],
-    "prices": [{"nodeSelector": {"gpu": "h100"}, "perGpuHour": 2.5}],
-    "s3": {"allowedEndpoints": ["https://minio.storage.svc:9000"]},
-    "metrics": {
-        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-        "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
-    },
-    "networkPolicy": {"monitoringNamespace": "monitoring"},
-    "replicas": 3,
-    "podDisruptionBudget": {"enabled": False},
-    "nodeSelector": {"kubernetes.io/arch": "amd64"},
-    "tolerations": [{"key": "control", "operator": "Exists"}],
-    "affinity": {"nodeAffinity": {}},
-    "priorityClassName": "system-cluster-critical",
-    "podLabels": {"team": "rl"},
-    "podAnnotations": {"note": "x"},
-    "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
-    "serviceAccount": {"annotations": {"cloud/role": "x"}},
-}
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
@@ -251,7 +188,7 @@ def test_optional_objects_are_left_out_by_default(helm: str) -> None:
 @pytest.mark.parametrize(("replicas", "told"), [(1, False), (2, True)])
 def test_missing_standby_is_told_where_there_is_to_be_one(helm: str, replicas: int, told: bool) -> None:
     rule = only(render(helm, EVERYTHING | {"replicas": replicas}), "PrometheusRule")
-    names = {r["alert"] for group in rule["spec"]["groups"] for r in group["rules"]}
+    names = {r.get("alert") for group in rule["spec"]["groups"] for r in group["rules"]}
     assert ("DeepCoderNoStandby" in names) is told
     assert "DeepCoderOperatorDown" in names
 
@@ -259,7 +196,9 @@ def test_missing_standby_is_told_where_there_is_to_be_one(helm: str, replicas: i
 @pytest.mark.parametrize(("said", "page"), [("", "docs/alerts.md"), ("https://docs.test/alerts/",) * 2])
 def test_each_alert_says_where_to_read_what_to_do(helm: str, said: str, page: str) -> None:
     rule = only(render(helm, {"metrics": {"alerts": {"enabled": True, "runbooks": said}}}), "PrometheusRule")
-    alerts = [r for group in rule["spec"]["groups"] for r in group["rules"]]
+    rules = [r for group in rule["spec"]["groups"] for r in group["rules"]]
+    alerts = [r for r in rules if "alert" in r]
+    assert {tuple(sorted(r)) for r in rules if "alert" not in r} == {("expr", "record")}, "Prometheus takes no more"
     assert {a["annotations"]["runbook_url"] for a in alerts} == {f"{page}#{a['alert'].lower()}" for a in alerts}
     assert all("{{" in a["annotations"]["summary"] for a in alerts if a["alert"] == "DeepCoderPoolNotReady")
 
@@ -320,7 +259,7 @@ def test_chosen_images_are_used_as_they_are(helm: str) -> None:
 
 def test_crds_are_those_of_the_repository_and_stay_when_the_chart_goes(helm: str) -> None:
     rendered = {o["metadata"]["name"]: o for o in render(helm) if o["kind"] == "CustomResourceDefinition"}
-    generated = [yaml.load(p.read_text(), yaml.CSafeLoader) for p in sorted((ROOT / "crds").glob("*.yaml"))]
+    generated = [yaml.load(p.read_text(), yaml.CSafeLoader) for p in sorted((CHART.parents[1] / "crds").glob("*.yaml"))]
     assert generated
     assert set(rendered) == {c["metadata"]["name"] for c in generated}
     for crd in generated:

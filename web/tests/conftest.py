@@ -1,4 +1,4 @@
-"""Chromium for tests of the page and its scripts."""
+"""Chromium for tests of the page and its scripts, and the server that they stand before."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from page_standin import Standin
+from page_tabs import PATIENCE_MS, TAB
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from devcluster import testprograms
 from devcluster.config import cache_root
-
-PATIENCE_MS = 60_000
-"""For what a page shows in the end: a busy machine is slow."""
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +25,29 @@ def chromium() -> Iterator[Browser]:
         path = testprograms.chromium(cache_root())
         with closing(playwright.chromium.launch(executable_path=path, args=arguments)) as found:
             yield found
+
+
+@pytest.fixture
+def standin() -> Iterator[Standin]:
+    """A server of one test."""
+    with Standin().served() as found:
+        yield found
+
+
+@pytest.fixture
+def context(chromium: Browser, standin: Standin) -> Iterator[BrowserContext]:
+    """Signed in, in every tab, gone before the server is; an error in a script fails the test."""
+    found = chromium.new_context(viewport={"width": 1300, "height": 900})
+    found.set_default_timeout(PATIENCE_MS)
+    found.add_init_script(TAB)
+    errors: list[str] = []
+    found.on("weberror", lambda error: errors.append(str(error.error)))
+    yield found
+    found.close()
+    assert not errors, errors
+
+
+@pytest.fixture
+def tab(context: BrowserContext) -> Page:
+    """The only one, where a test needs no more."""
+    return context.new_page()
