@@ -93,7 +93,9 @@ def _figures(client: Client, run: DeepCoderRun, endpoint: str | None) -> tuple[d
         found |= {f"{stage.name}: {name}": value for name, value in _means(own).items()}
         if "reward_mean" not in _means(own) and stage.reward is not None:
             found[f"{stage.name}: reward_mean"] = float(stage.reward)
-        found |= {f"{stage.name}: {name}": float(value) for name, value in sorted(stage.results.items())}
+        # The other results of a stage that has trained are those of its last step alone.
+        scores = sorted((name, value) for name, value in stage.results.items() if name.startswith("eval/"))
+        found |= {f"{stage.name}: {name}": float(value) for name, value in scores}
     return found, note
 
 
