@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_world import Cluster, reason, running
+from plan_world import Cluster, make_run, reason, running
 from run_manifests import TRAIN
 
 from deepcoder_contracts.api.failure import FailureReason
@@ -248,6 +248,28 @@ def test_deletion_of_artifacts_is_tried_again_while_storage_is_away_and_then_giv
     cluster.settle()
     assert cluster.run.metadata.finalizers == []
     assert "ArtifactsLeft" in [e.reason for e in cluster.events]
+
+
+def test_deleted_run_keeps_its_folder_unless_its_spec_says_otherwise() -> None:
+    cluster = running()
+    cluster.save(10)
+    cluster.delete()
+    cluster.settle()
+    cluster.write_exit(75, "Drained")
+    cluster.settle()
+    assert cluster.run.metadata.finalizers == []
+    assert not cluster.artifacts_deleted
+
+
+def test_run_that_was_never_accepted_has_no_folder_to_delete() -> None:
+    """What is below its prefix is another's: that is why it was not accepted."""
+    cluster = Cluster(make_run(cleanup={"artifacts": "Delete"}))
+    cluster.storage_problem = Problem("PrefixTaken", "RUN.json belongs to another run: choose another prefix")
+    cluster.settle()
+    cluster.delete()
+    cluster.settle()
+    assert cluster.run.metadata.finalizers == []
+    assert not cluster.artifacts_deleted
 
 
 def test_finished_run_is_held_for_its_artifacts_alone() -> None:

@@ -207,10 +207,25 @@ def test_storage_is_asked_once_for_a_checkpoint_and_not_for_each_report() -> Non
     cluster = running()
     cluster.questions = 0
     cluster.save(1)
+    cluster.settle()
+    assert cluster.questions == 0, "no report has named it"
     for step in range(1, 60):
         cluster.advance(20)
         report_of_its_newest(cluster, step)
         cluster.settle()
+    assert cluster.questions == 1
+
+
+def test_storage_is_not_asked_while_a_run_pauses_after_a_failure() -> None:
+    cluster = running()
+    cluster.leave(1)
+    cluster.settle()
+    cluster.questions = 0
+    cluster.advance(9)
+    cluster.settle()
+    assert cluster.questions == 0
+    cluster.advance(1)
+    cluster.settle()
     assert cluster.questions == 1
 
 

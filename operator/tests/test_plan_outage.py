@@ -266,6 +266,20 @@ def test_slow_bucket_does_not_hold_up_the_end_of_an_attempt_without_judges() -> 
     assert storage_query(cluster.run, cluster.world(), cluster.now) is not None, "has its trainer left?"
 
 
+@pytest.mark.parametrize("how", ["evicted", "failed", "lost"])
+def test_slow_bucket_does_not_hold_up_the_end_of_an_attempt_that_has_ended(how: str) -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    cluster.advance(101)
+    assert storage_query(cluster.run, cluster.world(), cluster.now) is not None
+    if how == "evicted":
+        cluster.change_job(suspended=True)
+    elif how == "failed":
+        cluster.change_job(job_status="FAILED")
+    else:
+        cluster.pods = {}
+    assert storage_query(cluster.run, cluster.world(), cluster.now) is None
+
+
 def test_pool_that_was_mended_and_not_looked_at_since_is_not_said_to_refuse() -> None:
     ready = {
         "type": "Ready",

@@ -128,6 +128,11 @@ def test_old_judge_serves_until_its_successor_does() -> None:
     assert plan([old, replace(starting, ready=True)], 1).delete == (Deletion(old.name, old.uid, Cause.OUTDATED),)
 
 
+def test_one_successor_that_serves_lets_one_old_judge_go() -> None:
+    old = [pod(i, OLD) for i in range(4)]
+    assert [d.name for d in plan([*old, pod(0)], 4).delete] == [old[3].name]
+
+
 def test_judges_past_their_age_are_recycled_one_surge_at_a_time() -> None:
     pods = [pod(0), pod(1)]
     step = plan(pods, 2, max_age=60.0)
