@@ -10,6 +10,8 @@ import yaml
 
 from deepcoder_contracts.api.run_spec import RunSpec
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
+from deepcoder_contracts.learner_memory import checkpoint_bytes
+from deepcoder_contracts.model_shape import KNOWN, ModelShape, parameters
 from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod_template
 from deepcoder_operator.kube.client import Kube
@@ -81,6 +83,30 @@ def test_1_5b_fits_one_node_of_8_gpus() -> None:
     (run,) = documents(DIRECTORY / "deepcoder-1.5b.yaml", "DeepCoderRun")
     for stage in run["spec"]["stages"]:
         assert gpus(stage, "samplers") + gpus(stage, "learners") == 8
+
+
+@pytest.mark.parametrize("name", ["deepcoder-14b", "deepcoder-1.5b", "deepcoder-1.5b-one-gpu"])
+def test_the_weights_of_an_evaluated_model_fit_the_object_store_of_the_head(name: str) -> None:
+    """It is 30 % of the container's memory, of which a head without a limit has its node's."""
+    (run,) = documents(DIRECTORY / f"{name}.yaml", "DeepCoderRun")
+    weights = 2 * parameters(ModelShape.of(KNOWN[run["spec"]["model"]["uri"]]))
+    (stage,) = (stage for stage in run["spec"]["stages"] if stage.get("type") == "Evaluate")
+    assert 0.3 * resource(stage, "head", "limits", "memory") > weights
+
+
+def test_nodes_of_learners_have_room_for_the_base_model_and_a_checkpoint_of_14b() -> None:
+    (run,) = documents(DIRECTORY / "deepcoder-14b.yaml", "DeepCoderRun")
+    shape = ModelShape.of(KNOWN[run["spec"]["model"]["uri"]])
+    for stage in run["spec"]["stages"]:
+        if learners := stage["resources"].get("learners"):
+            needed = 2 * parameters(shape) + checkpoint_bytes(shape) / learners["replicas"]
+            assert resource(stage, "learners", "requests", "ephemeral-storage") > 1.2 * needed
+
+
+def resource(stage: dict[str, Any], role: str, kind: str, name: str) -> int:
+    """Bytes that the only container of a role's template asks for."""
+    (container,) = stage["resources"][role]["template"]["spec"]["containers"]
+    return int(container["resources"][kind][name].removesuffix("Gi")) << 30
 
 
 @pytest.mark.apiserver
