@@ -124,6 +124,36 @@ async def test_large_test_sets_are_stored_once_and_named_by_digest() -> None:
     assert all("tests" not in s for s in seen)
 
 
+LARGE = JudgedProblem(Problem("p", "test", "large", (TestCase(input="x" * 20_000, output="1\n"),)))
+
+
+async def test_a_judge_that_does_not_find_the_tests_that_it_took_has_failed() -> None:
+    async def forgets(_: web.Request) -> web.Response:
+        return web.json_response({"error": "unknown"}, status=404)
+
+    async with serving(forgets) as ([server], urls):
+        client = client_of(Endpoints(urls), patience=30)
+        judgement = await client.judge(LARGE.submission("print(1)", "g/0"))
+        await client.close()
+    assert (judgement.response, judgement.attempts) == (None, 3)
+    assert len(server.tests) == 1
+
+
+async def test_a_judge_that_is_lost_while_it_takes_the_tests_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lacks(_: web.Request) -> web.Response:
+        return web.json_response({"error": "unknown"}, status=404)
+
+    async def lost(_server: Server, request: web.Request) -> web.Response:
+        return await drops(request)
+
+    monkeypatch.setattr(Server, "put", lost)
+    async with serving(lacks) as (_servers, urls):
+        client = client_of(Endpoints(urls), patience=30)
+        judgement = await client.judge(LARGE.submission("print(1)", "g/0"))
+        await client.close()
+    assert (judgement.response, judgement.attempts) == (None, 3)
+
+
 async def test_a_judge_that_says_it_is_our_fault_ends_the_attempt_with_its_words() -> None:
     async def refuses(_: web.Request) -> web.Response:
         return web.json_response({"error": "memory_limit_mb: too much"}, status=400)

@@ -1,10 +1,14 @@
 """Until when the trainer waits for a judge: past whatever the judge itself allows a submission of any accepted size."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scripted_judges import RUN, asking
 
 from deepcoder_contracts.judge import TestCase
 from deepcoder_contracts.judge_time import LONGEST_DEADLINE_S, judging_deadline_s, submission_limit_s
+from deepcoder_trainer.judge.endpoints import Endpoint
+from deepcoder_trainer.judge.servers import ANSWER_SECONDS, JudgeServers
 from deepcoder_trainer.judge.submission import QUEUE_SECONDS, JudgedProblem
 from deepcoder_trainer.judge.together.job import Job
 from deepcoder_trainer.types import Problem
@@ -30,3 +34,17 @@ def test_hosted_judging_comes_to_its_limit_as_the_judges_own_and_before_its_dead
     job = Job(submission.request, submission.tests)
     assert job.total_seconds == submission.longest_seconds == submission_limit_s(time_limit_s, tests)
     assert job.total_seconds < job.deadline_seconds
+
+
+async def test_an_answer_is_waited_for_beyond_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers, waited = JudgeServers(RUN), list[float]()
+
+    async def silent(_method: str, _url: str, _body: bytes, seconds: float) -> None:
+        waited.append(seconds)
+        raise TimeoutError
+
+    monkeypatch.setattr(servers, "_send", silent)
+    for deadline_s in (100.0, None):
+        await servers.ask(Endpoint("http://a", 1), asking(deadline_s=deadline_s))
+    await servers.close()
+    assert waited == [100 + ANSWER_SECONDS, QUEUE_SECONDS + ANSWER_SECONDS]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from scripted_judges import asking, client_of, serving, verdict
+from scripted_judges import Server, asking, client_of, passes, serving, verdict
 from virtual_time import in_virtual_time
 
 from deepcoder_contracts.judge import JudgeResponse, TestCase
@@ -43,6 +43,25 @@ async def test_a_judge_is_given_what_its_slots_can_do_and_the_rest_waits() -> No
         assert all(j.response is not None for j in await asyncio.gather(*tasks))
         await client.close()
     assert server.capacity_asked == 1
+
+
+async def test_a_judge_that_cannot_tell_its_slots_for_now_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tell, answers = Server.capacity, [503]
+
+    async def not_at_first(server: Server, request: web.Request) -> web.Response:
+        if answers:
+            return web.json_response({"error": "starting"}, status=answers.pop())
+        return await tell(server, request)
+
+    monkeypatch.setattr(Server, "capacity", not_at_first)
+    async with serving(passes) as ([server], urls):
+        server.slots = 3
+        endpoints = Endpoints(urls)
+        client = client_of(endpoints)
+        for _ in range(2):
+            await client.judge(asking())
+        await client.close()
+    assert endpoints.capacity == 3 * PER_SLOT
 
 
 async def test_a_judge_is_given_few_submissions_that_may_take_long_and_many_that_do_not() -> None:
