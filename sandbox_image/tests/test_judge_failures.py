@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from scripted_slots import wait_until
 
 from deepcoder_contracts.judge import Kind, Tier, Verdict
 from deepcoder_sandbox.attack_limits import bounds
+from deepcoder_sandbox.execution import Program, execute
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import KilledFromOutside, read_claim
 from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
@@ -255,6 +257,46 @@ def test_long_queue_is_no_failure_where_the_client_set_no_deadline(make, monkeyp
         assert [answer.result(60).passed for answer in answers] == [True] * 12
     finally:
         pool.close(30)
+
+
+SLEEPS_IN_TWO_THREADS = b"""
+import threading, time
+threading.Thread(target=time.sleep, args=(90,)).start()
+time.sleep(90)
+"""
+
+
+def has_ended(pid):
+    try:
+        return state_of(pid) == "Z"  # of which nobody may have heard in a container
+    except OSError:
+        return True
+
+
+def test_runner_ends_with_its_zygote(slot):
+    zygote, source = ZygoteProcess(slot.ensure_zygote().config), SLEEPS_IN_TWO_THREADS
+
+    def run():
+        with MemoryFile("code", source, sealable=True) as code, pytest.raises(ZygoteFailed, match="gone"):
+            execute(zygote, Program(code, len(source), Kind.STDIN), b"", bounds(wall=90.0), time.monotonic() + 90, 100)
+
+    running = in_background(run)
+    runner = runner_of(zygote)
+    wait_until(lambda: len(list(Path(f"/proc/{runner}/task").iterdir())) == 2)
+    os.kill(zygote.pid, signal.SIGKILL)
+    wait_until(lambda: has_ended(runner))  # it would run on, and nobody would hold it to its limits
+    running.join()
+    zygote.kill()
+
+
+def test_what_interrupts_a_judge_at_its_terminal_interrupts_no_program(any_slot):
+    assert os.getpgid(any_slot.ensure_zygote().pid) != os.getpgid(0)
+
+
+def test_if_memory_runs_out_the_kernel_ends_a_zygote_before_the_judge(slot):
+    for zygote in (slot.ensure_zygote(), slot.ensure_zygote(harness=True)):
+        serving = zygote.pid if zygote.config.tier is not Tier.NAMESPACES else children(zygote.pid)[0]
+        assert Path(f"/proc/{serving}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_zygote_ends_when_its_judge_does(any_slot):

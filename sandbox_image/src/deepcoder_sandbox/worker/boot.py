@@ -61,6 +61,7 @@ def main(descriptor: int, root: str) -> None:
     """Serve on an inherited socket. `root`, where this package was found, leaves the path."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(_UMASK)
+    confine.end_before_the_judge()
     channel = socket.socket(fileno=confine.out_of_the_way(descriptor))
     os.close(descriptor)
     packet = channel.recv(1 << 16)

@@ -114,10 +114,17 @@ class Confinement:
         enable()
 
 
+def end_before_the_judge() -> None:
+    """If memory runs out, have the kernel kill a runner or a zygote, not the server.
+
+    For a zygote that is still its judge's user: once it has become another, its own file in /proc is not its own.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
+
+
 def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
     """Do once, in the zygote, what its runners inherit. `stack_bytes` is a limit that programs may raise."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")  # if memory runs out, the kernel kills a runner or a zygote, not the server
     for number in (signal.SIGXFSZ, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs interrupt themselves (`_thread.interrupt_main`)
