@@ -66,6 +66,13 @@ def test_rehearsal_that_fails_is_told() -> None:
             gc.enable()
 
 
+def test_runner_whose_zygote_has_gone_does_not_start() -> None:
+    """One that ended before the kernel was told to end its runner with it."""
+    harmless = Confinement.harmless(confined=False)
+    with pytest.raises(ProcessLookupError):
+        harmless.apply(dry_run.ABOVE_ALL, os.getppid() + 1, 1 << 20, (1 << 20) - 1)
+
+
 def test_runner_has_started_also_where_its_clock_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU clock of a process lags by up to a tick, and 0 seconds mean that nothing was confined."""
     monkeypatch.setattr(zygote, "process_time", lambda: 0.0)

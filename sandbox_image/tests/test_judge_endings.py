@@ -10,7 +10,7 @@ from deepcoder_contracts.judge import Verdict
 from deepcoder_sandbox import execution, limits
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.worker.packets import RunLimits
-from deepcoder_sandbox.zygote_process import ENVIRONMENT, _interpreter
+from deepcoder_sandbox.zygote_process import ENVIRONMENT, ZygoteProcess, _interpreter
 
 ENDINGS = {
     "descriptor opened by number": "f = open(1, 'w')\nprint(3, file=f)",
@@ -171,6 +171,15 @@ SURROUNDINGS = {
 @pytest.mark.parametrize("code", SURROUNDINGS.values(), ids=SURROUNDINGS)
 def test_program_finds_what_the_plain_interpreter_has(slot, code):
     assert ours(code, slot.ensure_zygote()) == plain(code)
+
+
+def test_hashes_and_random_numbers_are_the_same_in_every_zygote(slot):
+    code = "import random\nprint(hash('text'), random.random())"
+    another = ZygoteProcess(slot.ensure_zygote().config)
+    try:
+        assert ours(code, another) == ours(code, slot.ensure_zygote())
+    finally:
+        another.kill()
 
 
 @pytest.mark.parametrize("scoring", ["strict", "taco-compat"])

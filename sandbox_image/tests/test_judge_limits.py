@@ -7,10 +7,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepcoder_contracts import judge_time
-from deepcoder_contracts.judge import MAX_TESTS, JudgeRequest
-from deepcoder_sandbox import execution, limits
+from deepcoder_contracts.judge import MAX_TESTS, JudgeRequest, Verdict
+from deepcoder_sandbox import execution, limits, process_per_test
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.worker import starvation
-from deepcoder_sandbox.worker.packets import INLINE_BYTES
+from deepcoder_sandbox.worker.packets import INLINE_BYTES, RunEnded
 
 
 def largest(field):
@@ -50,6 +51,22 @@ def test_program_that_sleeps_through_its_tests_meets_a_limit_before_the_deadline
     code = "import time\ntime.sleep(3.8)\nprint(1)"  # of 4.2 s a test, and 7.2 s all three
     answer = judge_once(code, *[("", "1")] * 3, time_limit_s=1.4, stop_on_first_failure=False)
     assert [verdict.verdict.value for verdict in answer.verdicts] == ["passed", "time_limit", "time_limit"]
+
+
+def test_time_in_which_others_kept_a_test_from_running_is_not_taken_from_later_tests(make, monkeypatch):
+    allowed_s = []
+
+    def execute(zygote, program, given, bounds, deadline, answer_bytes):
+        allowed_s.append(bounds.wall_limit_s)
+        ended = RunEnded(0, 0.1, wall_s=1000.0, starved_s=999.9, max_rss_kb=1, killed_for=None, clean=True)
+        return execution.Execution(ended, b"1", answer=b"", written_bytes=1, stderr=b"")
+
+    monkeypatch.setattr(process_per_test, "execute", execute)
+    request = make("print(1)", *[("", "1")] * 3, time_limit_s=1.0)
+    submission = Submission(request, tuple(request.tests))
+    verdicts = process_per_test.judge_each_test(lambda: None, submission, float("inf"))
+    assert [verdict.verdict for verdict in verdicts] == [Verdict.PASSED] * 3
+    assert allowed_s == [3.0] * 3
 
 
 def test_program_that_the_kernel_holds_past_its_limit_is_ended_before_any_deadline():
@@ -123,6 +140,15 @@ for number in (signal.SIGRTMIN, signal.SIGRTMIN + 1, signal.SIGRTMAX):
 print(waiting <= 64 + 3)  # one of each is remembered without room
 """
     assert judge(code, ("", "True")).passed is True
+
+
+def test_kernel_has_limits_of_its_own_behind_the_judges(judge):
+    code = """
+import resource as r
+print(*r.getrlimit(r.RLIMIT_CPU))  # in seconds; it ends what the zygote should have ended before
+print(*(r.getrlimit(which)[1] for which in (r.RLIMIT_NOFILE, r.RLIMIT_CORE, r.RLIMIT_MEMLOCK, r.RLIMIT_MSGQUEUE)))
+"""
+    assert judge(code, ("", "5 6 64 0 0 0"), time_limit_s=2).passed is True
 
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
