@@ -162,7 +162,7 @@ def _note_pods(draft: Draft, world: World) -> None:
     if gpus > attempt.gpus:
         draft.update_attempt(gpus=gpus)
     failure = pod_failure(mine)
-    if failure and failure.evidence != attempt.evidence and attempt.reason is not FailureReason.PREEMPTED:
+    if failure and attempt.reason is not FailureReason.PREEMPTED:
         draft.update_attempt(reason=failure.reason, evidence=failure.evidence)
     note_head(draft, world.head(attempt.ordinal))
 

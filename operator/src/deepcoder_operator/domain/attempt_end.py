@@ -35,7 +35,7 @@ def end_attempt(draft: Draft, outcome: Outcome, failure: Failure | None = None) 
         drain_deadline=draft.now + bound,
     )
     if attempt.running_time is not None:
-        ran = int(max((draft.now - attempt.running_time).total_seconds(), 0))
+        ran = int((draft.now - attempt.running_time).total_seconds())
         entry = draft.status.stages[attempt.stage_index]
         draft.update_stage(attempt.stage_index, active_seconds=entry.active_seconds + ran)
     if outcome is Outcome.FAILED and failure:

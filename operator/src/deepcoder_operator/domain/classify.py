@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from deepcoder_contracts.api.attempt_status import AttemptStatus, Outcome
+from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.failure import FailureAction, FailurePolicy, FailureReason
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_operator.domain.world import PodView, RayJobView
@@ -164,7 +164,7 @@ def refine(attempt: AttemptStatus, exit_record: ExitRecord | None) -> Failure:
         return Failure(_EXIT_REASONS[exit_record.reason], text, exit_record.code)
     if exit_record.code == ExitCode.DRAINED:
         return Failure(FailureReason.PREEMPTED, f"{text}; stopped by its node or queue", exit_record.code)
-    if exit_record.code == ExitCode.DONE and attempt.outcome is Outcome.FAILED:
+    if exit_record.code == ExitCode.DONE:
         return Failure(seen.reason, f"{seen.evidence}; {text}", exit_record.code)
     outside = (
         FailureReason.PREEMPTED,
@@ -207,5 +207,5 @@ def _asked_for(policy: FailurePolicy, failure: Failure) -> tuple[FailureAction, 
 
 def backoff_seconds(policy: FailurePolicy, failures_in_row: int) -> float:
     """Return the pause after this many failures in a row (1 or more). It doubles with each failure, up to a bound."""
-    doublings = min(max(failures_in_row - 1, 0), 30)
+    doublings = min(failures_in_row - 1, 30)
     return float(min(policy.backoff.initial_seconds * 2**doublings, policy.backoff.max_seconds))

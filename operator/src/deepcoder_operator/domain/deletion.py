@@ -61,7 +61,7 @@ def _credentials_are_gone(draft: Draft, reason: str, asked: datetime) -> bool:
 def hold_or_release(draft: Draft) -> None:
     """Keep the finalizer on a finished run only for its artifacts, so that it can be deleted without an operator."""
     held = FINALIZER in draft.run.metadata.finalizers
-    needed = draft.run.spec.cleanup.artifacts is Artifacts.DELETE and draft.status.provenance is not None
+    needed = draft.run.spec.cleanup.artifacts is Artifacts.DELETE
     if needed and not held:
         draft.do(AddFinalizer())
     elif held and not needed:
