@@ -1,14 +1,24 @@
-"""What opening a bucket costs."""
+"""A run's bucket: what opening it costs, and what its server's answers come to."""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from botocore.loaders import JSONFileLoader
 
+from deepcoder_client.errors import StorageError, StorageFault
 from deepcoder_client.storage import Bucket, Credentials
 from deepcoder_contracts.api.run_spec import S3
+from deepcoder_contracts.chain import Missing
+
+
+def bucket_at(endpoint: str) -> Bucket:
+    return Bucket(S3(bucket="runs", endpoint=endpoint), Credentials("keys", "key", "secret"))
 
 
 def test_a_second_bucket_parses_no_description_of_s3_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,10 +30,67 @@ def test_a_second_bucket_parses_no_description_of_s3_again(monkeypatch: pytest.M
         loaded.append(path)
         return load(self, path)
 
-    def opened() -> None:
-        Bucket(S3(bucket="runs", endpoint="http://127.0.0.1:1"), Credentials("keys", "key", "secret"))
-
-    opened()
+    bucket_at("http://127.0.0.1:1")
     monkeypatch.setattr(JSONFileLoader, "load_file", noted)
-    opened()
+    bucket_at("http://127.0.0.1:1")
     assert loaded == []
+
+
+class Server:
+    """Gives every request one answer."""
+
+    def __init__(self) -> None:
+        self.status, self.body = 200, b""
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(server.status)
+                self.send_header("Content-Length", str(len(server.body)))
+                self.send_header("Last-Modified", "Fri, 01 May 2026 12:00:00 GMT")
+                self.end_headers()
+                self.wfile.write(server.body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        self.bucket = bucket_at(f"http://127.0.0.1:{self.http.server_port}")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def test_every_byte_of_an_object_of_many_pieces_is_hashed(server: Server) -> None:
+    server.body = b"".join(number.to_bytes(4, "big") for number in range(700_000))
+    assert server.bucket.sha256("weights.bin") == hashlib.sha256(server.body).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fault", "told"),
+    [
+        (404, "NoSuchBucket", StorageFault.NO_BUCKET, "has no bucket runs: is this the server of the run"),
+        (403, "SignatureDoesNotMatch", StorageFault.REFUSED, "refuses keys for s3://runs/k"),
+        (400, "TeapotError", StorageFault.OTHER, "TeapotError: short and stout"),
+    ],
+)
+def test_an_error_of_the_server_is_told_with_its_kind(
+    server: Server, status: int, code: str, fault: StorageFault, told: str
+) -> None:
+    server.status = status
+    server.body = f"<Error><Code>{code}</Code><Message>short and stout</Message></Error>".encode()
+    with pytest.raises(StorageError, match=told) as error:
+        server.bucket.get("k")
+    assert error.value.fault is fault
+
+
+def test_an_object_that_is_not_there_is_missing_and_no_fault_of_the_storage(server: Server) -> None:
+    server.status, server.body = 404, b"<Error><Code>NoSuchKey</Code></Error>"
+    with pytest.raises(Missing, match="s3://runs/k"):
+        server.bucket.get("k")
