@@ -43,6 +43,7 @@ def test_pods_that_run_are_counted_until_now_and_those_that_ended_until_then() -
 def test_an_amount_that_lacks_pods_without_a_price_is_an_estimate() -> None:
     unpriced = {key: value for key, value in RUNNING.items() if key != "perGpuHour"} | {"name": "c"}
     assert not cost(run(pods=[RUNNING]), NOW).estimated
+    assert cost(run(estimated=True), NOW).estimated, "the end of a pod was not seen"
     found = cost(run(pods=[RUNNING, unpriced]), NOW)
     assert found.amount == pytest.approx(16)
     assert found.estimated
@@ -50,6 +51,18 @@ def test_an_amount_that_lacks_pods_without_a_price_is_an_estimate() -> None:
 
 def test_without_a_price_list_there_is_no_amount_and_a_given_one_stands_in_for_the_operators() -> None:
     assert cost(run(gpuSeconds="3600"), NOW).amount is None
+    assert cost(run(gpuSeconds="3600", estimatedCost="9"), NOW).amount == 9
     assert cost(run(gpuSeconds="3600", estimatedCost="9"), NOW, [Price(per_gpu_hour=3)]).amount == 3
     only_some = [Price(per_gpu_hour=3, node_selector={"gpu": "h100"})]
     assert cost(run(gpuSeconds="3600"), NOW, only_some).amount is None
+
+
+def test_a_pod_that_was_scheduled_by_a_clock_ahead_of_this_one_costs_nothing_yet() -> None:
+    found = cost(
+        run(gpuSeconds="3600", estimatedCost="1", pods=[RUNNING | {"scheduledTime": "2026-01-01T03:00:00Z"}]), NOW
+    )
+    assert (found.gpu_hours, found.amount) == (1, 1)
+
+
+def test_hours_of_judges_are_those_of_the_runs_own_pool() -> None:
+    assert cost(run(sandboxSeconds="5400"), NOW).sandbox_hours == 1.5

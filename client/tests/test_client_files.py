@@ -8,7 +8,7 @@ import yaml
 
 from deepcoder_client.errors import BadFile
 from deepcoder_client.manifests import load, load_all, parse
-from deepcoder_client.prices import Price, per_gpu_hour, read_prices
+from deepcoder_client.prices import Price, per_gpu_hour, price_list, read_prices
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -77,3 +77,8 @@ def test_a_price_list_that_is_none_is_told(content: str, tmp_path: Path) -> None
     (tmp_path / "prices.yaml").write_text(content)
     with pytest.raises(BadFile, match="perGpuHour"):
         read_prices(tmp_path / "prices.yaml")
+
+
+def test_gpus_that_cost_nothing_have_a_price() -> None:
+    assert price_list(None, 0.0) == [Price(per_gpu_hour=0.0)]
+    assert price_list(None, None) == []

@@ -8,9 +8,11 @@ import pytest
 from deepcoder_client.manifests import RunManifest, load, parse
 from deepcoder_client.plan import Given, RunPlan, plan
 from deepcoder_client.prices import Price
+from deepcoder_contracts.model_shape import KNOWN
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LARGE = load(EXAMPLES / "deepcoder-14b.yaml")
+DEMO = load(EXAMPLES / "demo.yaml")
 
 
 def changed(manifest: RunManifest, stage: dict[str, Any] | None = None, index: int = 0, **recipe: Any) -> RunManifest:
@@ -32,6 +34,7 @@ def test_the_published_run_takes_32_gpus_and_costs_their_hours() -> None:
     assert second.cost == pytest.approx(470 * 1800 / 3600 * 32 * 2.5)
     assert made.cost is None, "how long the evaluation takes is not known"
     assert made.parameters == pytest.approx(14.77e9, rel=0.01)
+    assert made.checkpoint_gb == pytest.approx(14.77 * 12, rel=0.01), "weights and two moments in fp32"
     assert made.export_gb == pytest.approx(2 * 2.147, rel=0.001), "a weight file of 2 GiB, twice"
 
 
@@ -78,3 +81,57 @@ def test_a_model_that_is_not_known_is_planned_without_memory_and_with_its_config
         "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 512, "max_position_embeddings": 131072,
     }  # fmt: skip
     assert plan(parse(document), Given(), config).stages[0].learner_gb is not None
+
+
+def test_the_cost_of_all_stages_is_their_sum_where_each_is_known() -> None:
+    document = LARGE.to_object("team")
+    del document["spec"]["stages"][2]
+    given = Given(prices=[Price(per_gpu_hour=2.5)], step_seconds={"16k": 900.0, "32k": 1800.0})
+    assert plan(parse(document), given).cost == pytest.approx((180 * 900 + 470 * 1800) / 3600 * 32 * 2.5)
+
+
+def test_a_deadline_bounds_the_cost_of_a_stage() -> None:
+    made = plan(changed(LARGE, {"activeDeadlineSeconds": 7200}), Given(prices=[Price(per_gpu_hour=2.5)]))
+    assert made.stages[0].at_most == pytest.approx(2 * 32 * 2.5)
+    assert made.stages[1].at_most is None
+
+
+def test_each_group_of_pods_has_the_price_of_its_own_nodes() -> None:
+    document = LARGE.to_object("team")
+    resources = document["spec"]["stages"][0]["resources"]
+    resources["learners"]["template"]["spec"]["nodeSelector"] = {"gpu": "cheap"}
+    prices = [Price(per_gpu_hour=1, node_selector={"gpu": "cheap"}), Price(per_gpu_hour=4)]
+    assert plan(parse(document), Given(prices=prices)).stages[0].per_hour == 16 * 1 + 16 * 4
+
+
+def test_an_engine_holds_fewer_sequences_where_evaluations_are_longer_and_more_where_it_shares_no_gpu() -> None:
+    def held(stage: dict[str, Any]) -> int:
+        sequences = plan(changed(LARGE, stage)).stages[0].sequences
+        assert sequences is not None
+        return sequences
+
+    evaluate = LARGE.to_object("team")["spec"]["stages"][0]["evaluate"]
+    alone = held({})
+    assert held({"evaluate": evaluate | {"contextTokens": 32768}}) < alone
+    assert held({"evaluate": evaluate | {"contextTokens": 8192}}) == alone
+    assert held({"placement": "Colocated"}) < alone
+
+
+def test_an_evaluation_longer_than_the_model_reads_is_named_by_its_own_field() -> None:
+    evaluate = LARGE.to_object("team")["spec"]["stages"][0]["evaluate"]
+    told = problems(plan(changed(LARGE, {"evaluate": evaluate | {"contextTokens": 1_000_000}})))
+    assert "stages[16k].evaluate.contextTokens is 1000000" in told
+
+
+def test_a_stage_without_gpus_costs_nothing_and_leaves_the_total_known() -> None:
+    document = LARGE.to_object("team")
+    del document["spec"]["stages"][2]["resources"]
+    made = plan(parse(document), Given(prices=[Price(per_gpu_hour=2.5)], step_seconds={"": 900.0}))
+    assert (made.stages[2].gpus, made.stages[2].cost) == (0, None)
+    assert made.cost == pytest.approx((180 + 470) * 900 / 3600 * 32 * 2.5)
+    assert [stage.per_hour for stage in plan(DEMO).stages] == [None] * 3, "nor is it known without prices"
+
+
+def test_a_model_that_cannot_be_trained_is_told() -> None:
+    config = KNOWN[LARGE.spec.model.uri] | {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}
+    assert not plan(LARGE, Given(), config).fits
