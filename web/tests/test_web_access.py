@@ -18,6 +18,9 @@ class Server(Connection):
 
     def __init__(self) -> None:
         self.allowed = True
+        self.denied = False
+        self.known = {"good"}
+        self.user: dict[str, Any] = JANE
         self.away = False
         self.asked: list[dict[str, Any]] = []
 
@@ -28,9 +31,9 @@ class Server(Connection):
             raise Unreachable("it does not answer")
         self.asked.append(body["spec"])
         if kind.plural == "tokenreviews":
-            known = body["spec"]["token"] == "good"
-            return {"status": {"authenticated": known, "user": JANE if known else {}}}
-        return {"status": {"allowed": self.allowed}}
+            known = body["spec"]["token"] in self.known
+            return {"status": {"authenticated": known, "user": self.user}}
+        return {"status": {"allowed": self.allowed, "denied": self.denied}}
 
 
 class World:
@@ -93,6 +96,7 @@ def test_answers_are_of_one_viewer_one_verb_and_one_name() -> None:
     assert not world.access.may(joe, "get", "team", "demo")
     assert not world.access.may(jane, "list", "team")
     assert not world.access.may(jane, "get", "team", "other")
+    assert not world.access.may(jane, "get", "other", "demo")
 
 
 def test_without_an_answer_nobody_sees_anything() -> None:
@@ -125,3 +129,39 @@ def test_what_cannot_be_a_token_is_refused_without_a_question() -> None:
         with pytest.raises(Unauthenticated):
             world.access.viewer(text)
     assert not world.server.asked
+
+
+def test_a_denial_counts_more_than_a_permission() -> None:
+    world = World()
+    world.server.denied = True
+    assert not world.access.may(world.access.viewer("good"), "get", "team", "demo")
+
+
+def test_a_token_that_was_withdrawn_is_forgotten_in_time() -> None:
+    world = World()
+    world.access.viewer("good")
+    world.server.known = set()
+    world.now = ALLOWED_SECONDS - 1
+    assert world.access.viewer("good").name == "jane"
+    world.now = ALLOWED_SECONDS
+    with pytest.raises(Unauthenticated):
+        world.access.viewer("good")
+    assert not world.access.known("good"), "it waits behind the known ones from now on"
+
+
+def test_a_token_of_nobody_is_refused() -> None:
+    """Without a name, a review of what they may see would ask about nobody."""
+    world = World()
+    world.server.user = {"groups": ["devs"]}
+    with pytest.raises(Unauthenticated):
+        world.access.viewer("good")
+
+
+def test_a_token_that_was_refused_may_be_valid_soon() -> None:
+    world = World()
+    world.server.known = set()
+    with pytest.raises(Unauthenticated):
+        world.access.viewer("good")
+    world.server.known = {"good"}
+    world.now = REFUSED_SECONDS
+    assert world.access.viewer("good").name == "jane"

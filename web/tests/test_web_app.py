@@ -141,6 +141,30 @@ async def test_streams_are_counted_by_user_whatever_their_tokens(monkeypatch: py
         assert "Retry-After" in second.headers
         first.close()
         other.close()
+        await until(lambda: not world.dashboard._streams, "both places are free")
+        again = await client.get("/api/v1/stream", headers=bearer("jane-again"))
+        assert again.status == 200
+        again.close()
+
+
+async def test_all_streams_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "STREAMS_OF_ALL", 1)
+    async with serving(World()) as client:
+        first = await client.get("/api/v1/stream", headers=bearer("jane"))
+        other = await client.get("/api/v1/stream", headers=bearer("stranger"))
+        assert (first.status, other.status) == (200, 429)
+        first.close()
+
+
+async def test_whether_a_run_may_be_seen_is_asked_by_its_name() -> None:
+    """A Role may name single runs."""
+    world = World()
+    world.add(run_of())
+    async with serving(world) as client:
+        response = await client.get(RUN, headers=bearer())
+        assert (response.status, response.headers["Cache-Control"]) == (200, "no-store"), "it is for this viewer alone"
+    about = world.server.reviews[-1][1]["resourceAttributes"]
+    assert (about["verb"], about["namespace"], about["name"]) == ("get", "team", "demo")
 
 
 async def test_a_token_that_is_no_text_is_refused_as_any_other() -> None:
@@ -291,7 +315,9 @@ async def test_one_draw_of_a_rollout_may_be_asked_for() -> None:
     async with serving(world) as client:
         assert (await answer(client, path))[0] == 200
         assert (await answer(client, f"{path}&draw=0"))[0] == 200
-        assert (await answer(client, f"{path}&draw=last"))[0] == 400
+        for wrong in ("last", "-1", "9" * 5000):
+            assert (await answer(client, f"{path}&draw={wrong}"))[0] == 400
+        assert (await answer(client, path.replace(stage, "tall")))[0] == 400
     assert asked == [(stage, 3, (1, 2), None), (stage, 3, (1, 2), 0)]
 
 

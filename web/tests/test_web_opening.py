@@ -20,11 +20,12 @@ from deepcoder_client.connection import SECRETS
 from deepcoder_client.errors import NotFound, StorageError, StorageFault
 from deepcoder_client.run_folder import RunFolder
 from deepcoder_client.storage import Bucket, Credentials, Limits
-from deepcoder_web import storage_threads
+from deepcoder_web import run_folders, storage_threads
 from deepcoder_web.run_folders import FRESH_SECONDS, NotAllowed, RunFolders, vet_address
 from deepcoder_web.storage_threads import Late, StorageThreads
 
 EMPTY = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+LISTED = b"<Contents><Key>k</Key><Size>1</Size><LastModified>2026-05-01T12:00:00Z</LastModified></Contents>"
 REFUSED = b"<Error><Code>InvalidAccessKeyId</Code><Message>internal words</Message></Error>"
 
 
@@ -34,23 +35,28 @@ class S3:
     def __init__(self) -> None:
         self.key = "first"
         self.asked: list[str] = []
+        self.paths: list[str] = []
         self.body, self.declared, self.pause = b"content", 7, 0.0
+        self.listing, self.chunked = EMPTY, False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 key = re.search(r"Credential=([^/]+)/", self.headers.get("Authorization", ""))
                 server.asked.append(key[1] if key else "")
+                server.paths.append(self.path)
                 if not key or key[1] != server.key:
                     self._send(403, REFUSED, len(REFUSED))
                 elif "list-type" in self.path:
-                    self._send(200, EMPTY, len(EMPTY))
+                    self._send(200, server.listing, len(server.listing))
                 else:
                     self._send(200, server.body, server.declared)
 
             def _send(self, status: int, body: bytes, length: int) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(length))
+                if server.chunked:
+                    self.send_header("Transfer-Encoding", "chunked")
                 self.send_header("Last-Modified", "Fri, 01 May 2026 12:00:00 GMT")
                 self.end_headers()
                 try:
@@ -193,7 +199,16 @@ def test_an_object_larger_than_it_may_be_is_not_read(s3: S3) -> None:
     s3.body = b"x" * 20
     s3.declared = 20
     assert len(bounded(s3).get("metrics", data=True)[0]) == 20
+    s3.body = b""  # nothing of it is waited for
     with pytest.raises(StorageError) as refusal:
+        bounded(s3).get("document")
+    assert refusal.value.fault is StorageFault.TOO_LARGE
+
+
+def test_an_object_larger_than_its_server_said_is_not_read_to_its_end(s3: S3) -> None:
+    """Of two lengths, HTTP takes that of the chunks."""
+    s3.chunked, s3.body = True, b"14\r\n" + b"x" * 20 + b"\r\n0\r\n\r\n"
+    with pytest.raises(StorageError, match="larger than its server said") as refusal:
         bounded(s3).get("document")
     assert refusal.value.fault is StorageFault.TOO_LARGE
 
@@ -205,3 +220,60 @@ def test_an_object_that_never_comes_to_its_end_is_given_up(s3: S3) -> None:
         bounded(s3, seconds=1.0).get("metrics", data=True)
     assert refusal.value.fault is StorageFault.UNREACHABLE
     assert time.monotonic() - began < 20, "32 seconds are what the server takes"
+
+
+def test_a_folder_of_more_objects_than_may_be_listed_is_refused(s3: S3) -> None:
+    s3.listing = EMPTY.replace(b"<IsTruncated>", 10 * LISTED + b"<IsTruncated>")
+    assert len(bounded(s3).objects("")) == 10
+    s3.listing = EMPTY.replace(b"<IsTruncated>", 11 * LISTED + b"<IsTruncated>")
+    with pytest.raises(StorageError) as refusal:
+        bounded(s3).objects("")
+    assert refusal.value.fault is StorageFault.TOO_LARGE
+
+
+def test_a_run_that_names_another_bucket_is_read_from_it_at_once(s3: S3) -> None:
+    """The bucket that was opened before is kept by the run, whose spec names another now."""
+    world = World(s3, s3.url)
+    world.ask()
+    paths = len(s3.paths)
+    store = world.run.spec.checkpoint.s3.model_copy(update={"bucket": "another"})
+    checkpoint = world.run.spec.checkpoint.model_copy(update={"s3": store})
+    world.run = world.run.model_copy(update={"spec": world.run.spec.model_copy(update={"checkpoint": checkpoint})})
+    world.ask()
+    assert {path.split("/")[1].partition("?")[0] for path in s3.paths[paths:]} == {"another"}
+
+
+def test_a_listing_that_takes_longer_than_it_may_is_given_up(s3: S3) -> None:
+    with pytest.raises(StorageError) as refusal:
+        bounded(s3, seconds=-1.0).objects("")
+    assert refusal.value.fault is StorageFault.UNREACHABLE
+
+
+def test_the_pages_environment_names_no_server_for_a_run_that_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    limits = Limits(document_bytes=8, data_bytes=64, objects=10, seconds=20.0)
+    store = run_of().spec.checkpoint.s3.model_copy(update={"endpoint": None})
+    opened = Bucket(store, Credentials("test", "first", "s"), endpoint="http://127.0.0.1:9", limits=limits)
+    assert opened._client.meta.endpoint_url.endswith(".amazonaws.com")
+
+
+def test_keys_that_were_refused_are_not_shown_again_once_their_secret_is_gone(s3: S3) -> None:
+    world = World(s3, s3.url)
+    world.ask()
+    before = len(s3.asked)
+    s3.key, world.api.secret = "second", NotFound(f"no {SECRETS.plural}")
+    for _ in range(2):
+        with pytest.raises(StorageError) as refusal:
+            world.ask()
+        assert refusal.value.fault is StorageFault.NO_CREDENTIALS
+    assert len(s3.asked) == before + 1, "that is when they were refused"
+
+
+def test_folders_that_nobody_looked_at_for_longest_are_closed(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folders, "_KEPT", 1)
+    world = World(s3, s3.url)
+    for name in ("demo", "other"):
+        world.run = run_of(name, endpoint=s3.url)
+        world.ask()
+    assert list(world.folders._open) == ["uid-other"]

@@ -135,3 +135,20 @@ async def test_all_are_told_when_the_watch_breaks_and_when_it_goes_on(monkeypatc
         assert await waiter.changes(0.01) == {EVERYTHING}
         runs._take_all(None, [])
         assert await waiter.changes(0.01) == set(), "it went on before"
+
+
+async def test_what_a_namespace_lists_says_nothing_of_the_runs_of_another(monkeypatch: Any) -> None:
+    runs = await watching(([object_of("a")], []), monkeypatch=monkeypatch)
+    runs._take_all("other", [run_of("b", "other")])
+    assert [key.namespace for key, _ in runs.all()] == ["other", "team"]
+    runs._take_all("other", [])
+    assert [key.namespace for key, _ in runs.all()] == ["team"]
+
+
+async def test_it_is_not_ready_while_a_namespace_has_not_answered_yet() -> None:
+    client: Any = None
+    runs = Runs(client, ("team", "other"))
+    runs._take_all("team", [run_of("a")])
+    assert runs.waits == "the runs have not been listed yet"
+    runs._take_all("other", [])
+    assert runs.waits is None

@@ -13,6 +13,7 @@ test("settings are compared leaf by leaf, in the order of their names", () => {
 
 test("what one run alone has is a difference, and equal runs have none", () => {
   deepEqual(differences({ kl: null, list: [1, 2] }, { list: [1, 3] }), [["kl", "null", "–"], ["list.1", "2", "3"]]);
+  deepEqual(differences({}, { a: 1 }), [["a", "–", "1"]]);
   deepEqual(differences({ a: { b: [1] } }, { a: { b: [1] } }), []);
 });
 

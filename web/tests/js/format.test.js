@@ -12,7 +12,7 @@ test("numbers have as many digits as say something", () => {
 });
 
 test("durations have their two largest units", () => {
-  deepEqual([59, 61, 3700, 90_000].map(duration), ["59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
+  deepEqual([59, 61, 3600, 3700, 86_400, 90_000].map(duration), ["59 s", "1 min 1 s", "1 h 0 min", "1 h 1 min", "1 d 0 h", "1 d 1 h"]);
   equal(age("2026-01-01T00:00:00Z", Date.parse("2026-01-01T00:02:05Z")), "2 min 5 s");
   equal(duration(-5), "0 s", "a clock that is behind the cluster's shows no negative age");
 });

@@ -37,6 +37,11 @@ test("a chart has the lines that the run has, and one without any is left out", 
   ]);
 });
 
+test("every line of a chart is smoothed as it was asked for", () => {
+  const steps = columns(["a", "a"], [1, 2], [0, 1], { phaseSeconds: { train: [2, 4] } });
+  deepEqual(charts(steps, "Mean of 5").map((c) => c.lines[0].values), [[0, 0.5], [2, 3]]);
+});
+
 test("what came since is put after what is held", () => {
   const held = columns(["a", "a"], [1, 2], [0.1, 0.2]);
   const all = grown(held, { ...columns(["b"], [1], [0.3]), cursor: "3-y" });
