@@ -4,7 +4,10 @@ import asyncio
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from kubernetes import client as kubernetes
 from deepcoder_cli import proxy as proxies
 from deepcoder_cli.commands.dashboard import following
 from deepcoder_cli.proxy import HEAD_SECONDS, Proxy
-from deepcoder_cli.request_filter import Reply, RequestFilter
+from deepcoder_cli.request_filter import MOST_HEAD_BYTES, Reply, RequestFilter
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import Forbidden, NoToken, Unreachable
 from deepcoder_client.port_forward import Bearer, Stream, port_forward
@@ -100,6 +103,7 @@ class Pod:
         self.call(self.runner.setup())
         self.call(web.TCPSite(self.runner, "127.0.0.1", 0).start())
         self.tokens = 0
+        self.expires = "2999-01-01T00:00:00Z"
 
     def call(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
@@ -139,7 +143,7 @@ class Pod:
 
     async def token(self, request: web.Request) -> web.Response:
         self.tokens += 1
-        status = {"token": f"of-{request.match_info['name']}", "expirationTimestamp": "2999-01-01T00:00:00Z"}
+        status = {"token": f"of-{request.match_info['name']}", "expirationTimestamp": self.expires}
         return web.json_response({"status": status})
 
     def close(self) -> None:
@@ -262,8 +266,9 @@ def test_the_token_is_the_kubeconfigs_or_an_accounts_and_a_certificate_is_none(p
     account = Bearer(with_token, "viewer")
     assert [account.token(), account.token()] == ["of-viewer"] * 2
     assert pod.tokens == 1, "it is asked for anew when it is due, not each time"
-    with pytest.raises(NoToken, match="--service-account NAME"):
-        Bearer(pod.connection())
+    for without in (pod.connection(), pod.connection(api_key={"authorization": "Basic bWU6cGFzcw=="})):
+        with pytest.raises(NoToken, match="--service-account NAME"):
+            Bearer(without)
 
 
 def test_a_forward_to_nobody_is_unreachable(pod: Pod) -> None:
@@ -290,3 +295,35 @@ def test_a_page_whose_pod_has_gone_is_read_from_another() -> None:
     ready[:] = ["new"]
     assert (dialled(), dialled()) == ("new", "new")
     assert asked == ["old", "old", "new", "new"]
+
+
+def test_an_accounts_token_is_renewed_before_it_ends(pod: Pod) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=120)
+    pod.expires = soon.isoformat()
+    account = Bearer(pod.connection(), "viewer")
+    assert [account.token(), account.token()] == ["of-viewer"] * 2
+    assert pod.tokens == 2
+
+
+def test_a_head_that_never_ends_is_given_up(serve: Serve) -> None:
+    proxy = serve(lambda: pytest.fail("nobody asked"))
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as browser:
+        browser.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (2 * MOST_HEAD_BYTES))
+        assert browser.recv(65536).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_connection_that_has_ended_makes_room_for_another(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxies, "MOST_CONNECTIONS", 1)
+    proxy = serve(lambda: pytest.fail("nobody asked"))
+    for _ in range(20):  # one that comes while the place is being given back is closed
+        with suppress(http.client.HTTPException, OSError):
+            if asked(proxy, "/api/runs")[0] == 403 and asked(proxy, "/api/runs")[0] == 403:
+                return
+        time.sleep(0.1)
+    pytest.fail("the second was never answered")
+
+
+def test_only_this_machines_own_loopback_address_is_listened_on(serve: Serve) -> None:
+    proxy = serve(lambda: pytest.fail("nobody asked"))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", proxy.port), timeout=20)
