@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 from deepcoder_cli import follow as following
 from deepcoder_cli.condition_messages import JUDGES_SECONDS, NewMessages
 from deepcoder_cli.snapshot import Snapshot
+from deepcoder_client.errors import Unreachable
 
 REFUSES = "no judge is ready; 1 of 1 pods: CrashLoopBackOff: exit code 64: the root is read-only"
 
@@ -116,3 +118,29 @@ def test_a_log_without_a_terminal_says_why_below_each_change(monkeypatch: pytest
     assert "\n::" not in out.getvalue(), "a line that a program begins is an order to whoever runs this"
     words = r"  attempt 1 failed: exit code 64: ::error::[root] is \x1b[2Jread-only"
     assert lines == ["Running", "Backoff", words, "Failed", words]
+
+
+@pytest.mark.parametrize("away", [following.PATIENCE_SECONDS - 5, 3600.0])
+def test_an_api_server_that_restarts_is_waited_for_and_one_that_stays_away_is_told(
+    monkeypatch: pytest.MonkeyPatch, away: float
+) -> None:
+    now, goes = [0.0], 2 * following.PATIENCE_SECONDS
+
+    def take(client: Any, name: str) -> Snapshot:
+        if goes < now[0] <= goes + away:
+            raise Unreachable("it does not answer")
+        return snapshot("Running" if now[0] <= goes else "Complete")
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(following, "take", take)
+    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    client: Any = _Client()
+    console = Console(file=io.StringIO())
+    if away < following.PATIENCE_SECONDS:
+        assert following.follow(client, "run", seconds=7200, console=console)["status"]["phase"] == "Complete"
+    else:
+        with pytest.raises(Unreachable):
+            following.follow(client, "run", seconds=7200, console=console)
+        assert now[0] < goes + following.PATIENCE_SECONDS + 5

@@ -13,7 +13,9 @@ import yaml
 from aiohttp import web
 
 from deepcoder_cli.__main__ import main
+from deepcoder_client.client import Client
 from deepcoder_client.driver_log import NOTHING_YET
+from deepcoder_client.run_folder import Attempt, RunFolder
 
 UID = "0f0e0d0c-0000-4000-8000-000000000000"
 STDOUT = b"\x01"
@@ -49,6 +51,7 @@ class Cluster:
         self.refusing = False
         self.commands: list[list[str]] = []
         self.queries: list[dict[str, str]] = []
+        self.selectors: list[str] = []
         self.head: dict[str, Any] = {}
         self.printed: list[bytes] = [b"step 1\nst", b"ep 2\n", b"last"]
         self.ended: dict[str, Any] = {"status": "Success"}
@@ -65,6 +68,7 @@ class Cluster:
             return web.json_response({"status": {"allowed": asked["verb"] in self.verbs}})
         if path.endswith("/pods"):
             selector = request.query["labelSelector"]
+            self.selectors.append(selector)
             items = [a_pod("head", "ray-head") | self.head] if "role=head" in selector else []
             items = (
                 [a_pod(f"sampler-{x}", "istio-proxy", "ray-worker") for x in "ba"]
@@ -223,3 +227,33 @@ def test_a_run_that_has_had_no_attempt_is_said(cluster: Cluster, capsys: pytest.
     cluster.run["status"] = {"phase": "Pending"}
     assert main(["logs", "demo"]) == 3
     assert "has had no attempt yet" in capsys.readouterr().err
+
+
+def test_pods_of_an_earlier_attempt_are_not_read(cluster: Cluster, printed: Read) -> None:
+    """They may still be there while the next attempt starts."""
+    assert main(["logs", "demo", "samplers"]) == 0
+    assert all("deepcoder.dev/ordinal=2" in selector for selector in cluster.selectors)
+    assert cluster.selectors
+
+
+def test_a_pod_that_cannot_be_followed_ends_the_command_with_its_error(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del cluster.logs["sampler-b"]
+    assert main(["logs", "demo", "samplers", "-f"]) == 6
+    assert "the API server answers 500" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("tail", "lines"), [("2", ["two", "three"]), ("9", ["one", "two", "three"]), ("0", [])])
+def test_without_a_live_attempt_the_end_of_the_last_ones_log_is_shown(
+    cluster: Cluster, tail: str, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del cluster.run["status"]["attempt"]
+    attempts = [Attempt("short", ordinal, None, None, ("driver.log",)) for ordinal in (1, 2)]
+    monkeypatch.setattr(RunFolder, "attempts", lambda folder: attempts)
+    monkeypatch.setattr(RunFolder, "read_log", lambda folder, stage, ordinal, name: {2: "one\ntwo\nthree\n"}[ordinal])
+    monkeypatch.setattr(Client, "folder", lambda client, run, endpoint: RunFolder(None, "k", run))  # type: ignore[arg-type]
+    assert main(["logs", "demo", "--tail", tail]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == lines
+    assert "this is the end of attempt 2's log" in shown.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 
 import pytest
@@ -85,3 +86,15 @@ def test_yaml_shows_letters_of_every_script_where_nothing_has_to_be_escaped(out:
 
 def test_what_is_shown_in_place_of_a_character_names_it() -> None:
     assert printable("\x1b\x9b\u202e\ud800 \xa0") == "\\x1b\\x9b\\u202e\\ud800 \xa0"
+
+
+def test_a_figure_that_is_none_is_null_to_programs_and_a_dash_to_people() -> None:
+    assert output.plain({"a": [math.nan, math.inf, 0.5]}) == {"a": [None, None, 0.5]}
+    assert [output.cell(value) for value in (None, "", True, False, 0.0, 0.123456)] == [
+        "–",
+        "–",
+        "yes",
+        "no",
+        "0",
+        "0.1235",
+    ]

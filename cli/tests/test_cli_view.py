@@ -1,6 +1,6 @@
 """The live view: what is drawn from a full status, from an empty one, and from pods in trouble."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from deepcoder_cli.commands.stages import told
 from deepcoder_cli.follow import one_line
-from deepcoder_cli.output import cell
+from deepcoder_cli.output import age, cell
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_cli.view import curve_point, pod_state, render, sparkline
 from deepcoder_client.client import pool_of
@@ -171,3 +171,42 @@ def test_a_run_without_a_shared_pool_has_one_of_its_own() -> None:
 def test_a_stages_row_tells_what_evaluations_came_to_and_not_the_dozens_of_figures_of_a_step() -> None:
     results = {"reward_mean": "0.7", "entropy": "0.1", "eval/lcb/pass_at_1": "0.5", "eval/lcb/pass_at_1_low": "0.4"}
     assert told(results) == "eval/lcb/pass_at_1 0.5"
+
+
+def test_pods_are_drawn_with_their_ready_containers_and_their_age() -> None:
+    about = {"name": "demo-head", "creationTimestamp": "2025-12-31T23:56:00Z"}
+    statuses = [{"name": "ray-head", "ready": True}, {"name": "mesh", "ready": False}]
+    spec = {"containers": [{"name": "ray-head"}, {"name": "mesh"}, {"name": "late"}]}
+    pod = {"metadata": about, "spec": spec, "status": {"phase": "Running", "containerStatuses": statuses}}
+    (line,) = [row for row in drawn(Snapshot(a_run(**RUNNING), None, (pod,))).splitlines() if "demo-head" in row]
+    assert line.strip("│ ").split() == ["demo-head", "Running", "1/3", "5m"]
+    about["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert "Terminating" in drawn(Snapshot(a_run(**RUNNING), None, (pod,)))
+
+
+def test_stages_are_drawn_with_the_step_of_the_report_for_the_current_one_and_of_the_status_for_others() -> None:
+    run = a_run(**RUNNING, stages=[{"name": "short", "phase": "Active", "step": 10}])
+    run["spec"]["stages"].append({"name": "long", "contextTokens": 64, "maxSteps": 30})
+    run["status"]["stages"].append({"name": "long", "phase": "Pending", "step": 3})
+    lines = drawn(Snapshot(run, None, ())).splitlines()
+    rows = {words[0]: words for line in lines if (words := line.strip("│ ").split())}
+    assert "12/40" in rows["short"]
+    assert "3/30" in rows["long"]
+    assert "–" in rows["eval"], "an evaluation has no steps"
+
+
+def test_the_commonest_verdict_comes_first() -> None:
+    assert "wrong_answer 25  passed 7" in drawn(Snapshot(a_run(**RUNNING), None, ()))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (172_799, "47h"), (172_800, "2d")],
+)
+def test_an_age_has_the_largest_unit_of_which_there_are_two(seconds: int, shown: str) -> None:
+    assert age(NOW - timedelta(seconds=seconds), NOW) == shown
+
+
+def test_a_time_after_now_has_no_negative_age() -> None:
+    """The cluster's clock may be ahead of this machine's."""
+    assert age(NOW + timedelta(seconds=5), NOW) == "0s"
