@@ -1,6 +1,7 @@
 """The HTTP contract, over a real socket with a real client and real zygotes."""
 
 import asyncio
+import gc
 import hashlib
 import itertools
 import json
@@ -89,7 +90,16 @@ async def test_v1_needs_the_token(client, header):
     for method, path in (("POST", "/v1/judge"), ("PUT", "/v1/tests/x"), ("GET", "/v1/capacity")):
         async with client.request(method, path, headers={"Authorization": header}, data=b"{}") as response:
             assert response.status == 401
+            assert response.headers["WWW-Authenticate"] == "Bearer"
             assert TOKEN not in await response.text()
+
+
+async def test_token_that_is_no_text_is_none(client):
+    async with client.get("/healthz") as response:
+        reader, writer = await asyncio.open_connection("127.0.0.1", response.url.port)
+    writer.write(b"GET /v1/capacity HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xe9\r\n\r\n")
+    assert b" 401 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+    writer.close()
 
 
 async def test_body_of_whoever_shows_no_token_is_not_waited_for(client, judge):
@@ -182,8 +192,9 @@ async def test_source_or_body_too_large_is_refused(client):
     assert "PUT /v1/tests" in problem.error
 
 
-async def test_run_header_has_to_be_one(client):
-    problem = await refusal(client, 400, json=unique(), headers={RUN_HEADER: "no slashes"})
+@pytest.mark.parametrize("header", ["no slashes", "ns/run/12345678/more", "ns/run/12345678 more", "ns//12345678"])
+async def test_run_header_has_to_be_one(client, header):
+    problem = await refusal(client, 400, json=unique(), headers={RUN_HEADER: header})
     assert problem.field == RUN_HEADER
 
 
@@ -228,6 +239,14 @@ async def test_full_queue_answers_429_with_retry_after_and_loses_nothing(client,
             await asyncio.sleep(0.05)
             response, text = await post(client, body)
         assert response.status == 200
+
+
+async def test_answer_is_not_held_until_the_deadline_that_it_was_given_before(client):
+    body = unique(deadline_s=3000)
+    await post(client, body)
+    async with asyncio.timeout(20):
+        while any(isinstance(each, JudgeResponse) and each.id == body["id"] for each in gc.get_objects()):
+            await asyncio.sleep(0.01)
 
 
 async def test_client_that_hangs_up_finds_its_answer_later(client):
@@ -330,7 +349,7 @@ async def test_store_is_bounded_and_drops_the_oldest(client):
 
 async def test_other_paths_and_methods_are_problems_too(client):
     async with client.get("/v1/judge") as response:
-        assert response.status == 405
+        assert (response.status, response.headers["Allow"]) == (405, "POST")
         assert Problem.model_validate_json(await response.text()).error
     async with client.get("/v1/nothing") as response:
         assert response.status == 404

@@ -11,6 +11,9 @@ import pytest
 
 import deepcoder_contracts
 import deepcoder_sandbox
+from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox import attack, attack_limits
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # readable by everybody, as the one that runs these tests need not be
 NOBODY_SPECIAL = "12345"
@@ -39,6 +42,38 @@ def test_user_without_rights_gets_the_namespaces_tier_where_user_namespaces_are_
     assert told.returncode == 0, told
     assert told.stdout.splitlines()[0] == "Namespaces"
     assert "NOT enforced" not in told.stdout
+
+
+@pytest.fixture
+def in_namespaces():
+    """A zygote in namespaces whose judge has a group beside its own, and its pid out here."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to look into a process of another user")
+    groups = os.getgroups()
+    os.setgroups([4711])
+    zygote = ZygoteProcess(ZygoteConfig(tier=Tier.NAMESPACES))
+    os.setgroups(groups)
+    yield zygote, int(Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text())
+    zygote.kill()
+
+
+@pytest.mark.root
+def test_what_is_mounted_in_namespaces_is_read_only_but_for_the_scratch_directory_and_grants_nothing(in_namespaces):
+    mounts = [line.split() for line in Path(f"/proc/{in_namespaces[1]}/mountinfo").read_text().splitlines()]
+    options = {mount[4]: set(mount[5].split(",")) for mount in mounts}
+    devices = {place for place in options if place.startswith("/dev/")}
+    assert {place for place in options if "rw" in options[place]} == {"/tmp", "/proc", *devices}
+    assert [place for place in options if "nosuid" not in options[place]] == []
+    assert {place for place in options if "nodev" not in options[place]} == devices
+    assert {place for place in options if "noexec" in options[place]} >= {"/tmp", "/proc", *devices}
+    (proc,) = [mount for mount in mounts if mount[4] == "/proc"]
+    assert "subset=pid" in proc[-1].split(",")
+
+
+@pytest.mark.root
+def test_program_in_namespaces_has_neither_the_groups_nor_the_name_of_its_host(in_namespaces):
+    code = "import os\nprint(os.getgroups(), os.uname().nodename)"
+    assert attack._run(in_namespaces[0], code, b"", attack_limits.bounds()).stdout == b"[] sandbox\n"
 
 
 HOST_USERS = """

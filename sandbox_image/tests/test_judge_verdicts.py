@@ -3,7 +3,10 @@
 import pytest
 
 from deepcoder_contracts.judge import Scoring, Verdict
+from deepcoder_sandbox import outcome
 from deepcoder_sandbox.compare import values
+from deepcoder_sandbox.outcome import Claim
+from deepcoder_sandbox.worker.packets import RunEnded, RunLimits
 
 SUM = "print(sum(map(int, input().split())))"
 
@@ -98,8 +101,41 @@ def test_detail_is_escaped_bounded_and_holds_no_expected_output(judge_once):
     assert "secret" not in detail
 
 
-def test_runtime_error_shows_the_last_line_of_the_traceback(judge_once):
-    assert "ZeroDivisionError" in (judge_once("1 / 0", ("", "")).verdicts[0].detail or "")
+@pytest.mark.parametrize("written_before", ["", "import sys\nsys.stderr.write('a line\\n' * 10_000)\n"])
+def test_runtime_error_shows_the_last_line_of_the_traceback(judge_once, written_before):
+    assert "ZeroDivisionError" in (judge_once(f"{written_before}1 / 0", ("", "")).verdicts[0].detail or "")
+
+
+LIMITS = RunLimits(cpu_limit_s=1.0, wall_limit_s=3.0, memory_limit_mb=100, file_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("wait_status", "cpu_s", "rss_mb", "written_bytes", "claimed", "expected", "detail"),
+    [
+        (0, 1.0, 10, 999, None, None, None),
+        (0, 1.01, 10, 0, None, Verdict.TIME_LIMIT, "1 s of CPU"),  # it ended before anybody looked
+        (24, 0.99, 10, 0, None, Verdict.TIME_LIMIT, "1 s of CPU"),  # SIGXCPU
+        (9, 1.01, 10, 0, None, Verdict.TIME_LIMIT, "1 s of CPU"),  # the kernel's SIGKILL some seconds later
+        (25, 0.1, 10, 0, None, Verdict.OUTPUT_LIMIT, "1000 bytes"),  # SIGXFSZ, whatever was written where
+        (0, 0.1, 10, 1000, None, Verdict.OUTPUT_LIMIT, "1000 bytes"),
+        (11, 0.1, 91, 0, None, Verdict.MEMORY_LIMIT, "near 100 MiB"),
+        (11, 0.1, 89, 0, None, Verdict.RUNTIME_ERROR, "SIGSEGV"),
+        (40, 0.1, 10, 0, None, Verdict.RUNTIME_ERROR, "signal 40"),
+        (3 << 8, 0.1, 95, 0, None, Verdict.RUNTIME_ERROR, "exit status 3"),
+        (0, 0.1, 10, 0, "exit", Verdict.RUNTIME_ERROR, "it left"),
+        (1 << 8, 0.1, 10, 0, "memory", Verdict.MEMORY_LIMIT, "100 MiB"),
+        (11, 1.01, 95, 1000, "compile", Verdict.TIME_LIMIT, "1 s of CPU"),  # time comes before all else
+        (11, 0.1, 95, 1000, "compile", Verdict.OUTPUT_LIMIT, "1000 bytes"),
+        (11, 0.1, 95, 0, "compile", Verdict.COMPILE_ERROR, "it left"),
+    ],
+)
+def test_run_that_ended_by_itself_gets_the_verdict_of_what_it_did(
+    wait_status, cpu_s, rss_mb, written_bytes, claimed, expected, detail
+):
+    ended = RunEnded(wait_status, cpu_s, 0.1, 0.0, rss_mb << 10, killed_for=None, clean=True)
+    verdict = outcome.failed_run(ended, LIMITS, Claim(claimed, "it left" if claimed else None), written_bytes, b"")
+    assert (verdict and verdict.verdict) is expected
+    assert verdict is None or detail in verdict.detail
 
 
 def test_each_strict_test_has_a_process_of_its_own(judge):
@@ -172,6 +208,7 @@ def test_script_passes_when_its_appended_test_runs_to_the_end(judge, test, expec
         "import os; os._exit(0)",
         "raise SystemExit(0)",
         "import os; os.write(3, b'{\"completed\": true}'); os._exit(0)",
+        'import os; os.write(3, b\'{"completed": "0123456789abcdef"}\'); os._exit(0)',  # not the word that was given
         "import atexit, os; atexit.register(os._exit, 0); raise SystemExit",
     ],
 )
