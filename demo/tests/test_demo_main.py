@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from deepcoder_demo import __main__ as demo
-from deepcoder_demo import devcluster, preflight
+from deepcoder_demo import devcluster, manifest, platform, preflight, summary
 from deepcoder_demo.demo_lock import AlreadyRunning, lock_file, only_one
+from deepcoder_demo.settings import OUTPUT, Cluster, Images, S3Access
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +91,32 @@ def test_checks_that_are_interrupted_end_in_a_line(
     monkeypatch.setattr(preflight, "check", interrupted)
     assert preflight.main() == 130
     assert capsys.readouterr().err == "demo: interrupted; nothing was changed\n"
+
+
+@pytest.mark.parametrize(("phase", "code"), [("Complete", 0), ("Failed", 1)])
+def test_the_run_before_goes_first_and_a_run_that_does_not_complete_is_a_failure_with_its_reasons(
+    phase: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    s3 = S3Access("http://s3", "http://s3", "b", "r", "k", "s")
+    cluster, done = Cluster("/a", False, Images("o", "t", "s"), s3), list[str]()
+    conditions = [
+        {"type": "Failed", "status": "True", "message": "stage short failed"},
+        {"type": "Progressing", "status": "False", "message": "of another matter"},
+    ]
+    run = {"status": {"phase": phase, "conditions": conditions}}
+
+    def show(*_: object) -> Path:
+        done.append("summary")
+        return OUTPUT
+
+    monkeypatch.setattr(demo, "make_ready", lambda stopwatch: cluster)
+    monkeypatch.setattr(manifest, "written", lambda s3: manifest.EXAMPLE)
+    monkeypatch.setattr(platform, "delete_and_wait", lambda *_, **__: done.append("delete"))
+    monkeypatch.setattr(platform, "kubectl", lambda cluster, verb, *_: done.append(verb))
+    monkeypatch.setattr(platform, "follow", lambda *_, **__: done.append("follow") or run)
+    monkeypatch.setattr(summary, "show", show)
+    assert demo.main([]) == code
+    assert done == ["delete", "apply", "follow", *(["summary"] if code == 0 else [])]
+    told = said(capsys)
+    assert ("the run ended as Failed: stage short failed" in told) is (code == 1)
+    assert "of another matter" not in told

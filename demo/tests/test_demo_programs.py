@@ -220,3 +220,27 @@ def test_a_run_that_has_ended_is_told_from_one_that_has_not_and_what_is_not_comp
         with pytest.raises(CommandFailed):
             platform.follow(SOME_CLUSTER, "run", "team", seconds=30)
     assert ("status run -n team\n" in capfd.readouterr().out) is (phase != "Complete")
+
+
+def test_the_demos_files_are_made_once_and_what_a_killed_run_left_is_not_taken_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def make(command: list[Any], *, seconds: float) -> str:
+        folder = Path(command[-1])
+        assert not folder.exists()
+        made.append(folder)
+        folder.mkdir()
+        (folder / "train.jsonl").write_text("{}")
+        if len(made) == 1:
+            raise CommandFailed("killed half-way")
+        return ""
+
+    monkeypatch.setattr(data, "run", make)
+    with pytest.raises(CommandFailed):
+        data.make(tmp_path)
+    folder = data.make(tmp_path)
+    assert (folder / "train.jsonl").exists()
+    assert data.make(tmp_path) == folder
+    assert len(made) == 2

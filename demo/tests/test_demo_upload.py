@@ -1,5 +1,7 @@
 """The bucket that does not take the demo's files: said in a line, with what to look at."""
 
+import base64
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -78,3 +80,43 @@ def test_a_server_on_this_machine_is_reached_past_a_proxy(
 def test_what_is_reached_past_proxies_already_stays_so(before: dict[str, str], after: str) -> None:
     past_proxies(before)
     assert before == {"no_proxy": after, "NO_PROXY": after}
+
+
+def test_only_files_that_the_bucket_does_not_have_as_they_are_now_are_sent(tmp_path: Path) -> None:
+    def checksum(data: bytes) -> str:
+        return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+    stored = {"/team-ml/demo/same.jsonl": checksum(b"same"), "/team-ml/demo/model/old.bin": checksum(b"before")}
+    sent: dict[str, tuple[bytes, str | None]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200 if self.path in stored else 404)
+            self.send_header("x-amz-checksum-sha256", stored.get(self.path, ""))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_PUT(self) -> None:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            sent[self.path] = data, self.headers.get("x-amz-checksum-sha256")
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    (tmp_path / "model").mkdir()
+    for name, text in {"same.jsonl": "same", "model/old.bin": "after", "new.jsonl": "new"}.items():
+        (tmp_path / name).write_text(text)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        url = f"http://127.0.0.1:{httpd.server_port}"
+        try:
+            assert upload(tmp_path, S3Access(url, url, "team-ml", "us-east-1", "key", "secret")) == 2
+        finally:
+            httpd.shutdown()
+    assert sent == {
+        "/team-ml/demo/model/old.bin": (b"after", checksum(b"after")),
+        "/team-ml/demo/new.jsonl": (b"new", checksum(b"new")),
+    }
