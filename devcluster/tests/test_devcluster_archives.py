@@ -5,12 +5,14 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from devcluster import ociarchive
+from devcluster import ociarchive, ocilayout
 from devcluster.containerd import ArchiveWriter, removable
-from devcluster.images import describe, newest, stage, transfer
+from devcluster.images import _Builder, describe, newest, stage, transfer
 from devcluster.node import NodeError
 from devcluster.ociarchive import StaticImage
 from devcluster.ocilayout import NotInLayout, drop, layers, references, write_missing
@@ -161,3 +163,24 @@ def test_an_image_of_another_checkout_is_made_of_its_files_alone(tmp_path: Path)
     assert (tmp_path / "context" / "part").read_text() == "older"
     (tmp_path / "part").write_text("newer")
     assert describe("operator", "base", None, tmp_path).reference != other.reference
+
+
+def test_old_versions_of_an_image_go_everywhere_and_images_of_other_names_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(number: int) -> str:
+        return f"localhost/deepcoder/operator:{number}"
+
+    others = ["localhost/deepcoder/operator-extra:1", "localhost/devcluster/base:1"]
+    everywhere = [*others, *map(version, range(1, 6))]
+    removed: dict[str, Any] = {"buildah": []}
+    builder: Any = object.__new__(_Builder)
+    builder._artifacts, builder.layout = SimpleNamespace(cache=tmp_path), tmp_path / "oci"
+    builder._buildah = SimpleNamespace(references=lambda: everywhere, remove=removed["buildah"].append)
+    store: Any = SimpleNamespace(references=lambda: set(everywhere), remove=lambda names: removed.update(store=names))
+    monkeypatch.setattr(ocilayout, "references", lambda layout: everywhere)
+    monkeypatch.setattr(ocilayout, "drop", lambda layout, names: removed.update(layout=names))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "operator.json").write_text(json.dumps([version(number) for number in range(1, 5)]))
+    builder.forget_old(SimpleNamespace(name="operator", reference=version(5)), store)
+    assert removed == {"buildah": [version(1)], "store": {version(1)}, "layout": {version(1)}}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import cgroups, host_settings, procfs, sysctls
+from devcluster import cgroups, host_settings, lifecycle, node, procfs, sysctls
 from devcluster.cgroups import Hierarchy
+from devcluster.config import Cluster
 
 SETTING = "vm/overcommit_memory"
 
@@ -113,3 +114,62 @@ def test_leaving_where_nothing_is_needs_no_rights_and_leaves_nothing(changed: li
 
 def test_a_setting_that_the_kernel_lacks_is_left_out(tmp_path: Path) -> None:
     assert sysctls.present(tmp_path) == {}
+
+
+def test_a_process_that_cannot_be_seen_from_here_is_not_killed_in_our_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel shows a process of another namespace as 0, and a signal to 0 ends the sender and its whole group."""
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [Hierarchy(tmp_path, 2)])
+    (tmp_path / "devcluster-main" / "node").mkdir(parents=True)
+    (tmp_path / "devcluster-main" / "cgroup.procs").write_text("")
+    (tmp_path / "devcluster-main" / "node" / "cgroup.procs").write_text("0\n")
+    assert cgroups.processes("devcluster-main") == set()
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `down` ends, in order, of a cluster whose first process runs."""
+    done: list[str] = []
+
+    class Process:
+        def kill(self) -> None:
+            done.append("the node")
+
+    monkeypatch.setattr(node, "running", lambda cluster: Process())
+    monkeypatch.setattr(cgroups, "kill", lambda name: done.append(f"all in {name}"))
+    monkeypatch.setattr(host_settings, "leave", lambda name: done.append(f"settings of {name}"))
+    return done
+
+
+def made(cluster: Cluster) -> Cluster:
+    for place in (cluster.state, cluster.image_store):
+        place.mkdir(parents=True)
+        (place / "file").write_text("")
+    return cluster
+
+
+def test_down_ends_the_node_and_what_left_it_and_removes_the_state_of_this_cluster_alone(
+    ended: list[str], tmp_path: Path
+) -> None:
+    cluster, other = made(Cluster("main", tmp_path)), made(Cluster("trial", tmp_path))
+    lifecycle.down(cluster)
+    assert ended == ["the node", f"all in {cluster.cgroup}", f"settings of {cluster.cgroup}"]
+    assert not cluster.state.exists()
+    assert all((place / "file").exists() for place in (cluster.image_store, other.state, other.image_store))
+
+
+def test_down_keeps_the_record_of_a_cluster_that_does_not_end(
+    ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next `down` needs it."""
+
+    def stays(name: str) -> None:
+        raise TimeoutError("processes [7] are still there")
+
+    monkeypatch.setattr(cgroups, "kill", stays)
+    cluster = made(Cluster("main", tmp_path))
+    with pytest.raises(TimeoutError):
+        lifecycle.down(cluster)
+    assert (cluster.state / "file").exists()
+    assert ended == ["the node"], "the settings of a machine on which it still runs stay as they are"
