@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from plan_world import POD_SECONDS, UID, Cluster, make_run, reason, running
+from plan_world import POD_SECONDS, START, UID, Cluster, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
 from deepcoder_contracts.api.run_status import TROUBLE, Phase, RunStatus, StagePhase
@@ -34,6 +34,18 @@ def test_run_goes_through_all_stages_to_complete() -> None:
     assert status.stages[2].results == {"eval/held-back/pass_at_1": "0.25"}
     assert cluster.made == ["demo-s0-a1", "demo-s1-a2", "demo-s2-a3"]
     assert not cluster.jobs
+
+
+def test_run_and_stage_begin_with_their_first_attempt_however_many_follow() -> None:
+    cluster = running()
+    cluster.advance(60)
+    cluster.leave(1)
+    cluster.settle()
+    cluster.advance(11)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a2"
+    status = cluster.run.status
+    assert (status.start_time, status.stages[0].start_time) == (START, START)
 
 
 def test_all_conditions_are_there_from_the_first_pass() -> None:
