@@ -1,12 +1,13 @@
-"""What clusters change of the machine together is put back by the last of them, as it was before the first."""
+"""What clusters share of a machine: settings are put back by the last of them, down ends its own alone, and ports are apart."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from devcluster import cgroups, host_settings, lifecycle, node, procfs, sysctls
+from devcluster import cgroups, forwards, host_settings, install, lifecycle, node, procfs, sysctls
 from devcluster.cgroups import Hierarchy
 from devcluster.config import Cluster
 
@@ -173,3 +174,41 @@ def test_down_keeps_the_record_of_a_cluster_that_does_not_end(
         lifecycle.down(cluster)
     assert (cluster.state / "file").exists()
     assert ended == ["the node"], "the settings of a machine on which it still runs stay as they are"
+
+
+def test_only_the_main_cluster_has_fixed_ports(tmp_path: Path) -> None:
+    """A second one would take them from it."""
+    main, trial = Cluster("main", tmp_path), Cluster("trial", tmp_path)
+    assert (lifecycle.default_api_port(main), lifecycle.default_api_port(trial)) == (16443, 0)
+    assert (install.default_s3_port(main), install.default_s3_port(trial)) == (17070, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "kept"),
+    [("10.0.0.1", 0, True), ("10.0.0.1", 5000, True), ("10.0.0.1", 5001, False), ("10.0.0.2", 0, False)],
+)
+def test_a_forward_is_kept_only_if_it_leads_to_the_same_place_from_the_port_asked_for(
+    host: str, port: int, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Process:
+        def kill(self) -> None:
+            done.append("killed")
+
+    class Started(Exception):
+        """Another one would be started."""
+
+    def start(*_: object, **__: object) -> None:
+        raise Started
+
+    running = forwards.Forward("s3", 5000, "10.0.0.1", 7070, Process())  # type: ignore[arg-type]
+    monkeypatch.setattr(forwards, "find", lambda cluster, name: running)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    cluster = Cluster("trial", tmp_path)
+    if kept:
+        assert forwards.start(cluster, 1, "s3", host, 7070, port) is running
+    else:
+        with pytest.raises(Started):
+            forwards.start(cluster, 1, "s3", host, 7070, port)
+    assert done == ([] if kept else ["killed"])
