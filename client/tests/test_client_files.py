@@ -9,6 +9,7 @@ import yaml
 from deepcoder_client.errors import BadFile
 from deepcoder_client.manifests import load, load_all, parse
 from deepcoder_client.prices import Price, per_gpu_hour, price_list, read_prices
+from deepcoder_contracts.api.run import MAX_NAME_LENGTH
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -34,6 +35,7 @@ def test_what_is_applied_is_what_was_written_and_nothing_else() -> None:
         ({"kind": "Run"}, "kind is 'Run'"),
         ({"spec": {**document()["spec"], "stage": []}}, "spec.stage: there is no such field"),
         ({"metadata": {"name": "Upper"}}, "metadata.name is 'Upper'"),
+        ({"metadata": {"name": "a" * (MAX_NAME_LENGTH + 1)}}, f"at most {MAX_NAME_LENGTH} characters"),
         (
             {"spec": {k: v for k, v in document()["spec"].items() if k != "checkpoint"}},
             "spec.checkpoint: Field required",
