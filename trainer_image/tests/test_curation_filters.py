@@ -139,6 +139,15 @@ def test_near_duplicates_are_found_at_their_similarity_and_not_below() -> None:
     assert 20 <= sum(len(e) == 2 for e in expected) <= 80, "the trial has both kinds"
 
 
+def test_a_problem_near_two_clusters_belongs_to_the_nearer_one() -> None:
+    first = [f"w{n}" for n in range(100)]
+    other = [*first[:85], *(f"x{n}" for n in range(15))]
+    between = [*first[:90], *other[90:]]
+    near, nearer = (jaccard(shingles(between), shingles(each)) for each in (first, other))
+    assert 0.8 < near < nearer
+    assert clusters([" ".join(each) for each in (first, other, between)]) == [[0], [1, 2]]
+
+
 def test_a_cluster_of_thousands_is_compared_with_its_first_alone() -> None:
     rng = np.random.default_rng(1)
     original = text(rng, 200)

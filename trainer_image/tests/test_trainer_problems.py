@@ -368,6 +368,17 @@ def test_a_chat_template_that_names_the_day_asks_the_same_tomorrow() -> None:
     assert prompt_lengths(["hi hi"], tokenizer) == [3]
 
 
+def test_a_template_brings_its_special_tokens_and_a_text_without_one_is_given_them() -> None:
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"hi": 0, "other": 1, "<s>": 2}, unk_token="other"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    words.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
+    for template in (None, "<s> {{ messages[0]['content'] }}"):
+        tokenizer.chat_template = template
+        assert encode_prompt("hi", tokenizer).tolist() == [2, 0]
+        assert prompt_lengths(["hi hi"], tokenizer) == [3]
+
+
 def test_long_prompts_are_left_out_and_counted() -> None:
     problems = [problem_from_row(own_row(id=f"p{n}", prompt="x" * n)) for n in (3, 9, 5)]
     encoded = encode_problems(problems, CharacterTokenizer(None), max_prompt_tokens=5)
