@@ -1,4 +1,4 @@
-"""What clusters share of a machine: settings are put back by the last of them, down ends its own alone, and ports are apart."""
+"""What clusters share of a machine: the last puts its settings back, down ends its own alone, and ports are apart."""
 
 import json
 import subprocess
