@@ -76,11 +76,14 @@ class Connection:
 
     def __init__(self, *, withheld: tuple[str, ...] = ()) -> None:
         self.withheld = withheld
+        self.gone: tuple[str, ...] = ()
         self.operators: list[dict[str, Any]] = [OPERATOR]
 
     def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         if name in self.withheld:
             raise Forbidden(Right("get", "secrets", "", namespace))
+        if name in self.gone:
+            raise NotFound(f"no secrets {name}")
         value = {"s3": PASSWORD, "hub": "hub-token-value"}[name]
         return {"data": {"key": base64.b64encode(value.encode()).decode()}}
 
@@ -270,3 +273,56 @@ def test_the_archive_has_one_folder_with_a_report_of_what_is_missing() -> None:
         assert report is not None
         assert b"missing: RayJobs: you lack the permission" in report.read()
     assert all(name.startswith("demo-1/") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("secret", "optional", "known"), [("hub", False, False), ("hub", True, True), ("s3", True, False)]
+)
+def test_a_secret_that_was_deleted_is_not_known_unless_the_pods_may_do_without_it(
+    monkeypatch: pytest.MonkeyPatch, secret: str, optional: bool, known: bool
+) -> None:
+    """Its value may have been printed before. Pods that may do without it were started without it."""
+    reference = {"name": "HUB", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token", "optional": optional}}}
+    pod = POD | {"spec": {"containers": [{"name": "ray-head", "env": [reference]}]}}
+    monkeypatch.setattr(Client, "pods", lambda *_: [pod])
+    client: Any = Client()
+    client.connection.gone = (secret,)
+    made = gather(client, "demo", operator_namespace="deepcoder")
+    assert ("logs/demo-head.ray-head.log" in made.documents) is known
+    assert any("--include-logs" in line for line in made.missing) is not known
+
+
+def test_the_judges_of_a_run_are_there_each_once_with_their_pool_and_what_they_print(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = {"metadata": {"name": "demo-sandbox", "namespace": "team"}, "status": {"readyReplicas": 1}}
+    judge = {"metadata": {"name": "judge-0", "namespace": "team"}, "spec": {"containers": [{"name": "judge"}]}}
+    own = RUN | {"spec": RUN["spec"] | {"sandbox": {"template": {}}}}
+    monkeypatch.setattr(Client, "raw", lambda *_: own)
+    monkeypatch.setattr(Client, "find_pool", lambda *_: pool)
+    monkeypatch.setattr(Client, "judges", lambda *_: [judge, POD], raising=False)
+    made = bundle()
+    assert yaml.safe_load(made.documents["sandboxpool.yaml"])["status"] == {"readyReplicas": 1}
+    pods = [pod["metadata"]["name"] for pod in yaml.safe_load_all(made.documents["pods.yaml"])]
+    assert pods == ["demo-head", "judge-0"]
+    assert made.documents["logs/judge-0.judge.log"].startswith("judge-0 says [redacted]")
+    assert all(name in made.documents["events.yaml"] for name in ("demo-head", "judge-0", "demo-sandbox"))
+
+
+def test_logs_are_left_out_where_secrets_have_too_many_forms_to_search_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepcoder_contracts.redaction.MOST_FORMS", 1)
+    made = bundle()
+    assert {name for name in made.documents if not name.endswith(".yaml")} == set()
+    assert any(line.startswith("values of Secrets that must be removed") for line in made.missing)
+
+
+def test_an_operator_that_says_nothing_of_the_run_is_told_from_one_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Client, "pod_log", lambda *_, **__: iter(["another/run: attempt 1"]))
+    started_once = OPERATOR | {"status": {}}
+    for operators, said in (([started_once], True), ([], False)):
+        monkeypatch.setattr(Connection, "list", lambda *_, found=operators, **__: {"items": found})
+        made = bundle()
+        assert any("none of its pods in namespace deepcoder names the run" in line for line in made.missing) is said
+        assert "operator.log" not in made.documents

@@ -214,9 +214,7 @@ class _Asking:
 
     def operator(self, pods: Sequence[Object], namespace: str) -> dict[str, str]:
         """Collect the operator's log lines about the run."""
-        said = self.tried(
-            "the operator's log", lambda: _operator(self.client, pods, f"{self.place}/{self.name}", self.name)
-        )
+        said = self.tried("the operator's log", lambda: _operator(self.client, pods, self.name))
         if said == "" and pods:
             self.made.missing.append(f"the operator's log: none of its pods in namespace {namespace} names the run")
         return {"operator.log": said} if said else {}
@@ -302,7 +300,7 @@ def _log(client: Client, pod: Object, container: str, tail: int, *, previous: bo
     return "\n".join(client.pod_log(meta["namespace"], meta["name"], container, tail=tail, previous=previous))
 
 
-def _operator(client: Client, pods: Sequence[Object], *words: str) -> str:
+def _operator(client: Client, pods: Sequence[Object], run: str) -> str:
     """Return the operator's log lines that name the run, and the last lines of restarted containers' previous logs."""
     found = []
     try:
@@ -312,7 +310,7 @@ def _operator(client: Client, pods: Sequence[Object], *words: str) -> str:
                     found += _log(client, pod, container, OPERATOR_LAST_LINES, previous=True).splitlines()
                 else:
                     text = _log(client, pod, container, OPERATOR_LINES)
-                    found += [line for line in text.splitlines() if any(word in line for word in words)]
+                    found += [line for line in text.splitlines() if run in line]
     except Forbidden as error:
         raise Forbidden(replace(error.right, granted_by=OPERATOR_LOG)) from error
     return "\n".join(found)

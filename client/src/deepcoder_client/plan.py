@@ -173,7 +173,7 @@ def _stage(manifest: RunManifest, stage: Stage, given: Given, config: Mapping[st
         gpus=gpus, engines=engines, learners=learners, learner_gb=learner_gb, sequences=sequences, per_hour=per_hour,
         hours=hours, cost=None if hours is None or per_hour is None else hours * per_hour,
         at_most=None if deadline is None or per_hour is None else deadline / 3600 * per_hour,
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(problems),
     )  # fmt: skip
 
 
