@@ -121,6 +121,19 @@ def test_free_slots_do_not_all_go_to_one_run_before_anything_is_known_of_it() ->
     assert {queue.take(0.0), queue.take(0.0)} == {"a", "b"}
 
 
+def test_program_under_way_counts_with_what_those_of_its_run_usually_take() -> None:
+    queue: FairQueue[str] = FairQueue(100)
+    for _ in range(20):
+        queue.add("long", "long", 0.0)
+        queue.add("short", "short", 0.0)
+    now = 0.0
+    for name, seconds in [("long", 10.0), *[("short", 1.0)] * 10]:
+        assert queue.take(now) == name
+        queue.done(name, now, now + seconds)
+        now += seconds
+    assert [queue.take(now) for _ in range(4)] == ["long", "short", "short", "short"], "both have had 10 s"
+
+
 def test_run_is_served_first_come_first_served() -> None:
     queue: FairQueue[int] = FairQueue(100)
     for item in range(5):

@@ -63,6 +63,7 @@ def test_what_is_not_judged_when_the_time_is_over_is_given_back(slots, asked):
     slots[0].may_go_on.set()  # and the slot, done at last, has nobody to tell
     wait_until(lambda: not any(thread.is_alive() for thread in pool._threads))
     assert slots[0].judged == ["a"]
+    assert pool.queued == 0
 
 
 def test_what_failed_on_one_slot_is_judged_on_another(slots, asked):

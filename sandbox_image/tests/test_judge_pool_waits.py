@@ -7,6 +7,7 @@ from scripted_slots import ScriptedSlot, wait_until
 
 from deepcoder_sandbox import pool as pools
 from deepcoder_sandbox.fair_queue import FairQueue
+from deepcoder_sandbox.observer import Observer, Phase
 from deepcoder_sandbox.pool import Overdue, Pool, QueueFull
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
@@ -43,6 +44,7 @@ def test_overdue_submission_is_given_back_before_a_slot_is_free(slots, asked):
         pool.give_back_overdue(answer)
     with pytest.raises(Overdue):
         late.result(0)
+    assert pool.queued == 1
     assert not neighbour.done()
     slots[0].may_go_on.set()
     assert neighbour.result(20).passed is waiting.result(20).passed is True
@@ -74,6 +76,15 @@ def test_judging_that_takes_longer_than_it_may_is_the_judges_failure_though_it_h
     assert pool.close(10) is True
 
 
+def test_judging_for_a_client_without_a_deadline_is_given_up_at_the_judges_own(slots, asked, clock, monkeypatch):
+    monkeypatch.setattr(pools.limits, "judging_deadline_s", lambda *_: 0.1)
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    began = clock.now
+    assert pool.submit(asked("a", "slow")).result(20).passed is None
+    assert clock.now - began < 1
+    assert pool.close(10) is True
+
+
 def test_deadline_counts_from_when_judging_begins_for_whoever_reads_ahead(slots, asked, clock):
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
     held(pool, slots, asked)
@@ -86,16 +97,18 @@ def test_deadline_counts_from_when_judging_begins_for_whoever_reads_ahead(slots,
     assert pool.close(10) is True
 
 
+@pytest.mark.parametrize(("count", "hint_s"), [(1, 9), (3, 3)])  # half of 89 and of 87, one or three at once
 def test_hint_when_to_come_back_follows_what_judging_takes_from_the_first_submission_on(
-    slots, asked, clock, monkeypatch
+    slots, asked, clock, monkeypatch, count, hint_s
 ):
     monkeypatch.setattr(ScriptedSlot, "judging_s", 0.2)
-    pool = Pool(ZygoteConfig(), 1, "w", max_queued=100)
+    pool = Pool(ZygoteConfig(), count, "w", max_queued=100)
     assert pool.submit(asked("a")).result(20).passed is True
     held = [pool.submit(asked(str(number), "wait")) for number in range(90)]
-    wait_until(lambda: pool.busy)
-    assert pool.retry_after_s() == 9  # half of 89
-    slots[0].may_go_on.set()
+    wait_until(lambda: pool.busy == count)
+    assert pool.retry_after_s() == hint_s
+    for slot in slots:
+        slot.may_go_on.set()
     assert all(answer.result(20).passed for answer in held)
     assert pool.close(10) is True
 
@@ -177,11 +190,14 @@ def test_what_is_handed_on_has_waited_since_it_came(slots, asked, monkeypatch):
 
     monkeypatch.setattr(FairQueue, "put_back", note)
     monkeypatch.setattr(ScriptedSlot, "error_answer", late)
-    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
+    spent = []
+    observer = Observer(spent=lambda phase, seconds: spent.append(phase))
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10, observer=observer)
     wait_until(lambda: len(slots) == 2 and all(slot.ensured for slot in slots))
     answer = pool.submit(asked("broken", "defect"))
     submitted = time.monotonic()
     assert answer.result(20).passed is None
     assert len(handed) == 1
     assert handed[0] <= submitted
+    assert spent == [Phase.QUEUE]  # once
     assert pool.close(10) is True
