@@ -140,6 +140,13 @@ def test_released_sets_are_named_by_their_input() -> None:
     assert "### Format" in lcb.prompt
 
 
+def test_released_tests_of_which_only_some_name_their_function_are_of_that_function() -> None:
+    named = {"input": "1", "output": "2", "testtype": "functional", "metadata": {"func_name": "f"}}
+    unnamed = {"input": "2", "output": "3", "testtype": "functional"}
+    record = read({"problem": "What?", "tests": [named, unnamed], "metadata": {"func_name": "f"}}, "lcbv5")
+    assert (record.fn_name, len(record.tests)) == ("f", 2)
+
+
 def test_codeforces_has_its_own_limits_official_tests_and_a_date() -> None:
     record = read(official_codeforces_row())
     assert reader_for(official_codeforces_row())[0] is Layout.CODEFORCES

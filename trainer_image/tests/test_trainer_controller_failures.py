@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from dataclasses import replace
 
 import pytest
 from controller_world import (
     EVALUATE,
+    GROUP,
+    PROBLEMS,
     PROMPTS,
+    ScriptedSampler,
     World,
     failing,
     finished_as_one,
@@ -22,6 +27,7 @@ from deepcoder_trainer.errors import LearnerLost, SamplerLost
 from deepcoder_trainer.pipeline import groups
 from deepcoder_trainer.pipeline.controller import NothingLearnt
 from deepcoder_trainer.protocols import SandboxUnavailable
+from deepcoder_trainer.rollout.rollout import Admitted, Rollout, Sampling
 from deepcoder_trainer.types import Batch, Outcome, Problem
 
 
@@ -184,3 +190,20 @@ async def test_a_sampler_that_is_lost_while_the_run_leaves_costs_no_step() -> No
     ending = await task
     assert (ending.step, ending.drained) == (2, True)
     assert 2 * PROMPTS in world.checkpoints.saved[-1].state.pending
+
+
+async def test_of_a_group_only_what_no_judge_could_judge_is_judged_again() -> None:
+    judged: list[str] = []
+
+    async def reward(problem: Problem, response: str, key: str) -> Outcome:
+        judged.append(key)
+        return Outcome(1.0, "passed", 0.0)
+
+    sampler = ScriptedSampler(random.Random(1), version=0)
+    rollout = Rollout(sampler, reward, Sampling(3, GROUP, 8, 1.0))
+    group = await rollout.group(Admitted(4, 0), PROBLEMS[0])
+    unjudged = replace(group.samples[0], outcome=Outcome(None, "error", 0.0, 3))
+    judged.clear()
+    again = await rollout.judge_again(replace(group, samples=(unjudged, *group.samples[1:])), PROBLEMS[0])
+    assert judged == ["sampling/4/0"]
+    assert [s.outcome.reward for s in again.samples] == [1.0] * GROUP

@@ -25,6 +25,7 @@ from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.evaluation.benchmarks import load_benchmark
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
+from deepcoder_trainer.problems.path_metadata import EVALUATION, TRAINING, of_splits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BUCKET = "s3://my-bucket/datasets/deepcoder"
@@ -231,3 +232,9 @@ def test_of_many_released_rows_a_few_that_cannot_be_used_are_left_out_and_named(
     pq.write_table(pa.Table.from_pylist(rows), path)
     with pytest.raises(DatasetError, match="so it is with 3 of 200 problems of taco"):
         load_dataset(path)
+
+
+def test_without_a_test_split_the_validation_split_is_measured(tmp_path: Path) -> None:
+    train, validation = (tmp_path / f"{split}-00000-of-00001.parquet" for split in ("train", "validation"))
+    assert of_splits([train, validation], tmp_path, EVALUATION) == [validation]
+    assert of_splits([train, validation], tmp_path, TRAINING) == [train]
