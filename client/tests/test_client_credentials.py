@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import gc
 import ipaddress
 import json
 import ssl
@@ -311,3 +313,40 @@ def test_a_certificate_whose_files_were_renewed_is_shown_once_the_old_one_is_ref
     refused.add("old")
     assert client.list() == []
     assert asked == ["old", "old", "new"]
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["in memory", "in a folder"])
+def test_a_key_in_the_kubeconfig_is_in_no_file_that_a_killed_process_would_leave(
+    tmp_path: Path, tls: tuple[str, list[str], set[str]], monkeypatch: pytest.MonkeyPatch, memory: bool
+) -> None:
+    """The kubernetes package leaves its files if a signal ends the process; where there is no memory for them, so do
+    we, but they go with the connection."""
+    url, asked, _ = tls
+    if not memory:
+        monkeypatch.delattr("os.memfd_create")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+
+    def inline(name: str) -> str:
+        return base64.b64encode((tmp_path / name).read_bytes()).decode()
+
+    file = written(
+        tmp_path,
+        url,
+        {"token": "t", "client-certificate-data": inline("old.crt"), "client-key-data": inline("old.key")},
+    )
+    content = yaml.safe_load(file.read_text())
+    content["clusters"][0]["cluster"]["certificate-authority-data"] = inline("server.crt")
+    file.write_text(yaml.safe_dump(content))
+    opened = Connection.open(kubeconfig=file)
+    assert opened.list(RUNS, None)["items"] == []
+    assert opened.list(RUNS, None)["items"] == [], "and after the loader has looked at its token once more"
+    assert asked == ["old", "old"]
+    key = Path(opened.configuration.key_file)
+    assert key.read_bytes() == (tmp_path / "old.key").read_bytes()
+    assert bool(list(temporary.iterdir())) is not memory
+    del opened
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+    assert not (key.is_symlink() and "kubeconfig" in str(key.readlink())), "the number may be another file's by now"

@@ -1,8 +1,9 @@
 """A kubeconfig, read as kubectl reads it, with kubectl's options in place of what the file says.
 
 The kubernetes package reads certificates, tokens, exec plugins and proxies. This module adds what the package lacks:
-options that replace a part of the file, a tokenFile that is read again when its token is renewed, and servers on this
-machine that are reached past the proxy of the environment. Raises `NoCluster` if no file says which cluster is meant.
+options that replace a part of the file, a tokenFile that is read again when its token is renewed, keys that no killed
+process leaves behind, and servers on this machine that are reached past the proxy of the environment. Raises
+`NoCluster` if no file says which cluster is meant.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ import yaml
 from kubernetes import client, config
 from kubernetes.config.kube_config import ConfigNode, KubeConfigLoader, KubeConfigMerger
 
+from deepcoder_client import inline_files
 from deepcoder_client.contexts import ActingAs, acting_as, current_context
 from deepcoder_client.errors import NoCluster
 from deepcoder_client.settings import NO_OVERRIDES, Overrides
@@ -84,8 +87,8 @@ def _from_files(file: str, context: str | None, overrides: Overrides) -> Access:
             merged.value[kind].append(entry)
     merged.value["contexts"].append(ConfigNode("contexts", {"name": _GIVEN, "context": context_}))
     configuration = client.Configuration()
-    loader = KubeConfigLoader(merged, _GIVEN, config_base_path=None, config_persister=merger.save_changes)
-    loader.load_and_set(configuration)
+    loader = partial(KubeConfigLoader, merged, _GIVEN, config_base_path=None, config_persister=merger.save_changes)
+    inline_files.load(loader, configuration)
     if not re.match(r"https?://", str(configuration.host or "")):
         raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is not a URL")
     if names_this_machine(str(configuration.host)) and "proxy-url" not in cluster.value["cluster"]:
