@@ -288,10 +288,11 @@ def test_program_that_ignores_every_signal_is_ended(judge):
     assert judge(code, ("", ""), time_limit_s=0.2).verdicts[0].verdict is Verdict.TIME_LIMIT
 
 
-def test_output_flood_with_its_signal_ignored_is_an_output_limit(judge):
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_output_flood_with_its_signal_ignored_is_an_output_limit(judge, descriptor):
     code = (
         "import os, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "try:\n    while True: os.write(1, b'x' * 65536)\nexcept OSError: pass"
+        f"try:\n    while True: os.write({descriptor}, b'x' * 65536)\nexcept OSError: pass"
     )
     assert judge(code, ("", "x")).verdicts[0].verdict is Verdict.OUTPUT_LIMIT
 

@@ -6,6 +6,9 @@ and POSIX objects, keys.
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -214,6 +217,41 @@ def test_name_of_a_function_does_not_reach_the_next_program(judging, make):
 
 def test_search_of_the_memory_finds_what_is_there(judge):
     assert judge(f"x = ('{WORD}' + str(4000 + 711)) * 2\n{SEARCH}", ("", "['4711']"), time_limit_s=20).passed is True
+
+
+LANDLOCK_ALONE = """
+import os, socket, sys
+from deepcoder_sandbox.worker import landlock, libc
+port, abstract, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+abi, done = libc.landlock_abi(), []
+libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+assert libc.bare_syscall(libc.SYS_LANDLOCK_RESTRICT_SELF, landlock.build_ruleset([("/", landlock.READ)]), 0) == 0
+def connect(): socket.create_connection(("127.0.0.1", port))
+def listen(): socket.create_server(("127.0.0.1", 0))
+def reach(): socket.socket(socket.AF_UNIX).connect("\\0" + abstract)
+for since, name, attempt in [
+    (1, "write", lambda: open(f"{folder}/file", "a")), (1, "make", lambda: os.mkdir(f"{folder}/new")),
+    (1, "remove", lambda: os.unlink(f"{folder}/file")), (3, "truncate", lambda: os.truncate(f"{folder}/file", 0)),
+    (1, "special", lambda: os.mkfifo(f"{folder}/fifo")), (1, "symlink", lambda: os.symlink("file", f"{folder}/link")),
+    (4, "connect", connect), (4, "listen", listen), (6, "abstract", reach),
+    (6, "signal", lambda: os.kill(os.getppid(), 0)),
+]:
+    try: attempt(); done += [name] if abi >= since else []
+    except OSError: pass
+print(*done)
+"""
+
+
+def test_landlock_alone_keeps_files_connections_and_other_processes_out_of_reach(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        name = f"deepcoder-test-{os.getpid()}"
+        unix.bind(f"\0{name}")
+        unix.listen()
+        command = [sys.executable, "-c", LANDLOCK_ALONE, str(tcp.getsockname()[1]), name, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "precious")]
 
 
 POISON = """

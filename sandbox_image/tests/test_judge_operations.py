@@ -281,16 +281,17 @@ time.sleep(20)
 
 
 @pytest.mark.root
-def test_pid_1_reaps_what_it_did_not_start_passes_signals_on_and_ends_as_the_server_does():
+@pytest.mark.parametrize(("end", "status"), [("os._exit(7)", 7), ("os.kill(os.getpid(), 9)", 137)])
+def test_pid_1_reaps_what_it_did_not_start_passes_signals_on_and_ends_as_the_server_does(end, status):
     if os.geteuid() != 0:
         pytest.skip("pid 1 of a namespace needs root")
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", ORPHANS],
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", ORPHANS.replace("os._exit(7)", end)],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 7, done.stderr
+    assert done.returncode == status, done.stderr
     assert done.stdout == "2\n"
 
 

@@ -7,6 +7,7 @@ own are played by copies of it with one line changed, so each attack is seen to 
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ import pytest
 import deepcoder_sandbox
 from deepcoder_contracts.judge import Tier
 from deepcoder_sandbox import attack, attack_limits, tiers, zygote_process
+from deepcoder_sandbox.execution import Execution
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.worker import libc, syscalls
+from deepcoder_sandbox.worker.packets import RunEnded
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 WITHOUT_LANDLOCK = """
@@ -143,6 +146,7 @@ UID = '"getuid": (102, 174),'
 FCNTLS = "*(1032, 1033, 1034),"
 SCRATCH = "    if scratch:\n"
 FORK_HOOKS = "os.register_at_fork = posix.register_at_fork"
+OPEN_FILES = "(resource.RLIMIT_NOFILE, OPEN_FILES),"
 
 DEFECTS = {
     "network": ("worker/syscalls.py", UID, f'{UID} "socket": (41, 198), "socketpair": (53, 199),'),
@@ -164,6 +168,14 @@ DEFECTS = {
     "memory": ("worker/confine.py", AS, f"setrlimit(RLIMIT_AS, ({NO_LIMIT}))"),
     "output": ("worker/confine.py", FSIZE, f"setrlimit(RLIMIT_FSIZE, ({NO_LIMIT}))"),
     "threads": ("worker/thread_gate.py", "MAX_THREADS = 128", "MAX_THREADS = 4096"),
+    "open_files": ("worker/confine.py", OPEN_FILES, OPEN_FILES.replace("OPEN_FILES", "4096")),
+    "descriptors": ("worker/confine.py", "closerange(descriptors, kept)", "closerange(kept, kept)"),
+    "host_writes": (
+        "worker/readable_files.py",
+        SCRATCH,
+        f'    rules += [(place, landlock.SCRATCH) for place in ("/tmp", "/dev/shm")]\n{SCRATCH}',
+    ),
+    "other_processes": ("worker/readable_files.py", SCRATCH, f'    rules.append(("/proc", landlock.READ))\n{SCRATCH}'),
     "environment": ("worker/boot.py", FORK_HOOKS, f'{FORK_HOOKS}; os.environ["TOKEN"] = "x"'),
 }
 """Property to the file, the line and what becomes of it."""
@@ -190,6 +202,14 @@ def test_defect_of_the_judge_is_found_by_its_own_attack(tmp_path, monkeypatch, b
         zygote.kill()
 
 
+@pytest.mark.parametrize("name", attack_limits.ATTACKS)
+def test_program_that_gets_past_a_limit_counts_as_not_held(name):
+    said = b"1000" if name == "queued_signals" else b"got it, all written, opened, made, compiled"
+    died_of = signal.SIGKILL if name == "own_sigkill" else 0
+    ended = RunEnded(died_of, 0.1, 0.1, 0.0, max_rss_kb=1, killed_for=None, clean=True)
+    assert attack_limits.ATTACKS[name][2](Execution(ended, said, b"", written_bytes=2 << 20, stderr=b"")) is False
+
+
 def test_judge_whose_attack_finds_a_defect_does_not_serve(tmp_path):
     with_defect(tmp_path, *DEFECTS["network"])
     socket = tmp_path / "judge.sock"
@@ -213,9 +233,10 @@ def tier_refused(tmp_path, monkeypatch):
     return find
 
 
-def test_defect_of_one_kind_of_zygote_alone_is_found(tier_refused):
+@pytest.mark.parametrize("kind", ["", "not "], ids=["livecodebench", "plain"])
+def test_defect_of_one_kind_of_zygote_alone_is_found(tier_refused, kind):
     line = "system_calls=system_calls,"
-    reasons = tier_refused("worker/boot.py", line, "system_calls=None if config['harness'] else system_calls,")
+    reasons = tier_refused("worker/boot.py", line, f"system_calls=None if {kind}config['harness'] else system_calls,")
     assert re.search(r"Landlock: not enforced: [\w, ]*own_sigkill", reasons)
 
 
