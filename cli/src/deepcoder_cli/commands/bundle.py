@@ -7,6 +7,7 @@ removed from each part. If the value of a Secret is unknown, program output is l
 from __future__ import annotations
 
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,4 +40,7 @@ def debug_bundle(
 
 def _for_its_owner(path: str, flags: int) -> int:
     """Open a file that only its owner can read: secrets that redaction does not know may still be in it."""
-    return os.open(path, flags, 0o600)
+    descriptor = os.open(path, flags, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):  # it may have been there, for others to read; a pipe stays as it is
+        os.fchmod(descriptor, 0o600)
+    return descriptor
