@@ -15,7 +15,9 @@ from deepcoder_contracts.steps import StepRecord
 COMPLETE = {"name": "short", "index": 0, "phase": "Complete", "step": 7, "reward": "0.9"}
 
 
-def run_of(name: str, namespace: str = "team", *, seed: int = 1, tokens: int = 64, **stage: Any) -> DeepCoderRun:
+def run_of(
+    name: str, namespace: str = "team", *, seed: int = 1, tokens: int = 64, approved: tuple[str, ...] = (), **stage: Any
+) -> DeepCoderRun:
     return DeepCoderRun.model_validate(
         {
             "metadata": {"namespace": namespace, "name": name, "uid": name},
@@ -24,6 +26,7 @@ def run_of(name: str, namespace: str = "team", *, seed: int = 1, tokens: int = 6
                 "dataset": {"uri": "/data/train.jsonl"},
                 "recipe": {"seed": seed},
                 "stages": [{"name": "short", "contextTokens": tokens, "maxSteps": 20}],
+                "approvedStages": list(approved),
                 "sandbox": {"template": {}},
                 "checkpoint": {"s3": {"bucket": "deepcoder", "credentialsSecretRef": {"name": "s3"}}},
             },
@@ -87,9 +90,13 @@ def test_figures_of_a_stage_are_means_of_its_last_five_steps_also_once_it_has_en
 
 
 def test_specs_are_compared_field_by_field_and_stages_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:
-    cluster = Cluster(a=(run_of("a"), []), b=(run_of("b", "other", seed=2, tokens=128), []))
+    cluster = Cluster(a=(run_of("a"), []), b=(run_of("b", "other", seed=2, tokens=128, approved=("short",)), []))
     document = told(cluster, capsys, second="other/b")
-    assert document["spec"] == {"recipe.seed": [1, 2], "stages[short].contextTokens": [64, 128]}
+    assert document["spec"] == {
+        "recipe.seed": [1, 2],
+        "stages[short].contextTokens": [64, 128],
+        "approvedStages": [[], ["short"]],
+    }
     assert cluster.asked == [("a", None), ("b", "other")]
     assert document["runs"] == ["team/a", "other/b"]
 
