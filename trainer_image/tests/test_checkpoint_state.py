@@ -14,7 +14,16 @@ from deepcoder_trainer.checkpoint.state import ARRAYS, STATE, PipelineState, loa
 
 
 def assert_same(a: PipelineState, b: PipelineState) -> None:
-    for field in ("step", "total_steps", "version", "next_group_id", "history", "counters"):
+    for field in (
+        "step",
+        "total_steps",
+        "version",
+        "next_group_id",
+        "pending",
+        "history",
+        "counters",
+        "trained_groups",
+    ):
         assert getattr(a, field) == getattr(b, field)
     assert [g.group_id for g in a.groups] == [g.group_id for g in b.groups]
     for g, h in zip(a.groups, b.groups, strict=True):
@@ -42,6 +51,8 @@ def test_a_finished_batch_comes_back_with_rewards_and_verdicts(make_batch: Calla
         version=14,
         next_group_id=96,
         groups=make_batch(quarantined=0.3).groups,
+        pending=(97, 99),
+        trained_groups=40,
         history={"reward_mean": (0.25, 0.5, 0.1 + 0.2)},
         counters={"samples": 512.0},
     )
