@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from plan_world import Cluster, make_run
+from plan_world import Cluster, make_run, reason
+from run_manifests import EVALUATE
 
 from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run import FINALIZER
@@ -77,3 +78,17 @@ def test_later_attempt_is_made_in_the_pass_that_intends_it() -> None:
         cluster.others_act()
         assert cluster.run.status.ordinal == 1, "intended, and not made at once"
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
+
+
+def test_run_that_only_evaluates_says_what_unless_it_starts_from_a_checkpoint() -> None:
+    datasets = {"datasets": EVALUATE["evaluate"]["datasets"]}
+    refused = Cluster(make_run(stages=[EVALUATE | {"evaluate": datasets}]))
+    refused.settle()
+    assert refused.made == []
+    assert reason(refused, "Accepted") == "NothingToEvaluate"
+    of_base = Cluster(make_run(stages=[EVALUATE | {"evaluate": datasets | {"targets": ["Base"]}}]))
+    origin = {"uri": "s3://deepcoder/ml/demo-89abcdef/short/step-000010.a001"}
+    of_origin = Cluster(make_run(stages=[EVALUATE | {"evaluate": datasets}], **{"from": origin}))
+    for accepted in (of_base, of_origin):
+        accepted.settle()
+        assert accepted.made == ["demo-s0-a1"]
