@@ -223,6 +223,21 @@ def test_log_line_is_json_with_what_it_is_about():
     assert len(line["exception"]) <= MAX_CHARS
 
 
+@pytest.mark.parametrize("formatter", [JsonFormatter(), PlainFormatter()])
+def test_logged_traceback_is_escaped_and_cut_so_that_it_forges_no_line(formatter):
+    forged = "2026-01-01 00:00:00,000 ERROR all is lost"
+    try:
+        raise ValueError(f"\x1b[31m{'y' * 100_000}\n{forged}")
+    except ValueError as caught:
+        made = record("a request failed")
+        made.exc_info = (ValueError, caught, caught.__traceback__)
+    text = formatter.format(made)
+    assert "\x1b" not in text
+    assert len(text) < 3 * MAX_CHARS
+    assert "all is lost" in text
+    assert forged not in text.splitlines()
+
+
 async def test_logs_of_a_server_are_json_and_name_submissions_it_failed_on_without_their_output(tmp_path):
     with Server(tmp_path, "--slots", "1") as server:
         async with server.session() as session:

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 MAX_CHARS: Final = 2000
 """Maximum characters of a message or a traceback in one line. Of a traceback the end is kept, which says more."""
@@ -53,6 +53,10 @@ class PlainFormatter(logging.Formatter):
         """Return the line, without the traceback that may follow."""
         record.message = shown(record.message)
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        """Return the end of the traceback, escaped, and indented so that no line of it can pass for a record."""
+        return "\n".join(f"  {shown(line)}" for line in super().formatException(ei)[-MAX_CHARS:].splitlines())
 
 
 def configure() -> None:
