@@ -64,6 +64,11 @@ def test_strict_tolerance_is_for_numbers_alone(got, expected, right):
     assert (strict.compare_text(got, expected, 1e-6) is None) is right
 
 
+def test_line_far_longer_than_the_expected_one_is_wrong_unread():
+    assert livecodebench.compare_output(b"0" * (1 << 20) + b"1", "1") is None  # as decimals they are equal
+    assert livecodebench.compare_output(b"0" * ((1 << 20) + 16) + b"1", "1") is not None
+
+
 @pytest.mark.parametrize("got", [b"a " * (8 << 20), b"\n" * (16 << 20), b"1" * (16 << 20)])
 @pytest.mark.parametrize("expected", ["1 2 3", "a " * 1000])
 def test_flood_of_output_does_not_become_a_flood_of_tokens(got, expected):
