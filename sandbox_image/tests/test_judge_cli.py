@@ -345,7 +345,8 @@ def test_socket_path_that_is_taken_is_refused_and_left_alone(unattacked, tmp_pat
     assert (tmp_path / "served").exists()
 
 
-async def test_server_on_a_socket_judges_and_drains_on_sigterm(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])  # as from a terminal
+async def test_server_on_a_socket_judges_and_drains_on_sigterm(tmp_path, number):
     path, packages = tmp_path / "judge.sock", tmp_path / "packages"
     packages.mkdir()
     may_go_on = packages / "may_go_on"
@@ -366,7 +367,7 @@ async def test_server_on_a_socket_judges_and_drains_on_sigterm(tmp_path):
             while not busy:
                 async with session.get("http://judge/v1/capacity") as response:
                     busy = (await response.json())["busy"]
-            server.send_signal(signal.SIGTERM)
+            server.send_signal(number)
             assert any("draining: 1 being judged" in text for text in server.stderr)
             may_go_on.touch()
             response = await under_way

@@ -3,13 +3,15 @@ machine that is too busy gives no false verdict. The long forms are the full len
 
 import asyncio
 import os
+import resource
 
 import pytest
 from judge_servers import PatientClients, Server, metric, submission
 
 from deepcoder_sandbox.limits import BODY_MB
+from deepcoder_sandbox.server import serve
 from deepcoder_sandbox.server.listener import ConnectionLimit
-from deepcoder_sandbox.server.memory_budget import CONNECTION_BYTES, QUEUED_MB, held_mb
+from deepcoder_sandbox.server.memory_budget import CONNECTION_BYTES, MAX_CONNECTIONS, QUEUED_MB, held_mb
 
 MIB = 1 << 20
 FULL = pytest.mark.long
@@ -125,6 +127,27 @@ async def test_four_times_more_slots_than_cores_give_honest_programs_no_time_lim
         (body["scoring"], answer) for body, answer in zip(bodies, answers, strict=True) if not answer["passed"]
     ] == []
     assert len(answers) == count
+
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised_to", "let_in"),
+    [
+        ((UNLIMITED, UNLIMITED), None, MAX_CONNECTIONS),
+        ((1024, UNLIMITED), 2432, MAX_CONNECTIONS),  # 32 for each slot, and for 8 more
+        ((1024, 4096), 2432, MAX_CONNECTIONS),
+        ((1024, 2000), 2000, MAX_CONNECTIONS - 432),
+        ((64, 64), 64, 1),
+    ],
+)
+def test_connections_leave_descriptors_to_judge_with(monkeypatch, limits, raised_to, let_in):
+    told = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: told.append(limits))
+    assert serve._connections(4) == let_in
+    assert told == ([] if raised_to is None else [(raised_to, limits[1])])
 
 
 async def test_more_connections_than_are_let_in_are_told_to_come_back(tmp_path):
