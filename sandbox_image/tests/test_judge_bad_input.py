@@ -252,6 +252,18 @@ async def test_single_submission_larger_than_the_room_is_judged_alone(session):
     assert JudgeResponse.model_validate_json(answer).passed is True
 
 
+async def test_submission_holds_the_memory_that_its_tests_take_and_not_what_they_took_on_the_way(served, held_answers):
+    judge, session, _ = served
+    body = {**BODY, "id": "many", "code": "print(2)", "tests": BODY["tests"] * 5000}
+    asking = asyncio.ensure_future(post(session, json.dumps(body)))
+    async with asyncio.timeout(20):
+        while not judge.pool.busy:
+            await asyncio.sleep(0.01)
+    assert judge.room.held == request_bytes(JudgeRequest(**body)) > 10 * len(json.dumps(body))
+    held_answers.set()
+    await asking
+
+
 async def test_same_id_twice_at_once_is_held_once(served, held_answers):
     judge, session, _ = served
     text = "x" * (3 * MIB // 2)
