@@ -1,4 +1,5 @@
-"""What holds for the tests of all parts: how hypothesis is set, and that every worker collects the same tests.
+"""What holds for the tests of all parts: how hypothesis is set, that every worker collects the same tests, and that
+nothing stays in the temporary directory.
 
 Hypothesis fails an example that takes over 200 ms; how long something takes is measured in `benchmarks/`, never here.
 Workers whose tests come in another order run nothing at all, and where parameters come from a set the order hangs on
@@ -8,16 +9,23 @@ draws its own, as it does for users, or what depends on the order of a set would
 pytest rewrites the assertions of each test file and keeps the bytecode, as Python does of all that is imported. In a
 new clone there is none, and every worker would compile every file. Each worker therefore starts with a share of them
 and finds the others' bytecode when it collects. It compiles a file that is not there in time, as without this.
+
+Many tests kill what they start, which then removes neither its folders nor its sockets. So a run of the tests has a
+temporary directory of its own, which is removed with all of that. Its name is short, since paths of sockets have to be.
+pytest's own folders stay where they are, for who looks into a failure.
 """
 
 from __future__ import annotations
 
 import os
 import py_compile
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import cache_from_source
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -29,6 +37,18 @@ settings.load_profile("unhurried")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("PYTHONHASHSEED", None)
+
+
+def pytest_configure() -> None:
+    """Give this process and all that it starts, workers too, a temporary directory that goes with it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    made = tempfile.mkdtemp(prefix="dc-")
+    Path(made).chmod(0o1777)  # some tests start processes of other users
+    os.environ["TMPDIR"] = tempfile.tempdir = made
+    # Last of all: multiprocessing removes a folder of its own in there at the exit, with a priority of -100.
+    Finalize(None, shutil.rmtree, (made,), {"ignore_errors": True}, exitpriority=-1000)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -76,8 +76,12 @@ def test_the_image_store_is_bound_before_var_covers_the_place_it_is_bound_to(clu
     assert [target for _, target in binds] == [f"{cluster.var}/lib/containerd", "/var"]
 
 
-def test_the_node_asks_no_proxy_for_its_own_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The API server would ask it for the kubelet, for webhooks and for itself, and it reaches none of them."""
+def test_the_node_asks_no_proxy_for_its_own_addresses_and_needs_nothing_of_its_starters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server would ask a proxy for the kubelet, for webhooks and for itself, and it reaches none of them. What
+    starts the node may have a temporary directory of its own, which it takes along."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     for name in ("https_proxy", "HTTP_PROXY", "all_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "http://proxy.corp:3128")
     given: list[dict[str, str]] = []
@@ -90,4 +94,5 @@ def test_the_node_asks_no_proxy_for_its_own_addresses(tmp_path: Path, monkeypatc
     with pytest.raises(node.NodeError):
         node.start(Cluster("trial", tmp_path))
     assert [name for name in given[0] if "proxy" in name.lower()] == []
+    assert "TMPDIR" not in given[0]
     assert given[0]["PATH"] == os.environ["PATH"]

@@ -59,7 +59,7 @@ def start(cluster: Cluster) -> procfs.ProcessId:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd="/",
-                env=_without_proxies(os.environ),
+                env=_environment(os.environ),
                 timeout=_START_SECONDS,
                 check=False,
             )
@@ -71,9 +71,14 @@ def start(cluster: Cluster) -> procfs.ProcessId:
     return process
 
 
-def _without_proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without proxies: the node has no way out, and no proxy reaches its pods and Services."""
-    return {name: value for name, value in environment.items() if not name.lower().endswith("_proxy")}
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without proxies: the node has no way out, and no proxy reaches its pods and Services.
+
+    Also without TMPDIR. The directory may be of whoever starts the node, and be removed long before it ends.
+    """
+    return {
+        name: value for name, value in environment.items() if name != "TMPDIR" and not name.lower().endswith("_proxy")
+    }
 
 
 def components(cluster: Cluster) -> list[ComponentState]:
