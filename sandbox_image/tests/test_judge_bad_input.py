@@ -319,6 +319,12 @@ def test_store_counts_memory_and_refuses_what_never_fits():
     with pytest.raises(Refused, match="--tests-store-mb"):
         store.put("c", 1001, ())
     assert store.borrow("b") == ()
+    store.put("c", 300, ())
+    store.borrow("b")
+    for _ in range(2):
+        store.give_back("b")
+    store.put("d", 300, ())  # in the place of what nobody has asked for longest
+    assert (store.borrow("b"), store.borrow("c")) == ((), None)
 
 
 def test_room_lends_no_more_than_it_has_but_to_one_alone():

@@ -3,6 +3,7 @@
 Whatever they do, no program is blamed: the slot starts another zygote, and where that is broken too, says `error`.
 """
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from deepcoder_contracts.judge import Verdict
+from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.observer import Observer, Recycled
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
@@ -293,6 +295,18 @@ def test_no_memory_for_a_programs_files_is_error_and_passes(any_slot, submission
         assert answer.passed is None
         assert error.strerror in answer.verdicts[0].detail
     assert any_slot.judge(submission, time.monotonic() + 30).passed is True
+
+
+@pytest.mark.parametrize(("number", "passed"), [(errno.ENOSPC, None), (errno.ENOMEM, None), (errno.EPERM, False)])
+def test_input_that_cannot_be_written_is_the_programs_doing_only_if_that_can_be(
+    any_slot, make, monkeypatch, number, passed
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    request = make("print(len(input()))", ("1", "1"), ("x" * 9000, "9000"), scoring="livecodebench")
+    monkeypatch.setattr(MemoryFile, "overwrite", refuse)
+    assert any_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is passed
 
 
 def test_no_memory_in_the_middle_of_a_submission_is_tried_again(any_slot, submission, monkeypatch):

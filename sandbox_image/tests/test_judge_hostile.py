@@ -225,7 +225,8 @@ print(input())
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
 @pytest.mark.parametrize("spared", [-1, 6])
 def test_program_cannot_seal_the_files_that_the_judge_writes(judge, scoring, spared):
-    answer = judge(SEALS.format(spared=spared), ("1", "1"), ("2", "2"), scoring=scoring)
+    long = "2" * 9000  # which a session's program is given in a file
+    answer = judge(SEALS.format(spared=spared), ("1", "1"), (long, long), scoring=scoring)
     assert answer.passed is True, answer
 
 
