@@ -404,3 +404,4 @@ def test_run_leaves_others_as_much_room_as_it_holds_beyond_its_first_request():
     flood[0].resize(500)  # alone, and in memory already
     flood[0].release()
     assert (room.held, room.held_by("flood"), room.held_by("new")) == (0, 0, 0)
+    assert not room._held_by  # of names without number, none is kept

@@ -30,7 +30,6 @@ def content_digest(request: JudgeRequest) -> str:
     """
     digest = hashlib.sha256(request.model_dump_json(exclude={"deadline_s", "code", "tests"}).encode())
     texts = [request.code, *(text for test in request.tests or () for text in (test.input, test.output))]
-    digest.update(f" {len(texts)}".encode())
     for text in texts:
         encoded = text.encode()
         digest.update(f" {len(encoded)} ".encode())
