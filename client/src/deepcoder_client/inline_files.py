@@ -2,8 +2,9 @@
 
 OpenSSL reads them from files only. The kubernetes package writes such files to the temporary directory and removes them
 when the interpreter exits, so a command that a signal ends would leave the user's key on the disk. This module moves
-them into files in memory, which end with the process however it ends. Where the system has none (macOS), they are in a
-directory of the user's until the configuration is dropped or the interpreter exits.
+them into files in memory, which end with the process however it ends. The package's own files exist only while it
+reads the kubeconfig. Where the system has no files in memory (macOS), they are in a directory of the user's until the
+configuration is dropped or the interpreter exits.
 """
 
 from __future__ import annotations
