@@ -107,6 +107,10 @@ ENDINGS = {
     ),
     "a weak reference": "import weakref\nclass A: pass\na = A()\nr = weakref.ref(a, lambda _: print(3))",
     "a finaliser": "import weakref\nclass A: pass\na = A()\nweakref.finalize(a, print, 3)",
+    "a proxy of what is gone": "import weakref\nclass A: pass\nproxy = weakref.proxy(A())\nprint(3)",
+    "an object that does not tell its class": (
+        "class A:\n    @property\n    def __class__(self): raise ValueError\na = A()\nf = open(1, 'w')\nf.write('3\\n')"
+    ),
     "C's stdout": "import ctypes\nctypes.CDLL(None).puts(b'3')",
     "leaving with nothing": "print(3)\nraise SystemExit",
     "leaving with a number": "print(3)\nraise SystemExit(256)",

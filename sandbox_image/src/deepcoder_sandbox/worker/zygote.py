@@ -177,5 +177,5 @@ class Zygote:
 def _disown_sockets() -> None:
     """Keep the ending interpreter from closing the zygote's sockets: their numbers may be files of the program."""
     for found in gc.get_objects():
-        if isinstance(found, socket.socket):
+        if issubclass(type(found), socket.socket):  # isinstance would ask the program's objects, which may raise
             found.detach()
