@@ -51,8 +51,10 @@ def in_namespaces():
         pytest.skip("needs root, to look into a process of another user")
     groups = os.getgroups()
     os.setgroups([4711])
-    zygote = ZygoteProcess(ZygoteConfig(tier=Tier.NAMESPACES))
-    os.setgroups(groups)
+    try:
+        zygote = ZygoteProcess(ZygoteConfig(tier=Tier.NAMESPACES))
+    finally:
+        os.setgroups(groups)
     yield zygote, int(Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text())
     zygote.kill()
 
