@@ -1,7 +1,7 @@
 """The words of rules that a stage of a run and a stage of a run by hand have in common.
 
-The CRD checks them with CEL, whose messages cannot have the stage or the metric in them. A run by hand, and the
-operator for what CEL does not see, put these in front.
+The CRD gives these messages as they are. A run by hand, and the operator for what CEL does not see, put the stage and
+the metric in front.
 """
 
 from __future__ import annotations
