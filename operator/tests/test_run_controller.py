@@ -242,38 +242,3 @@ async def test_events_that_come_together_share_a_pass(monkeypatch: pytest.Monkey
         passed[0] += settle
         await asyncio.sleep(0.1)
         assert len(looks) == 2
-
-
-@pytest.mark.parametrize(("took", "shared"), [(0.5, 0.5), (30.0, 1.0)])
-async def test_events_share_a_pass_for_as_long_as_the_last_pass_took_up_to_a_second(
-    monkeypatch: pytest.MonkeyPatch, took: float, shared: float
-) -> None:
-    looks: list[int] = []
-    loop, passed = asyncio.get_running_loop(), [0.0]
-
-    def look(run: Any, *_: Any) -> Plan:
-        looks.append(1)
-        passed[0] += took
-        return Plan(run.status)
-
-    monkeypatch.setattr(reconcile, "plan", look)
-    monkeypatch.setattr(loop, "time", lambda: passed[0])
-    async with running_controller() as harness:
-        harness.controller.seen(manifest())
-        await _turns()
-        harness.controller.wake(KEY)
-        await _turns()
-        assert len(looks) == 1
-        passed[0] += shared - 0.01
-        harness.controller.wake(KEY)
-        await _turns()
-        assert len(looks) == 1
-        passed[0] += 0.02
-        await _turns()
-        assert len(looks) == 2
-
-
-async def _turns() -> None:
-    """Let everything happen that is due at this time of the loop's clock."""
-    for _ in range(50):
-        await asyncio.sleep(0)

@@ -27,10 +27,6 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 0.1
 """Events of a run that arrive this soon after the first, including those of our own writes, share a pass."""
 
-LONGEST_SETTLE_SECONDS = 1.0
-"""If the last pass took longer than `SETTLE_SECONDS`, events share a pass for that time, up to this bound. A busy API
-server, on which objects appear one by one, then gets one status write for several of them."""
-
 _CONCURRENT_PASSES = 32
 
 
@@ -161,13 +157,10 @@ class RunController:
 
     async def _work(self, key: RunKey, worker: _Worker) -> None:
         await self._ready.wait()
-        clock = asyncio.get_running_loop().time
         while True:
             worker.wakeup.clear()
-            began = clock()
             async with self.limit.place():
                 seconds = await self._pass(key, worker)
-            took = clock() - began
             if seconds is None:
                 self._forget(key, worker)
                 return
@@ -177,7 +170,7 @@ class RunController:
                     await worker.wakeup.wait()
             except TimeoutError:
                 continue
-            await asyncio.sleep(max(self._settle, min(took, LONGEST_SETTLE_SECONDS)))
+            await asyncio.sleep(self._settle)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
