@@ -159,6 +159,15 @@ def test_output_and_exit_status_are_the_plain_interpreters(slot, code):
     assert ours(code, slot.ensure_zygote()) == plain(code)
 
 
+def test_program_with_many_objects_that_has_filled_its_memory_ends_by_itself(slot):
+    """There is no room for a list of all its objects."""
+    code = (
+        "import weakref\nkept, rest = [[] for _ in range(300_000)], []\n"
+        "try:\n    while True: rest.append(bytearray(1 << 20))\nexcept MemoryError: rest.pop()\nprint(3)"
+    )
+    assert ours(code, slot.ensure_zygote()) == (b"3\n", 0)
+
+
 SURROUNDINGS = {
     "calls within calls": "def f(n):\n    print(n)\n    f(n + 1)\nf(0)",
     "calls within calls, after a larger limit": (

@@ -75,6 +75,8 @@ def main(descriptor: int, root: str) -> None:
         space = namespaces.enter(config, channel) if config["tier"] == "Namespaces" else namespaces.HOST
         served, in_force, system_calls = _set_up(config, space, channel, runner)
         answer = json.dumps(in_force).encode()
+        # Found before any program runs: one that has filled its memory leaves none for a search.
+        served.sockets = [each for each in gc.get_objects() if type(each) is socket.socket]
         _settle()
         large_heap.use_large_pages()  # which the filter refuses
         if system_calls is not None:

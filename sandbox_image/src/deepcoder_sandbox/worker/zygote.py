@@ -14,7 +14,6 @@ that instruction, and that no program can find.
 
 from __future__ import annotations
 
-import gc
 import mmap
 import os
 import socket
@@ -74,6 +73,8 @@ class Zygote:
         self._channel = channel
         self._channel_number = channel.fileno()
         self._sessions = sessions
+        self.sockets: list[socket.socket] = []
+        """Those that an ending interpreter must not close: their numbers may be files of the program by then."""
         self._kept = self._channel_number if sessions else confine.NO_DESCRIPTOR
         """The descriptor that a confined runner keeps, to make itself known and then close it."""
         self._confinement = confinement
@@ -159,7 +160,8 @@ class Zygote:
                 close(self._channel_number)
             status = self._run_program(job, self._begin)
         except SystemExit:
-            _disown_sockets()
+            for each in self.sockets:
+                each.detach()
             raise
         except BaseException as error:
             if not self._page.closed:
@@ -172,10 +174,3 @@ class Zygote:
         self._numbers.release()
         self._started.release()
         self._page.close()
-
-
-def _disown_sockets() -> None:
-    """Keep the ending interpreter from closing the zygote's sockets: their numbers may be files of the program."""
-    for found in gc.get_objects():
-        if issubclass(type(found), socket.socket):  # isinstance would ask the program's objects, which may raise
-            found.detach()
