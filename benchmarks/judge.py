@@ -332,7 +332,7 @@ def _row(cell: Cell, costs: dict[str, Cost | None], turns: int) -> str:
             shown.append("void")
         else:
             shown.append(f"{cost.ms:.2f} – {cost.worst_ms:.2f} ms ({_ratio(compared.ms, cost.ms)}×)")
-    return f"| {cell.tests} × {cell.milliseconds} ({turns} turns) | {' | '.join(shown)} |"
+    return f"| {cell.tests} × {cell.milliseconds}, turns: {turns} | {' | '.join(shown)} |"
 
 
 def _page(table: list[str], summary: dict[str, object], tier: Tier, commit: str) -> str:

@@ -15,7 +15,6 @@ import ssl
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,8 +66,10 @@ async def play(kube: Kube) -> None:
 async def _start_all(kube: Kube, jobs: asyncio.Queue[Object]) -> None:
     while True:
         job = await jobs.get()
-        with suppress(errors.NotFound, errors.Conflict):
+        try:
             await _start(kube, job)
+        except (errors.NotFound, errors.Conflict) as e:
+            print(f"RayJob {job['metadata']['name']} is not started: {e}", file=sys.stderr, flush=True)
 
 
 async def _start(kube: Kube, job: Object) -> None:

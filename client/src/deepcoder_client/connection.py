@@ -105,8 +105,8 @@ class Connection:
         self._use(configuration)
 
     def _use(self, configuration: client.Configuration) -> None:
+        self._api = client.ApiClient(configuration)
         self.configuration, self._files = configuration, _files(configuration)
-        self._pool: urllib3.PoolManager = client.ApiClient(configuration).rest_client.pool_manager
 
     @classmethod
     def open(
@@ -265,12 +265,13 @@ class Connection:
         All tries and the pauses between them share the call's timeout. With `idle`, the response may take longer.
         """
         ends = time.monotonic() + self.timeout
+        api = self._api  # certificates that lie in memory exist as long as it does, also if another thread renews it
         busy = unconnected = 0
         while True:
             left = max(ends - time.monotonic(), 0.01)
             timeout = urllib3.Timeout(total=left) if idle is None else urllib3.Timeout(connect=left, read=idle)
             try:
-                response = self._pool.request(
+                response = api.rest_client.pool_manager.request(
                     method, url, headers=headers, body=body, timeout=timeout, retries=urllib3.Retry(0),
                     preload_content=False,
                 )  # fmt: skip
