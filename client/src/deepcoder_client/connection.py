@@ -266,12 +266,13 @@ class Connection:
         """
         ends = time.monotonic() + self.timeout
         api = self._api  # certificates that lie in memory exist as long as it does, also if another thread renews it
+        pool: urllib3.PoolManager = api.rest_client.pool_manager
         busy = unconnected = 0
         while True:
             left = max(ends - time.monotonic(), 0.01)
             timeout = urllib3.Timeout(total=left) if idle is None else urllib3.Timeout(connect=left, read=idle)
             try:
-                response = api.rest_client.pool_manager.request(
+                response = pool.request(
                     method, url, headers=headers, body=body, timeout=timeout, retries=urllib3.Retry(0),
                     preload_content=False,
                 )  # fmt: skip
