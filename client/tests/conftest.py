@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from scripted_api import Server
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
+def server(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The `Server` that the test's module defines or imports."""
+    made = request.module.Server()
     yield made
     made.http.shutdown()
     made.http.server_close()

@@ -64,14 +64,6 @@ class Server:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
-
-
 def written(folder: Path, server: str, user: dict[str, Any]) -> Path:
     """A kubeconfig."""
     content = {
