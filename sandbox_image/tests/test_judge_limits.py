@@ -1,6 +1,8 @@
 """What follows from a request's limits: how long its tests may take together, and when judging is given up."""
 
+import os
 import time
+from resource import RLIMIT_AS, RLIMIT_CPU, RLIMIT_FSIZE
 
 import pytest
 from hypothesis import example, given
@@ -10,8 +12,8 @@ from deepcoder_contracts import judge_time
 from deepcoder_contracts.judge import MAX_TESTS, JudgeRequest, Verdict
 from deepcoder_sandbox import execution, limits, process_per_test
 from deepcoder_sandbox.submission import Submission
-from deepcoder_sandbox.worker import starvation
-from deepcoder_sandbox.worker.packets import INLINE_BYTES, RunEnded
+from deepcoder_sandbox.worker import confine, starvation
+from deepcoder_sandbox.worker.packets import INLINE_BYTES, RunEnded, RunLimits
 
 
 def largest(field):
@@ -149,6 +151,40 @@ print(*r.getrlimit(r.RLIMIT_CPU))  # in seconds; it ends what the zygote should 
 print(*(r.getrlimit(which)[1] for which in (r.RLIMIT_NOFILE, r.RLIMIT_CORE, r.RLIMIT_MEMLOCK, r.RLIMIT_MSGQUEUE)))
 """
     assert judge(code, ("", "5 6 64 0 0 0"), time_limit_s=2).passed is True
+
+
+@pytest.fixture
+def confined(monkeypatch):
+    """What limits a runner is given by a judge whose own are these, where a program may have 64 MiB and more files."""
+
+    def apply(**ceilings):
+        given = {}
+        monkeypatch.setattr(confine, "_ceiling", lambda which: ceilings.get(names[which], confine._NO_CEILING))
+        monkeypatch.setattr(confine, "setrlimit", lambda which, both: given.update({names[which]: both}))
+        monkeypatch.setattr(confine, "enable", lambda: None)
+        confinement = confine.Confinement(None, None, None, base_address_space=1000)
+        confinement._steps, confinement._descriptors_end = (), 1  # the test's own process stays as it is
+        confinement.apply(RunLimits(2.9, 9.0, 64, 4096), os.getppid(), 1 << 20, confine.NO_DESCRIPTOR)
+        return given
+
+    names = {RLIMIT_CPU: "cpu", RLIMIT_AS: "memory", RLIMIT_FSIZE: "files"}
+    return apply
+
+
+MEMORY = (64 << 20) + 1000
+
+
+@pytest.mark.parametrize(("most_cpu_s", "cpu"), [(confine._NO_CEILING, (5, 6)), (5, (5, 5)), (3, (3, 3))])
+def test_runner_has_its_limits_as_far_as_they_are_the_judges_to_give(confined, most_cpu_s, cpu):
+    files = (4096, 4096)
+    assert confined(cpu=most_cpu_s) == {"cpu": cpu, "memory": (MEMORY, MEMORY), "files": files}
+    assert confined(memory=MEMORY, files=4096)["files"] == files
+
+
+@pytest.mark.parametrize("less", [{"memory": MEMORY - 1}, {"files": 4095}])
+def test_program_is_not_run_with_less_than_it_may_have_which_would_look_like_its_own_excess(confined, less):
+    with pytest.raises(OSError, match="limits of the judge itself"):
+        confined(**less)
 
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])

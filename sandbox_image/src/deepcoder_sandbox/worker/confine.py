@@ -73,6 +73,7 @@ class Confinement:
         self._base_address_space = base_address_space
         self._descriptors_end = _PAST_ALL_DESCRIPTORS
         self._ceilings = tuple(map(_ceiling, (RLIMIT_CPU, RLIMIT_AS, RLIMIT_FSIZE)))
+        self._keeps_limits = True
 
     @classmethod
     def harmless(cls, *, confined: bool) -> Confinement:
@@ -85,6 +86,7 @@ class Confinement:
         asking = (libc.bare_prctl, (libc.PR_GET_KEEPCAPS, 0, 0, 0, 0))
         confinement._steps = ((os.setresgid, nobody), (os.setresuid, nobody), asking)
         confinement._descriptors_end = 1  # no descriptor lies between
+        confinement._keeps_limits = False
         if confined:
             confinement._load_filter = Program(assemble_own(), libc.PR_GET_KEEPCAPS).load
         return confinement
@@ -104,8 +106,11 @@ class Confinement:
         cpu_limit_s, _, memory_limit_mb, file_bytes = limits
         most_cpu_s, most_address_space, most_file_bytes = self._ceilings
         cpu_s = min(int(cpu_limit_s) + _CPU_BACKSTOP_S, most_cpu_s)
-        address_space = min(self._base_address_space + memory_limit_mb * _MIB, most_address_space)
-        file_bytes = min(file_bytes, most_file_bytes)
+        address_space = self._base_address_space + memory_limit_mb * _MIB
+        if address_space > most_address_space or file_bytes > most_file_bytes:
+            if self._keeps_limits:  # with less than it may have, the program would seem to exceed its limits
+                raise OSError("the limits of the judge itself (ulimit -v, ulimit -f) are below the program's")
+            address_space, file_bytes = most_address_space, most_file_bytes
         setrlimit(RLIMIT_CPU, (cpu_s, min(cpu_s + 1, most_cpu_s)))
         setrlimit(RLIMIT_AS, (address_space, address_space))
         setrlimit(RLIMIT_FSIZE, (file_bytes, file_bytes))
