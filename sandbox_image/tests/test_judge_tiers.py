@@ -13,6 +13,7 @@ import deepcoder_contracts
 import deepcoder_sandbox
 from deepcoder_contracts.judge import Tier
 from deepcoder_sandbox import attack, attack_limits
+from deepcoder_sandbox.worker import namespaces
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # readable by everybody, as the one that runs these tests need not be
@@ -23,11 +24,11 @@ NOBODY_SPECIAL = "12345"
 def test_user_without_rights_gets_the_namespaces_tier_where_user_namespaces_are_allowed():
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
-    namespaces = Path("/proc/sys/user/max_user_namespaces")
+    most = Path("/proc/sys/user/max_user_namespaces")
     version = subprocess.run(
         [SYSTEM_PYTHON, "-c", "import sys; print(sys.version_info >= (3, 11))"], capture_output=True
     )
-    if version.stdout.strip() != b"True" or not int(namespaces.read_text()):
+    if version.stdout.strip() != b"True" or not int(most.read_text()):
         pytest.skip(f"{SYSTEM_PYTHON} is older than 3.11, or user namespaces are switched off here")
     packages = [Path(package.__file__).parents[1] for package in (deepcoder_sandbox, deepcoder_contracts, pydantic)]
     become = ["setpriv", f"--reuid={NOBODY_SPECIAL}", f"--regid={NOBODY_SPECIAL}", "--clear-groups"]
@@ -74,8 +75,16 @@ def test_what_is_mounted_in_namespaces_is_read_only_but_for_the_scratch_director
 
 @pytest.mark.root
 def test_program_in_namespaces_has_neither_the_groups_nor_the_name_of_its_host(in_namespaces):
-    code = "import os\nprint(os.getgroups(), os.uname().nodename)"
-    assert attack._run(in_namespaces[0], code, b"", attack_limits.bounds()).stdout == b"[] sandbox\n"
+    code = "import os\nprint(os.getgroups(), os.uname().nodename, *os.getresuid(), *os.getresgid())"
+    assert attack._run(in_namespaces[0], code, b"", attack_limits.bounds()).stdout == b"[] sandbox 1 1 1 1 1 1\n"
+
+
+@pytest.mark.root
+def test_zygote_in_namespaces_is_a_user_and_a_group_of_the_host_that_nobody_else_is(in_namespaces):
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{in_namespaces[1]}/status").read_text().splitlines())
+    assert status["Uid"] == status["Gid"]
+    assert {int(number) in namespaces.HOST_USERS for number in status["Gid"].split()} == {True}
+    assert status["Groups"].split() == []
 
 
 HOST_USERS = """
