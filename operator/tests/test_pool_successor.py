@@ -113,6 +113,17 @@ async def test_token_is_another_in_the_pool_of_another_run_of_nobody_and_where_a
     assert len(seen) == 4
 
 
+async def test_pool_of_another_namespace_that_names_the_run_as_its_owner_gets_another_token(
+    api: API, support: PoolObjects
+) -> None:
+    """Whoever may create pools there could else read the token of this run's judges."""
+    await support.ensure(FIRST, 1, SPEC, 0, "run")
+    before = api.token()
+    api.collect_garbage()  # the other namespace is empty
+    await support.ensure(PoolIdentity("other", "judges", "next"), 1, SPEC, 0, "run")
+    assert api.token() != before
+
+
 @pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "PodDisruptionBudget"])
 async def test_what_somebody_has_changed_since_it_was_looked_at_is_not_applied_over(
     api: API, support: PoolObjects, kind: str

@@ -6,7 +6,8 @@ deleted or edited by hand. An object with our name that does not belong to the p
 name and goes away by itself.
 
 Successive pools of one run share a token. An attempt that got its quota while the pool was being replaced has mounted
-the old pool's token, and the kubelet takes a minute or two to update it.
+the old pool's token, and the kubelet takes a minute or two to update it. A token never leaves its namespace: anyone who
+may create pools in another one can name the run as their owner.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class StillEnding(Exception):
 
 
 class PoolObjects:
-    """Applies the objects. Remembers when, by the pool's UID, and the tokens of runs' pools, by the run's UID."""
+    """Applies the objects. Remembers when, by the pool's UID, and the tokens of runs' pools, by namespace and run."""
 
     def __init__(self, kube: Kube, settings: PoolSettings, clock: Callable[[], float]) -> None:
         self._kube, self._settings, self._clock = kube, settings, clock
         self._applied: dict[str, tuple[int, int, float]] = {}
         self._reader = TokenReader(kube, clock)
-        self._tokens: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._tokens: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
 
     async def ensure(
         self, pool: PoolIdentity, generation: int, spec: SandboxPoolSpec, judges: int, run_uid: str | None = None
@@ -96,8 +97,9 @@ class PoolObjects:
         if found is None:
             raise NameConflict(f"Secret {name} has no key {TOKEN_KEY}: delete the Secret, a new one is made")
         if run_uid is not None:
-            self._tokens[run_uid] = (pool.uid, found)
-            self._tokens.move_to_end(run_uid)
+            run = (pool.namespace, run_uid)
+            self._tokens[run] = (pool.uid, found)
+            self._tokens.move_to_end(run)
             if len(self._tokens) > _REMEMBERED:
                 self._tokens.popitem(last=False)
         self._reader.forget(pool.namespace, pool.name)
@@ -105,7 +107,7 @@ class PoolObjects:
 
     def _token_before(self, pool: PoolIdentity, run_uid: str | None) -> str | None:
         """Return the token of the run's previous pool. Deleting the Secret of the same pool yields a new token."""
-        uid, token = self._tokens.get(run_uid or "", (pool.uid, ""))
+        uid, token = self._tokens.get((pool.namespace, run_uid or ""), (pool.uid, ""))
         return token if uid != pool.uid else None
 
     def _check_owner(self, pool: PoolIdentity, obj: Mapping[str, Any] | None, kind: str, name: str) -> None:
