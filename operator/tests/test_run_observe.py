@@ -141,6 +141,15 @@ async def test_what_another_namespace_labels_as_the_runs_is_none_of_its(harness:
     assert [pod.uid for pod in world.pods] == [head_object(cluster)["metadata"]["uid"]]
 
 
+async def test_copy_of_a_job_with_the_runs_labels_is_no_stray_that_would_be_deleted(harness: Harness) -> None:
+    """Somebody looks into a failure with it. Only what the run owns is its own."""
+    cluster = training(harness)
+    for name, owners in (("copy", []), ("left", job_object(cluster)["metadata"]["ownerReferences"])):
+        job = job_object(cluster)
+        harness.jobs.objects.append(job | {"metadata": job["metadata"] | {"name": name, "ownerReferences": owners}})
+    assert [job.name for job in (await harness.look(cluster.run)).strays] == ["left"]
+
+
 async def test_job_that_is_suspended_indeed_is_seen_so(harness: Harness) -> None:
     cluster = training(harness)
     harness.jobs.objects = [job_object(cluster, suspend=True)]

@@ -185,7 +185,11 @@ class Observer:
         named = await self._quotable(run, jobs[attempt.name]) if attempt and attempt.name in jobs else None
         world = World(
             rayjob=rayjob_view(named) if named else None,
-            strays=tuple(rayjob_view(j) for n, j in sorted(jobs.items()) if n != (attempt.name if attempt else None)),
+            strays=tuple(
+                rayjob_view(j)
+                for n, j in sorted(jobs.items())
+                if n != (attempt.name if attempt else None) and owned_by(j, meta.uid)  # a copy keeps the labels
+            ),
             cluster=self._cluster(run, named),
             pods=tuple(pod_view(p) for _, p in sorted(pods.items())),
             pool=await self._pool(run, live=live and attempt is not None),
