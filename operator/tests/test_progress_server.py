@@ -30,7 +30,12 @@ from deepcoder_contracts.progress import (
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.kube import errors
 from deepcoder_operator.progress import certificate_store, certificates
-from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
+from deepcoder_operator.progress.authentication import (
+    AuthenticationUnavailable,
+    Remembering,
+    Subject,
+    Unauthenticated,
+)
 from deepcoder_operator.progress.health import HealthServer
 from deepcoder_operator.progress.metrics import REPORTS
 from deepcoder_operator.progress.server import ProgressServer
@@ -41,15 +46,12 @@ TOKEN = "good-token"
 
 
 class Tokens:
-    """Stands where the API server's TokenReview does; a good token is known once it was asked about."""
+    """Stands where the API server's TokenReview does, and keeps the good tokens that it was asked about."""
 
     def __init__(self) -> None:
         self.known: set[str] = set()
 
-    def knows(self, token: str) -> bool:
-        return token in self.known
-
-    async def authenticate(self, token: str) -> Subject:
+    async def review(self, token: str) -> Subject:
         if token.startswith(TOKEN):
             self.known.add(token)
             return Subject("ml", "demo-head", f"uid-1{token.removeprefix(TOKEN)}")
@@ -107,9 +109,8 @@ async def running() -> AsyncIterator[Operator]:
         labels = {LABEL_RUN: "demo", LABEL_RUN_UID: "run-uid", LABEL_ORDINAL: "3", LABEL_ROLE: HEAD}
         return {"metadata": {"name": name, "namespace": namespace, "uid": "uid-1", "labels": labels}}
 
-    server = ProgressServer(
-        operator.board, operator.tokens, find_pod, active=lambda: operator.leads, clock=lambda: operator.now
-    )
+    tokens = Remembering(operator.tokens, lambda: operator.now)
+    server = ProgressServer(operator.board, tokens, find_pod, active=lambda: operator.leads, clock=lambda: operator.now)
     port = await server.start("127.0.0.1", 0, context)
     operator.url = f"https://localhost:{port}"
     trust = ssl.create_default_context(cadata=material.bundle.decode())
@@ -313,6 +314,7 @@ _HEAD = b"POST /v1/runs/ml/demo/progress HTTP/1.1\r\nHost: a\r\nAuthorization: B
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\x16\x03\x01\r\n\r\n", id="second request"),
         pytest.param(_HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", id="chunk"),
         pytest.param(_HEAD + b"Content-Encoding: gzip\r\nContent-Length: 8\r\n\r\nnot gzip", id="encoding"),
+        pytest.param(_HEAD.replace(b"good", b"\xff") + b"Connection: close\r\n\r\n", id="token"),
     ],
 )
 @pytest.mark.parametrize("port", ["progress", "health"])
@@ -333,7 +335,8 @@ async def test_request_that_is_no_http_is_answered_and_fills_no_log(
         writer.close()
     finally:
         await health.stop()
-    assert re.findall(rb"HTTP/1\.[01] (\d+)", answer)[-1] in ((b"400",) if request_[:3] == b"GET" else (b"400", b"404"))
+    refused = (b"400",) if request_[:3] == b"GET" else (b"400", b"401", b"404")
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", answer)[-1] in refused
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 

@@ -152,8 +152,9 @@ class ProgressServer:
 
 
 def _bearer(request: web.Request) -> str | None:
+    """Return the token in a request's header. A header may hold any bytes, a token is ASCII."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
+    return token.strip() or None if scheme.lower() == "bearer" and token.isascii() else None
 
 
 def _standby() -> web.Response:
