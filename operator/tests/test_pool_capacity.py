@@ -37,7 +37,7 @@ class Judge:
 
 @asynccontextmanager
 async def served(
-    answer: Callable[[web.Request], Awaitable[web.Response]], first: str, *others: str
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], first: str, *others: str
 ) -> AsyncIterator[int]:
     """Have judges answer at these addresses, and return their port."""
     app = web.Application()
@@ -106,6 +106,23 @@ async def test_judge_that_fell_silent_has_no_load_after_a_while(judge: Judge) ->
         assert await poller.poll([pod()], TOKEN) == {}
 
 
+async def test_answer_that_arrives_in_pieces_is_read_whole() -> None:
+    """A proxy between operator and judge may pass it on so."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for piece in (GOOD[:20], GOOD[20:]):
+            await response.write(piece.encode())
+            await asyncio.sleep(0.02)
+        return response
+
+    async with served(answer, "127.0.0.1") as port:
+        poller = CapacityPoller(lambda: 0.0, port)
+        assert await poller.poll([pod()], TOKEN) == {"uid": JudgeLoad(4, 3, 7)}
+        await poller.close()
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -113,7 +130,7 @@ async def test_judge_that_fell_silent_has_no_load_after_a_while(judge: Judge) ->
         "[]",
         '{"slots": -1, "busy": 0, "queued": 0, "tier": "Landlock", "limits": {}}',
         '{"slots": 2}',
-        "x" * 200_000,
+        GOOD + " " * 200_000,
     ],
     ids=["empty", "list", "negative", "incomplete", "huge"],
 )

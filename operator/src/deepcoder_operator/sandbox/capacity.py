@@ -98,7 +98,7 @@ class CapacityPoller:
                 asyncio.timeout(_DEADLINE_SECONDS),
                 self._session.get(url, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False) as response,
             ):
-                body = await response.content.read(_MAX_ANSWER_BYTES)
+                body = await _whole(response.content)
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
             capacity = Capacity.model_validate_json(body)
@@ -111,3 +111,13 @@ class CapacityPoller:
         self._silent.discard(pod.uid)
         load = JudgeLoad(capacity.slots, capacity.busy, capacity.queued, capacity.oldest_wait_s)
         self._answers[pod.uid] = (self._clock(), load)
+
+
+async def _whole(content: aiohttp.StreamReader) -> bytes:
+    """Return an answer, which may arrive in several pieces. Raises `ValueError` if it is too long."""
+    body = b""
+    async for piece in content.iter_any():
+        body += piece
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise ValueError(f"more than {_MAX_ANSWER_BYTES} bytes")
+    return body
