@@ -22,15 +22,23 @@ zygote = ZygoteProcess(ZygoteConfig(tier=Tier(sys.argv[1]), packages=tuple(sys.a
 print(attack(zygote).broken)
 zygote.kill()
 """
-SHOW_UMASK = """
+SHOW_INHERITED = """
+import signal
 from deepcoder_contracts.judge import JudgeRequest, TestCase
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
+for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGTERM])
 slot = Slot(zygote.config, "test")
-for umask in ("077", "022"):
-    tests = (TestCase(input="", output=umask),)
-    request = JudgeRequest(id=umask, code="import os; print(format(os.umask(0), '03o'))", tests=list(tests))
-    if slot.judge(Submission(request, tests), float("inf")).passed: print(umask)
+code = '''
+import os, signal
+print(format(os.umask(0), "03o"), signal.pthread_sigmask(signal.SIG_BLOCK, ()) or "none blocked")
+print(*[n.name for n in signal.Signals if signal.getsignal(n) is signal.SIG_IGN])
+'''
+tests = (TestCase(input="", output="022 none blocked SIGPIPE"),)
+request = JudgeRequest(id="inherited", code=code, tests=list(tests))
+print(slot.judge(Submission(request, tests), float("inf")).verdicts)
 slot.close()
 """
 REQUEST = b'{"id": "a", "code": "import mine; print(mine.ONE)", "tests": [{"input": "", "output": "1"}]}\n'
@@ -88,9 +96,12 @@ def test_a_judge_starts_as_a_user_whom_the_machine_does_not_know():
 @needs_namespaces
 @pytest.mark.root
 @pytest.mark.parametrize("tier", [Tier.NAMESPACES, Tier.LANDLOCK])
-def test_a_strict_umask_of_whoever_starts_a_judge_reaches_neither_its_tiers_nor_its_programs(tier):
-    found = run("sh", "-c", 'umask 077 && exec "$@"', "sh", sys.executable, "-c", ATTACK + SHOW_UMASK, tier)
-    assert (found.returncode, found.stdout) == (0, b"[]\n022\n"), found
+def test_umask_and_signals_of_whoever_starts_a_judge_reach_neither_its_tiers_nor_its_programs(tier):
+    found = run("sh", "-c", 'umask 077 && exec "$@"', "sh", sys.executable, "-c", ATTACK + SHOW_INHERITED, tier)
+    assert found.returncode == 0, found
+    attacked, verdicts = found.stdout.decode().splitlines()
+    assert attacked == "[]"
+    assert "PASSED" in verdicts
 
 
 HIDE_PROCESSES = 'mount --make-rprivate / && mount -t proc -o hidepid=2,gid=54321 proc /proc && exec "$@"'

@@ -54,12 +54,13 @@ _SEED = 0
 _UMASK = 0o022
 """The umask of zygotes and programs. With a stricter one, inherited from whoever starts the judge, a program that has a
 user of its own could not enter the directories of its own root."""
+_AS_IN_EVERY_PYTHON = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}
 _STACK_BYTES, _HARNESS_STACK_BYTES = 128 << 20, 8 << 20  # what the harness's own process usually has
 
 
 def main(descriptor: int, root: str) -> None:
     """Serve on an inherited socket. `root`, where this package was found, leaves the path."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _forget_signals()
     os.umask(_UMASK)
     confine.end_before_the_judge()
     channel = socket.socket(fileno=confine.out_of_the_way(descriptor))
@@ -86,6 +87,17 @@ def main(descriptor: int, root: str) -> None:
         return
     channel.send(answer)
     served.serve(space.clean)
+
+
+def _forget_signals() -> None:
+    """Handle and block no signal that whoever starts the judge ignores or blocks; an interrupt is for the judge alone.
+
+    With SIGCHLD ignored, no run's end would be seen; with SIGALRM blocked, a session would not hear its alarm.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - _AS_IN_EVERY_PYTHON:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _load(config: dict[str, Any], root: str) -> ModuleType:

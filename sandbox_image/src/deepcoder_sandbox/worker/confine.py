@@ -130,8 +130,6 @@ def end_before_the_judge() -> None:
 
 def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
     """Do once, in the zygote, what its runners inherit. `stack_bytes` is a limit that programs may raise."""
-    for number in (signal.SIGXFSZ, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs interrupt themselves (`_thread.interrupt_main`)
     for which, limit in _FIXED_LIMITS:
         _lower(which, limit, limit)
