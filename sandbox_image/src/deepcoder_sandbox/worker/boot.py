@@ -90,14 +90,13 @@ def main(descriptor: int, root: str) -> None:
 
 
 def _forget_signals() -> None:
-    """Handle and block no signal that whoever starts the judge ignores or blocks; an interrupt is for the judge alone.
+    """Neither ignore nor block what whoever started the judge ignores or blocks.
 
     With SIGCHLD ignored, no run's end would be seen; with SIGALRM blocked, a session would not hear its alarm.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - _AS_IN_EVERY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _load(config: dict[str, Any], root: str) -> ModuleType:
