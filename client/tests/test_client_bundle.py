@@ -166,6 +166,25 @@ def test_logs_are_left_out_where_a_secret_is_not_known_and_that_is_said(secret: 
     assert any("--include-logs" in line for line in made.missing)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"model": {"uri": "hf://a/b", "credentialsSecretRef": {"name": "hub"}}},
+        {"stages": [{"name": "short", "resources": {"samplers": {"template": {"spec": POD["spec"]}}}}]},
+    ],
+    ids=["the run's own setting", "a template"],
+)
+def test_a_secret_is_removed_from_stored_logs_once_the_pods_that_could_read_it_are_gone(
+    monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
+) -> None:
+    """As of every run that is over. The trainer that stored a log does not know what other pods read and print."""
+    monkeypatch.setattr(Client, "pods", lambda *_: [])
+    monkeypatch.setattr(Client, "raw", lambda *_: RUN | {"spec": RUN["spec"] | spec})
+    monkeypatch.setattr(Folder, "read_log", lambda *_: QUOTED)
+    assert bundle().documents["attempts/003/driver.log"] == "it said [redacted]"
+    assert "attempts/003/driver.log" not in bundle(withheld=("hub",)).documents
+
+
 def test_logs_are_had_all_the_same_where_they_are_asked_for() -> None:
     made = bundle(withheld=("hub",), logs=True)
     assert made.documents["logs/demo-head.ray-head.log"].startswith("demo-head says [redacted]")

@@ -18,7 +18,7 @@ import binascii
 import io
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -101,10 +101,13 @@ def gather(
     run = client.raw(name)
     asking = _Asking(client, Bundle(), name, run["metadata"]["namespace"])
     made = asking.made
-    objects = asking.objects(run) | asking.surroundings(operator_namespace)
+    own = asking.objects(run)
+    objects = own | asking.surroundings(operator_namespace)
     if not objects["operator.yaml"]:
         made.missing.append(f"the operator: it has no pod in namespace {operator_namespace} that you may see")
-    redactor, all_known = _redactor(client, asking.place, run, objects, made.missing)
+    # Also what the specs name: the pods of a run that is over, or between two attempts, are gone.
+    names = referred_secrets(list(own.values()))
+    redactor, all_known = _redactor(client, asking.place, names, named_values(list(objects.values())), made.missing)
     told = all_known or logs
     for document, group in objects.items():
         if group:
@@ -252,12 +255,10 @@ def _attempts(client: Client, name: str, namespace: str, endpoint: str | None) -
 
 
 def _redactor(
-    client: Client, place: str, run: Object, objects: dict[str, list[Object]], missing: list[str]
+    client: Client, place: str, names: Mapping[str, bool], literal: Iterable[bytes], missing: list[str]
 ) -> tuple[Redactor, bool]:
-    """Return the redactor, and whether it knows all secrets."""
-    s3 = run["spec"]["checkpoint"]["s3"].get("credentialsSecretRef")
-    names = {**referred_secrets(objects["pods.yaml"]), **({str(s3["name"]): False} if s3 else {})}
-    values = set(named_values(list(objects.values())))
+    """Return the redactor, and whether it knows all secrets. `names`: Secrets, each with whether it is optional."""
+    values = set(literal)
     all_known = True
     for name, optional in names.items():
         try:

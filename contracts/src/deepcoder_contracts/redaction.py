@@ -51,6 +51,9 @@ SECRET_NAME = re.compile(
 )
 """Names of environment variables that usually hold secrets, in capitals."""
 
+_REFERENCES = frozenset({"secretKeyRef", "secretRef", "secret", "credentialsSecretRef"})
+"""Fields that name a Secret: of a variable, of a whole environment, of a volume, and of a run's own settings."""
+
 _WORDS = frozenset({"message", "note", "evidence"})
 
 
@@ -92,28 +95,31 @@ class Redactor:
                 return value
 
 
-def referred_secrets(pods: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """Return the Secrets that containers can read, as environment or files, each with whether it is optional."""
+def referred_secrets(document: Any) -> dict[str, bool]:
+    """Return the Secrets that programs can read, as environment or files, each with whether it is optional.
+
+    They may be named anywhere in an object, such as a pod, a template of one, or a run.
+    """
     found: dict[str, bool] = {}
-
-    def note(reference: Mapping[str, Any] | None, key: str = "name") -> None:
-        if reference and reference.get(key):
-            name = str(reference[key])
-            found[name] = found.get(name, True) and bool(reference.get("optional"))
-
-    for pod in pods:
-        spec = pod["spec"]
-        for kind in ("initContainers", "containers", "ephemeralContainers"):
-            for container in spec.get(kind) or ():
-                for variable in container.get("env") or ():
-                    note((variable.get("valueFrom") or {}).get("secretKeyRef"))
-                for source in container.get("envFrom") or ():
-                    note(source.get("secretRef"))
-        for volume in spec.get("volumes") or ():
-            note(volume.get("secret"), "secretName")
-            for source in (volume.get("projected") or {}).get("sources") or ():
-                note(source.get("secret"))
+    for name, optional in _references(document):
+        found[name] = found.get(name, True) and optional
     return found
+
+
+def _references(document: Any) -> Iterator[tuple[str, bool]]:
+    if isinstance(document, Mapping):
+        for key, each in document.items():
+            if (
+                key in _REFERENCES
+                and isinstance(each, Mapping)
+                and (name := each.get("secretName") or each.get("name"))
+            ):
+                yield str(name), bool(each.get("optional"))
+            else:
+                yield from _references(each)
+    elif isinstance(document, list | tuple):
+        for each in document:
+            yield from _references(each)
 
 
 def named_values(document: Any) -> Iterator[bytes]:
