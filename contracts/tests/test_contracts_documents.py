@@ -173,7 +173,8 @@ def test_keys_of_a_run() -> None:
     assert layout.claim_key("16k", 3) == "16k/attempts/003/claim.json"
     assert layout.parse_attempt_file("16k", layout.log_key("16k", 3, layout.DRIVER_LOG)) == (3, "logs/driver.log")
     assert layout.parse_attempt_file("16", layout.claim_key("16k", 3)) is None
-    assert layout.parse_attempt_file("16k", "16k/attempts/003") is None
+    for name in ("", "/logs/../../../x", "/..", "/logs//x", "/logs/", "/logs/x\ny"):
+        assert layout.parse_attempt_file("16k", f"16k/attempts/003{name}") is None
     assert layout.parse_samples_key(layout.samples_key("16k", 120)) == 120
     assert layout.parse_samples_key(layout.samples_ahead_key("16k", 3)) is None
 
