@@ -7,7 +7,7 @@ removed from each part. If the value of a Secret is unknown, program output is l
 from __future__ import annotations
 
 import os
-import stat
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,8 +29,7 @@ def debug_bundle(
     path = path or Path(f"{stem}.tar.gz")
     content = bundle.archive(stem)
     try:
-        with open(path, "wb", opener=_for_its_owner) as file:
-            file.write(content)
+        _write(path, content)
     except OSError as error:
         raise click.UsageError(f"--file {path}: {error.strerror}") from None
     click.echo(f"{path}: {', '.join(sorted(bundle.documents))}")
@@ -38,9 +37,21 @@ def debug_bundle(
         say(f"missing: {line}", err=True)
 
 
-def _for_its_owner(path: str, flags: int) -> int:
-    """Open a file that only its owner can read: secrets that redaction does not know may still be in it."""
-    descriptor = os.open(path, flags, 0o600)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):  # it may have been there, for others to read; a pipe stays as it is
-        os.fchmod(descriptor, 0o600)
-    return descriptor
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, because secrets that redaction does not know may still be in it.
+
+    What was there stays until all of it is written.
+    """
+    if path.exists() and not path.is_file():  # such as a pipe
+        path.write_bytes(content)
+        return
+    path = path.resolve()  # a link stays a link
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink()
+        raise
