@@ -39,10 +39,8 @@ def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> 
     _not_over(changed)
     if wait:
         changed = client.wait(run, seconds=timeout, until=lambda r: r.status.phase in {Phase.SUSPENDED, *TERMINAL})
-    over = changed.status.phase in TERMINAL
-    said = f"is {changed.status.phase}" if over else "suspended" if wait else "will be suspended"
-    _say(changed, said, output)
-    return Exit.NOT_SO if wait and over else Exit.DONE
+    _say(changed, "suspended" if wait else "will be suspended", output)
+    return Exit.NOT_SO if wait and changed.status.phase in TERMINAL else Exit.DONE
 
 
 def resume(where: Where, run: str, output: str) -> None:
@@ -60,8 +58,9 @@ def _not_over(run: DeepCoderRun) -> None:
 
 
 def _say(run: DeepCoderRun, what: str, output: str) -> None:
-    """Print what was done, or for programs the run as it is now."""
+    """Print what was done (to a run that is over: nothing), or for programs the run as it is now."""
     if output == "table":
-        click.echo(f"deepcoderrun/{run.metadata.name} {what}")
+        said = f"is {run.status.phase}" if run.status.phase in TERMINAL else what
+        click.echo(f"deepcoderrun/{run.metadata.name} {said}")
     else:
         document(run, output)
