@@ -20,6 +20,7 @@ from deepcoder_contracts.stage import EvaluationDataset, JudgeBackend
 from deepcoder_trainer.checkpoint.modelfiles import model_digest
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation import cli
 from deepcoder_trainer.evaluation.cli import add_arguments, stage_config
 from deepcoder_trainer.evaluation.run import run_evaluate_stage
 from deepcoder_trainer.evaluation.targets import newest_export
@@ -53,11 +54,15 @@ def test_model_digest_sees_weights_and_words(tmp_path: Path) -> None:
     assert model_digest(tmp_path) != first
 
 
-def options(**changes: Any) -> Any:
+def parsed(words: list[str]) -> Any:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def options(**changes: Any) -> Any:
     values: Mapping[str, Any] = {"--model": "m", "--datasets": "d=x.jsonl", "--output-dir": "out", **changes}
-    return parser.parse_args([word for item in values.items() for word in item if word is not None])
+    return parsed([word for item in values.items() for word in item if word is not None])
 
 
 def test_options_by_hand_are_those_of_a_stage() -> None:
@@ -105,6 +110,36 @@ def test_options_by_hand_are_those_of_a_stage() -> None:
 def test_wrong_options_by_hand_are_named(change: dict[str, str], message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         stage_config(options(**change))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seed", "0"], "^--seed: with --responses no model is sampled: give --model instead, or leave it out$"),
+        (["--rope", "yarn:2", "--max-prompt-length", "9"], "^--max-prompt-length, --rope: .* or leave them out$"),
+    ],
+)
+def test_options_about_sampling_are_refused_where_responses_are_given(more: list[str], message: str) -> None:
+    given = ["--responses", "d=r.jsonl", "--datasets", "d=x.jsonl", "--output-dir", "out"]
+    assert stage_config(parsed([*given, "--n", "8"])).recipe.seed == 0
+    with pytest.raises(BadConfig, match=message):
+        stage_config(parsed([*given, *more]))
+
+
+def test_every_option_about_sampling_but_the_number_says_its_default_and_has_none_of_its_own() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    actions = {
+        action.dest: action
+        for group in parser._action_groups
+        if group.title in ("sampling", "where it runs")
+        for action in group._group_actions
+        if action.dest != "n" and not action.dest.startswith("judge")
+    }
+    assert actions.keys() == cli._SAMPLING.keys()
+    assert [name for name, action in actions.items() if action.default is not None] == []
+    for name, default in cli._SAMPLING.items():
+        assert default is None or default is False or f"default {default:g}" in str(actions[name].help), name
 
 
 @pytest.mark.parametrize(

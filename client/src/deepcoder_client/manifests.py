@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from deepcoder_client.errors import BadFile
 from deepcoder_contracts.api.base import API_VERSION, Spec
+from deepcoder_contracts.api.run import MAX_NAME_LENGTH
 from deepcoder_contracts.api.run_spec import RunSpec
 
 KIND = "DeepCoderRun"
@@ -23,7 +24,7 @@ class ManifestMetadata(Spec):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=36)]
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_NAME_LENGTH)]
     """Name of the run."""
 
     namespace: str | None = None

@@ -6,8 +6,10 @@ YAML, so one reader serves both.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -89,3 +91,18 @@ def explain(error: ValidationError, options: Mapping[str, str] | None = None) ->
         lines.append(f"{field}{shown}: {message}" if field else message)
         fields.append(field)
     return BadConfig("\n".join(lines), field=fields[0] or None)
+
+
+def settle_options(options: argparse.Namespace, defaults: Mapping[str, Any], without_effect: str | None) -> None:
+    """Fill in the defaults of options that were not given.
+
+    `without_effect` says why none of them would have one, and how to change that. Then one that is given is refused.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in defaults if getattr(options, name) is not None]
+    if given and without_effect is not None:
+        raise BadConfig(
+            f"{', '.join(given)}: {without_effect}, or leave {'them' if len(given) > 1 else 'it'} out", field=given[0]
+        )
+    for name, default in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)

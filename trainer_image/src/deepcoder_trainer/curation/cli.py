@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.fit import Names
 from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, ModelSource
+from deepcoder_trainer.config import settle_options
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
 from deepcoder_trainer.problems.path_metadata import EVALUATION, TRAINING
@@ -118,7 +119,8 @@ def main(options: argparse.Namespace) -> int:
     from deepcoder_trainer.judge.local import LocalJudge
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    _settle_sampling(options)
+    pointless = "without --model no model is sampled: give --model" if options.model is None else None
+    settle_options(options, _SAMPLING, pointless)
     endpoint = judge_endpoint(options)
     # The judge starts before anything heavy is imported or a secret is read, as in `run`.
     judge = LocalJudge(endpoint.workers) if endpoint.backend is JudgeBackend.LOCAL else None
@@ -171,20 +173,6 @@ async def _report(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: L
         place = _place(options, scratch)
         curation, model = await abandonable(_curation, options, place)
         return await curate_by_hand(curation, place, endpoint, judge, display, model)
-
-
-def _settle_sampling(options: argparse.Namespace) -> None:
-    """Fill in the defaults of the options about --model. Raises BadConfig if one is given without --model."""
-    given = [f"--{name.replace('_', '-')}" for name in _SAMPLING if getattr(options, name) is not None]
-    if given and options.model is None:
-        raise BadConfig(
-            f"{', '.join(given)}: without --model no model is sampled: give --model, or leave "
-            f"{'them' if len(given) > 1 else 'it'} out",
-            field=given[0],
-        )
-    for name, default in _SAMPLING.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
 
 
 def _place(options: argparse.Namespace, scratch: Path) -> Place:

@@ -32,7 +32,7 @@ from deepcoder_contracts.stage import (
     StageType,
     Storage,
 )
-from deepcoder_trainer.config import explain
+from deepcoder_trainer.config import explain, settle_options
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
 
@@ -55,6 +55,19 @@ _OPTIONS = {
     "samples_per_problem": "--n",
 }
 """Fields whose bounds the contracts check, and the options that set them."""
+_SAMPLING = {
+    "max_length": 32768,
+    "max_prompt_length": 2048,
+    "temperature": 0.6,
+    "top_p": 0.95,
+    "seed": 0,
+    "rope": None,
+    "tp": 1,
+    "engines": 1,
+    "accelerators": False,
+    "float32": False,
+}
+"""Options that say how --model is sampled, and their defaults."""
 _SETTING = re.compile(r",(since|until|extraction|contests)=([^,]*)\Z")
 
 
@@ -83,24 +96,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("sampling")
     how.add_argument("--n", type=int, default=1, help="responses per problem (default 1)")
-    how.add_argument("--max-length", type=int, default=32768, help="response limit in tokens (default 32768)")
+    # No defaults here: what is given with --responses would have no effect, and is refused.
+    how.add_argument("--max-length", type=int, help="response limit in tokens (default 32768)")
     how.add_argument(
-        "--max-prompt-length",
-        type=int,
-        default=2048,
-        help="skip problems with longer prompts, in tokens (default 2048)",
+        "--max-prompt-length", type=int, help="skip problems with longer prompts, in tokens (default 2048)"
     )
-    how.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
-    how.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
-    how.add_argument("--seed", type=int, default=0, help="default 0")
+    how.add_argument("--temperature", type=float, help="default 0.6")
+    how.add_argument("--top-p", type=float, help="default 0.95")
+    how.add_argument("--seed", type=int, help="default 0")
     how.add_argument("--rope", metavar="TYPE:FACTOR", help="scale rotary positions, as in Yarn:2 or Dynamic:2")
     where = parser.add_argument_group("where it runs")
-    where.add_argument("--tp", type=int, default=1, help="devices per engine (default 1)")
-    where.add_argument(
-        "--engines", type=int, default=1, help="number of vLLM engines that share the samples (default 1)"
-    )
-    where.add_argument("--accelerators", action="store_true", help="run on GPUs")
-    where.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
+    where.add_argument("--tp", type=int, help="devices per engine (default 1)")
+    where.add_argument("--engines", type=int, help="number of vLLM engines that share the samples (default 1)")
+    where.add_argument("--accelerators", action="store_true", default=None, help="run on GPUs")
+    where.add_argument("--float32", action="store_true", default=None, help="compute in float32 instead of bfloat16")
     add_judge_options(where)
 
 
@@ -157,6 +166,8 @@ def stage_config(options: argparse.Namespace) -> StageConfig:
 
     if (options.model is None) == (options.responses is None):
         raise BadConfig("give either --model, or --responses of one", field="--model")
+    pointless = "with --responses no model is sampled: give --model instead" if options.model is None else None
+    settle_options(options, _SAMPLING, pointless)
     judge = judge_endpoint(options)
     try:
         recipe = Recipe(
