@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -63,6 +64,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[LOADED] = {name for name in sys.modules if "." not in name}
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A temporary folder of the test's own, with a name so short that a judge's socket fits below it."""
+    with tempfile.TemporaryDirectory(prefix="dc", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module", autouse=True)

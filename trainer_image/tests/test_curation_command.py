@@ -139,13 +139,6 @@ def test_every_layout_comes_out_as_one_set(tmp_path: Path, sets: Callable[..., l
     assert report_of(output)["files"] == report["files"], "the same inputs give the same bytes"
 
 
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """A temporary folder of the test's own, with a name so short that a judge's socket fits below it."""
-    with tempfile.TemporaryDirectory(prefix="cur", dir="/tmp") as folder:
-        yield Path(folder)
-
-
 def test_a_curation_that_is_killed_judges_nothing_twice(
     tmp_path: Path, sets: Callable[..., list[str]], scratch: Path
 ) -> None:

@@ -129,13 +129,6 @@ def test_canonical_solutions_of_humaneval_itself_score_all(tmp_path: Path, evalu
     assert results_in(tmp_path / "out", printed).targets["Given"]["humaneval"].verdicts == {"passed": 164}
 
 
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """A temporary folder of the test's own, with a name so short that a judge's socket fits below it."""
-    with tempfile.TemporaryDirectory(prefix="ev", dir="/tmp") as folder:
-        yield Path(folder)
-
-
 def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_path: Path, scratch: Path) -> None:
     slow = "import time\ntime.sleep(0.05)\nprint(input())"
     rows = [
