@@ -8,7 +8,15 @@ import pytest
 
 from deepcoder_client.connection import Connection, Kind
 from deepcoder_client.errors import Unreachable
-from deepcoder_web.access import ALLOWED_SECONDS, REFUSED_SECONDS, Access, Unauthenticated, Unavailable, Viewer
+from deepcoder_web.access import (
+    ALLOWED_SECONDS,
+    REFUSED_SECONDS,
+    Access,
+    Unauthenticated,
+    Unavailable,
+    Viewer,
+    _Remembered,
+)
 
 JANE = {"username": "jane", "uid": "7", "groups": ["devs"], "extra": {"scopes": ["a", "b"]}}
 
@@ -165,3 +173,19 @@ def test_a_token_that_was_refused_may_be_valid_soon() -> None:
     world.server.known = {"good"}
     world.now = REFUSED_SECONDS
     assert world.access.viewer("good").name == "jane"
+
+
+def test_a_user_of_whom_only_the_name_is_known_is_a_viewer() -> None:
+    """API servers leave out what is empty."""
+    world = World()
+    world.server.user = {"username": "joe"}
+    assert world.access.viewer("good") == Viewer("joe", "", (), ())
+
+
+def test_what_was_used_longest_ago_gives_way_when_there_is_no_room() -> None:
+    kept: _Remembered[int] = _Remembered(lambda: 0.0, 2)
+    for key in (1, 2):
+        kept.put(key, key, 60)
+    kept.get(1)
+    kept.put(3, 3, 60)
+    assert [kept.get(key)[1] for key in (1, 2, 3)] == [1, None, 3]
