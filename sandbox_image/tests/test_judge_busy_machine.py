@@ -242,7 +242,7 @@ def test_time_in_which_nobody_looked_does_not_count_as_held(followed):
 
 @pytest.mark.parametrize(
     ("states", "over_s", "expected"),
-    [("SRS", 1e9, True), ("SD", 1.0, True), ("SD", 6.0, False), ("SS", 0.1, False), ("", 0.1, False)],
+    [("SRS", 1e9, True), ("SD", 5.0, True), ("SD", 6.0, False), ("SS", 0.1, False), ("", 0.1, False)],
 )
 def test_limit_that_is_over_waits_for_who_is_ready_and_a_while_for_who_is_held(states, over_s, expected):
     assert may_go_on(states, over_s) is expected
