@@ -145,13 +145,25 @@ async def test_of_a_cluster_the_first_that_holds_is_kept(tmp_path: Path) -> None
     assert ADDS + "#" not in world.judge.asked
 
 
+async def test_copies_of_what_is_kept_are_told_from_what_is_near_it(tmp_path: Path) -> None:
+    world = World(tmp_path, FakeJudge())
+    world.add(unlike(1), unlike(1), unlike(2))
+    world.clusters[0].similarity[1] = 1.0
+    assert [(r.index, r.filter, r.reason) for r in (await world.verify()).refused] == [
+        (1, "exact_duplicate", "the same statement as taco-train-0 (f:0)"),
+        (2, "near_duplicate", "90% the same as taco-train-0 (f:0)"),
+    ]
+
+
 async def test_without_a_solution_it_depends_on_the_layout(tmp_path: Path) -> None:
     world = World(tmp_path, FakeJudge())
-    for row in (taco_row(solutions=[]), livecodebench_row(), mathematics_row(), own_row(solution=None)):
+    answered = own_row(id="mine-2", tests=None, answer="25", solution=ADDS)
+    for row in (taco_row(solutions=[]), livecodebench_row(), mathematics_row(), own_row(solution=None), answered):
         world.add({k: v for k, v in row.items() if v is not None})
     verified = await world.verify()
-    assert [k.index for k in verified.kept] == [1, 2]
+    assert [(k.index, k.solution) for k in verified.kept] == [(1, None), (2, None), (4, None)]
     assert {r.filter for r in verified.refused} == {"no_solution"}
+    assert not world.judge.asked, "an answer has no test that a program could pass"
     kept = World(tmp_path / "b", FakeJudge(), keep_unverified=True)
     kept.add(taco_row(solutions=[]))
     assert [(k.index, k.solution) for k in (await kept.verify()).kept] == [(0, None)]
