@@ -124,6 +124,30 @@ async def test_no_step_waits_for_the_verdicts_that_a_checkpoint_holds() -> None:
     assert again.learner.weights == before.learner.weights
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_next_save_waits_for_the_promised_commit_and_leaves_it_its_weights(fails: bool) -> None:
+    verdicts = asyncio.Event()
+
+    async def slow(problem: Problem, response: str, key: str) -> Outcome:
+        if int(key.split("/")[1]) == 3 * PROMPTS - 1:  # of batch 3, which the checkpoint of step 1 holds
+            await verdicts.wait()
+            if fails:
+                raise KeyError("no reward")
+        return await scripted_reward(problem, response, key)
+
+    world = World(stage_config(4, every=1, eta=2), reward=slow)
+    task = asyncio.create_task(world.run())
+    await until(lambda: len(world.learner.trained) == 2)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert (world.checkpoints.copied, world.checkpoints.saved) == ([1], [])
+    verdicts.set()
+    [failure] = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(failure, KeyError) is fails
+    steps = [1, 2] if fails else [1, 2, 3, 4]
+    assert ([s.state.step for s in world.checkpoints.saved], world.checkpoints.copied) == (steps, steps)
+
+
 @pytest.mark.parametrize("seconds", [60, 0.4])
 @in_virtual_time
 async def test_a_promised_commit_is_made_good_with_what_there_is_when_newer_weights_leave(seconds: float) -> None:

@@ -56,7 +56,6 @@ class Saving:
         self._copied: int | None = None
         self._promise: _Promise | None = None
         self._saved_step = progress.step
-        self._saved_final = False
 
     @property
     def copied(self) -> bool:
@@ -65,8 +64,8 @@ class Saving:
 
     @property
     def owed(self) -> bool:
-        """Whether anything is not part of a checkpoint yet."""
-        return self._saved_step < self._progress.step or (self._progress.over and not self._saved_final)
+        """Whether anything is not part of a checkpoint yet: a step, or that the stage is over."""
+        return self._saved_step < self._progress.step or self._progress.over
 
     async def kept(self) -> None:
         """Wait until no commit is promised. Raises the error of a failed rollout; the promise then remains."""
@@ -128,7 +127,7 @@ class Saving:
         state = replace(promise.state, groups=left.finished, pending=left.pending, next_group_id=left.next_group_id)
         await self._checkpoints.commit(state, metrics=promise.metrics, final=final, gate=promise.gate)
         self._promise = self._copied = None
-        self._saved_step, self._saved_final = state.step, final
+        self._saved_step = state.step
 
     async def _settle(self, left: Left) -> None:
         """Let work in flight finish while there is time. The resumed run samples the rest again."""
