@@ -138,3 +138,12 @@ def test_threads_that_ran_longer_than_time_passed_have_not_waited(process):
     process.now += 10.0
     process.used_s = 20.0
     assert process.followed.seconds() == 0.0
+
+
+def test_time_that_a_process_ran_or_waited_is_not_taken_for_held(process):
+    process.thread(7, "D", 0)
+    process.follow()
+    process.sample(10.0)
+    process.thread(7, "D", 3 * S)
+    process.used_s = 6.0
+    assert process.followed.seconds() == 4.0  # all but what it ran
