@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox import attack
 from deepcoder_sandbox.api import Judge
 from deepcoder_sandbox.worker import readable_files
 
@@ -63,6 +64,14 @@ def packages(tmp_path):
 def test_a_judge_may_be_started_where_its_programs_packages_lie(packages):
     found = run(sys.executable, "-c", ATTACK, Tier.LANDLOCK, str(packages), cwd=packages)
     assert (found.returncode, found.stdout) == (0, b"[]\n"), found
+
+
+def test_a_judge_may_stand_in_a_directory_that_is_gone(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert attack._directories(tmp_path, Tier.LANDLOCK) == {tmp_path, Path.home()}
 
 
 READ_ONLY = """

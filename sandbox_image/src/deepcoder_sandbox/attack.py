@@ -81,7 +81,9 @@ def _scratch() -> Iterator[Path]:
 
 def _directories(scratch: Path, tier: Tier) -> set[Path]:
     """Return host directories that a program must not reach, without names of its own root's directories."""
-    found = {scratch, Path.cwd()}
+    found = {scratch}
+    with suppress(FileNotFoundError):  # the judge's own has been removed
+        found.add(Path.cwd())
     with suppress(RuntimeError):  # the user is unknown and HOME is not set: there is no home
         found.add(Path.home())
     return found - ({Path(rootfs.SCRATCH)} if tier is Tier.NAMESPACES else set())
