@@ -12,9 +12,9 @@ import pytest
 import deepcoder_contracts
 import deepcoder_sandbox
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox import attack, attack_limits
+from deepcoder_sandbox import attack, attack_limits, tiers
 from deepcoder_sandbox.worker import namespaces
-from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
+from deepcoder_sandbox.zygote_process import InForce, ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # readable by everybody, as the one that runs these tests need not be
 NOBODY_SPECIAL = "12345"
@@ -85,6 +85,73 @@ def test_zygote_in_namespaces_is_a_user_and_a_group_of_the_host_that_nobody_else
     assert status["Uid"] == status["Gid"]
     assert {int(number) in namespaces.HOST_USERS for number in status["Gid"].split()} == {True}
     assert status["Groups"].split() == []
+
+
+NEEDED_BY_ALL = dict.fromkeys(["cpu_time", "wall_time", "memory", "output", "open_files"], True)
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Choose a tier where zygotes and attacks only say what they are told: what each holds, fails with, has in force.
+
+    Returns the chosen tier and config, or the reasons that none was. No zygote is left in any case.
+    """
+
+    def choose(minimum, held=lambda config: {}, fails=None, in_force=lambda config: 4):
+        alive = []
+
+        class Zygote:
+            def __init__(self, config):
+                self.config, self.in_force = config, InForce(config.tier, in_force(config), True)
+                alive.append(self)
+
+            def kill(self):
+                alive.remove(self)
+
+        def attack_it(zygote):
+            if zygote.config.tier is fails:
+                raise ZygoteFailed("it died")
+            return attack.Findings(zygote.config.tier, {**NEEDED_BY_ALL, "network": True, **held(zygote.config)})
+
+        monkeypatch.setattr(tiers, "ZygoteProcess", Zygote)
+        monkeypatch.setattr(attack, "attack", attack_it)
+        try:
+            config, findings = tiers.find_tier(ZygoteConfig(), minimum)
+        except tiers.TierRefused as refused:
+            return refused.reasons
+        finally:
+            assert alive == []
+        assert config == ZygoteConfig(tier=findings.tier, at_least=InForce(findings.tier, 4, True))
+        return findings.tier, findings.broken
+
+    return choose
+
+
+def test_strongest_tier_that_holds_for_both_kinds_of_zygotes_is_chosen(chosen):
+    assert chosen(Tier.LANDLOCK) == (Tier.NAMESPACES, [])
+    assert chosen(Tier.LANDLOCK, fails=Tier.NAMESPACES) == (Tier.LANDLOCK, [])
+    for harness in (False, True):
+
+        def held(config, harness=harness):
+            return {"network": config.tier is not Tier.NAMESPACES or config.harness is not harness}
+
+        assert chosen(Tier.LANDLOCK, held) == (Tier.LANDLOCK, [])
+        assert chosen(Tier.NAMESPACES, held) == {Tier.NAMESPACES: "not enforced: network"}
+
+
+def test_no_tier_below_the_minimum_is_tried_and_each_has_its_reason(chosen):
+    found = chosen(Tier.LANDLOCK, lambda config: {"network": False, "memory": False}, fails=Tier.NAMESPACES)
+    assert found == {Tier.NAMESPACES: "it died", Tier.LANDLOCK: "not enforced: memory, network"}
+    found = chosen(Tier.NAMESPACES, in_force=lambda config: 4 + config.harness)
+    assert "zygotes are not alike" in found[Tier.NAMESPACES]
+
+
+def test_without_confinement_a_program_has_limits_and_nothing_else_is_asked_for(chosen):
+    confined = {"network": False}
+    assert chosen(Tier.UNCONFINED, lambda config: confined) == (Tier.UNCONFINED, [])
+    for needed in NEEDED_BY_ALL:
+        assert chosen(Tier.UNCONFINED, lambda config: {needed: False})[Tier.UNCONFINED] == f"not enforced: {needed}"  # noqa: B023
+    assert attack.Findings(Tier.UNCONFINED, {}).broken == list(NEEDED_BY_ALL), "what was not attacked does not hold"
 
 
 HOST_USERS = """
