@@ -101,6 +101,8 @@ def test_p_value_with_one_sample_a_problem_is_mcnemars_exact_test() -> None:
     assert paired_p_value(before, after) == pytest.approx(22 / 1024)
     assert paired_p_value(after, before) == pytest.approx(22 / 1024)
     assert paired_p_value(before, before) == 1.0
+    halves = np.array([0.0] * 3 + [1.0] * 17)  # of two samples each: also exact, where too many signs are to be counted
+    assert paired_p_value(np.full(20, 0.5), halves) == pytest.approx(2 * (1 + 20 + 190 + 1140) / 2**20, rel=1e-9)
 
 
 def test_p_value_of_shares_counts_all_signs_and_draws_them_where_there_are_too_many() -> None:
