@@ -66,7 +66,8 @@ NODE = {
 QUOTA = {"metadata": {"name": "team"}, "status": {"hard": {"pods": "9"}, "used": {"pods": "9"}}}
 OPERATOR = {
     "metadata": {"name": "op", "namespace": "deepcoder"},
-    "spec": {"containers": [{"name": "operator"}]},
+    # Of its own namespace, so none of the run's.
+    "spec": {"containers": [{"name": "operator", "envFrom": [{"secretRef": {"name": "of-the-chart"}}]}]},
     "status": {"containerStatuses": [{"name": "operator", "restartCount": 3}]},
 }
 
@@ -77,6 +78,7 @@ class Connection:
     def __init__(self, *, withheld: tuple[str, ...] = ()) -> None:
         self.withheld = withheld
         self.gone: tuple[str, ...] = ()
+        self.empty: tuple[str, ...] = ()
         self.operators: list[dict[str, Any]] = [OPERATOR]
 
     def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
@@ -84,6 +86,8 @@ class Connection:
             raise Forbidden(Right("get", "secrets", "", namespace))
         if name in self.gone:
             raise NotFound(f"no secrets {name}")
+        if name in self.empty:
+            return {}
         value = {"s3": PASSWORD, "hub": "hub-token-value"}[name]
         return {"data": {"key": base64.b64encode(value.encode()).decode()}}
 
@@ -132,8 +136,9 @@ class Client:
         raise NotFound("no pool")
 
     def pod_log(self, namespace: str, name: str, container: str, *, tail: int, previous: bool = False) -> Iterator[str]:
-        yield f"{'before: ' if previous else ''}{name} says {PASSWORD}"
-        yield "team/demo: attempt 1" if name == "op" else "logged in with a-literal-key"
+        when = "before: " if previous else ""
+        yield f"{when}{name} says {PASSWORD}"
+        yield f"{when}team/demo: attempt 1" if name == "op" else "logged in with a-literal-key"
 
 
 def bundle(*, logs: bool = False, withheld: tuple[str, ...] = (), endpoint: str | None = None) -> Bundle:
@@ -250,6 +255,10 @@ def test_what_the_live_trainer_prints_is_there_which_no_pods_log_has(monkeypatch
     monkeypatch.setattr("deepcoder_client.bundle.driver_lines", lambda *_, **__: iter(printed))
     assert bundle().documents["logs/driver.log"] == "step 7\nand [redacted]"
     assert "logs/driver.log" not in bundle(withheld=("s3",)).documents
+    leaving = RUNNING_HEAD | {"metadata": RUNNING_HEAD["metadata"] | {"deletionTimestamp": "2026-11-30T10:00:00Z"}}
+    for head in (leaving, RUNNING_HEAD | {"status": {"phase": "Failed"}}):
+        monkeypatch.setattr(Client, "pods", lambda *_, head=head: [head])
+        assert "logs/driver.log" not in bundle().documents
 
 
 def test_what_keeps_pods_from_nodes_is_there() -> None:
@@ -295,20 +304,33 @@ def test_the_archive_has_one_folder_with_a_report_of_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secret", "optional", "known"), [("hub", False, False), ("hub", True, True), ("s3", True, False)]
+    ("secret", "optional", "withheld", "known"),
+    [
+        ("hub", False, (), False),
+        ("hub", True, (), True),
+        ("s3", True, (), False),
+        ("hub", True, ("s3",), False),
+    ],
 )
 def test_a_secret_that_was_deleted_is_not_known_unless_the_pods_may_do_without_it(
-    monkeypatch: pytest.MonkeyPatch, secret: str, optional: bool, known: bool
+    monkeypatch: pytest.MonkeyPatch, secret: str, optional: bool, withheld: tuple[str, ...], known: bool
 ) -> None:
     """Its value may have been printed before. Pods that may do without it were started without it."""
     reference = {"name": "HUB", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token", "optional": optional}}}
     pod = POD | {"spec": {"containers": [{"name": "ray-head", "env": [reference]}]}}
     monkeypatch.setattr(Client, "pods", lambda *_: [pod])
-    client: Any = Client()
+    client: Any = Client(withheld=withheld)
     client.connection.gone = (secret,)
     made = gather(client, "demo", operator_namespace="deepcoder")
     assert ("logs/demo-head.ray-head.log" in made.documents) is known
     assert any("--include-logs" in line for line in made.missing) is not known
+
+
+def test_a_secret_without_values_hides_nothing() -> None:
+    client: Any = Client()
+    client.connection.empty = ("hub",)
+    made = gather(client, "demo", operator_namespace="deepcoder")
+    assert made.documents["logs/demo-head.ray-head.log"].startswith("demo-head says [redacted]")
 
 
 def test_the_judges_of_a_run_are_there_each_once_with_their_pool_and_what_they_print(
