@@ -106,6 +106,7 @@ def test_session_that_the_judge_ends_is_reaped_and_nothing_is_told_of_it(supervi
     assert wait() is None
     with pytest.raises(ChildProcessError):
         os.waitpid(process.pid, 0)
+    assert supervise.cpu_seconds(process.pid) is None
 
 
 @pytest.mark.parametrize("told", [HUNG_UP, RING])

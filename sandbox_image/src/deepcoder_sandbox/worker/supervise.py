@@ -162,16 +162,16 @@ class Supervisor:
                 self._gate.answer(pid)
             starvation.sample()
             now = time.monotonic()
-            if now >= look_at or killed_for:  # rarely: a look reads much if a program has many threads
+            if now >= look_at and not killed_for:  # rarely: a look reads much if a program has many threads
                 used_s = (cpu_seconds(pid) or 0.0) - self._setup_cpu_s()
                 states = starvation.states()
                 waited_s = now - started - starvation.seconds()
                 left_s = min(cpu_limit_s - used_s, wall_limit_s - waited_s)
                 look_at = now + min(left_s if left_s > 0 else _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S)
                 if used_s > cpu_limit_s:
-                    killed_for = killed_for or "cpu"
+                    killed_for = "cpu"
                 elif waited_s > wall_limit_s and not may_go_on(states, waited_s - wall_limit_s):
-                    killed_for = killed_for or FOR_WALL + states
+                    killed_for = FOR_WALL + states
             if killed_for:
                 kill(pid, _SIGKILL)
                 break
