@@ -27,6 +27,7 @@ POD: dict[str, Any] = {
                 "env": [
                     {"name": "PLAIN", "value": "seen"},
                     {"name": "WANDB_API_KEY", "value": "a-literal-key"},
+                    {"name": "DOOR_TOKEN", "value": "1234"},
                     {"name": "HUB", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
                 ],
             }
@@ -152,7 +153,8 @@ def test_logs_and_objects_are_there_without_values_of_secrets() -> None:
     assert made.documents["operator.log"].splitlines()[0] == "team/demo: attempt 1"
     (pod,) = yaml.safe_load_all(made.documents["pods.yaml"])
     variables = {v["name"]: v.get("value") for v in pod["spec"]["containers"][0]["env"]}
-    assert variables == {"PLAIN": "seen", "WANDB_API_KEY": "[redacted]", "HUB": None}
+    hidden = dict.fromkeys(("WANDB_API_KEY", "DOOR_TOKEN"), "[redacted]")
+    assert variables == {"PLAIN": "seen", "HUB": None} | hidden, "also what is too short to be looked for in texts"
     assert "managedFields" not in pod["metadata"]
     (run,) = yaml.safe_load_all(made.documents["run.yaml"])
     assert run["metadata"]["annotations"] == {}
@@ -256,9 +258,22 @@ def test_what_the_live_trainer_prints_is_there_which_no_pods_log_has(monkeypatch
     assert bundle().documents["logs/driver.log"] == "step 7\nand [redacted]"
     assert "logs/driver.log" not in bundle(withheld=("s3",)).documents
     leaving = RUNNING_HEAD | {"metadata": RUNNING_HEAD["metadata"] | {"deletionTimestamp": "2026-11-30T10:00:00Z"}}
-    for head in (leaving, RUNNING_HEAD | {"status": {"phase": "Failed"}}):
+    worker = RUNNING_HEAD | {"metadata": POD["metadata"] | {"labels": {"deepcoder.dev/role": "learner"}}}
+    for head in (leaving, RUNNING_HEAD | {"status": {"phase": "Failed"}}, worker):
         monkeypatch.setattr(Client, "pods", lambda *_, head=head: [head])
         assert "logs/driver.log" not in bundle().documents
+
+
+@pytest.mark.parametrize("what", ["pods", "events"])
+def test_what_may_not_be_listed_is_named_and_costs_nothing_else(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def refused(*_: Any) -> None:
+        raise Forbidden(Right("list", what, "", "team"))
+
+    monkeypatch.setattr(Client, what, refused)
+    made = bundle()
+    assert any(line.startswith(f"{what}: you lack the permission to list {what}") for line in made.missing)
+    assert f"{what}.yaml" not in made.documents
+    assert "attempts/003/driver.log" in made.documents
 
 
 def test_what_keeps_pods_from_nodes_is_there() -> None:
@@ -363,7 +378,11 @@ def test_an_operator_that_says_nothing_of_the_run_is_told_from_one_that_is_not_t
     monkeypatch.setattr(Client, "pod_log", lambda *_, **__: iter(["another/run: attempt 1"]))
     started_once = OPERATOR | {"status": {}}
     for operators, said in (([started_once], True), ([], False)):
-        monkeypatch.setattr(Connection, "list", lambda *_, found=operators, **__: {"items": found})
+        monkeypatch.setattr(
+            Connection,
+            "list",
+            lambda _, kind, *__, found=operators, **___: {"items": found if kind.plural == "pods" else []},
+        )
         made = bundle()
         assert any("none of its pods in namespace deepcoder names the run" in line for line in made.missing) is said
         assert "operator.log" not in made.documents
