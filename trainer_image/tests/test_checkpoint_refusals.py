@@ -68,11 +68,14 @@ async def test_a_stage_without_a_whole_checkpoint_stops_instead_of_starting_over
     assert isinstance(e.value, BadConfig), "exit status 64"
 
 
-async def test_a_state_of_another_step_than_its_manifest_says_is_damage(make_config: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", ["step", "totalSteps"])
+async def test_a_state_of_another_step_than_its_manifest_says_is_damage(
+    count: str, make_config: Callable, tmp_path: Path
+) -> None:
     config = make_config()
     folders = await saved(config, tmp_path, 1, 2)
     state, manifest = folders[1] / "state.json", folders[1] / MANIFEST
-    edit(state, step=1)
+    edit(state, **{count: 1})
     files = json.loads(manifest.read_text())["files"]
     files[-1] |= {"size": state.stat().st_size, "sha256": file_sha256(state)}
     assert files[-1]["path"] == "state.json"

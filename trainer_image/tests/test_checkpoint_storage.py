@@ -6,7 +6,9 @@ import base64
 import hashlib
 import io
 import os
+import shutil
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +27,7 @@ from deepcoder_trainer.checkpoint.errors import (
 )
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, refuse_traversal
+from deepcoder_trainer.checkpoint.transfer import upload_files
 
 
 @pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])
@@ -134,6 +137,29 @@ def test_a_file_store_hides_writes_that_never_ended(tmp_path: Path) -> None:
     store.put_bytes("a/k", b"x")
     (tmp_path / "a/dead.tmp").write_bytes(b"half")
     assert [o.key for o in store.list("a/")] == ["a/k"]
+
+
+def test_a_file_store_takes_no_copy_that_is_not_what_was_put_and_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_storage(f"file://{tmp_path}/store")
+    (tmp_path / "f").write_bytes(b"weights")
+    monkeypatch.setattr(shutil, "copyfile", lambda _source, target: Path(target).write_bytes(b"weighty"))
+    with pytest.raises(ChecksumMismatch, match="a/f: the copy differs"):
+        store.put_file("a/f", tmp_path / "f")
+    store.put_bytes("a/m", b"{}", if_absent=True)
+    assert [path.name for path in (tmp_path / "store" / "a").iterdir()] == ["m"]
+
+
+def test_an_object_that_is_not_as_long_as_its_file_is_no_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_storage(f"file://{tmp_path}/store")
+    (tmp_path / "f").write_bytes(b"weights")
+    put = store.put_file
+    monkeypatch.setattr(store, "put_file", lambda key, path: replace(put(key, path), size=1))
+    with pytest.raises(ChecksumMismatch, match="a/f has 1 bytes after its upload"):
+        upload_files(store, "a", tmp_path, [tmp_path / "f"])
 
 
 def test_a_file_store_has_an_object_on_the_disk_before_it_has_its_name_and_then_the_name(

@@ -15,7 +15,7 @@ from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint import transfer
 from deepcoder_trainer.checkpoint import writer as writing
-from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
+from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageDenied, StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.state import ARRAYS, PipelineState
 from deepcoder_trainer.checkpoint.storage import StoredObject
@@ -81,7 +81,7 @@ async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
 async def test_training_that_waits_for_the_save_before_stands_still(
     make_config: Callable[..., StageConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = SimpleNamespace(seconds=0.0)
+    clock = SimpleNamespace(seconds=7.0)
     monkeypatch.setattr(writing, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
     learner = SlowLearner()
 
@@ -131,6 +131,20 @@ async def test_a_disk_that_does_not_take_the_state_costs_one_save_and_not_the_tr
     assert "training continues" in caplog.text
     await writer.commit(STATE, metrics={})
     assert await writer.wait() is not None
+
+
+async def test_a_save_that_storage_denies_is_told_at_the_next_one_and_not_only_at_the_third(
+    make_config: Callable[..., StageConfig], tmp_path: Path
+) -> None:
+    async def denied(*_: object) -> list[FileEntry]:
+        raise StorageDenied("AccessDenied")
+
+    learner = SlowLearner()
+    learner.upload = denied  # type: ignore[method-assign]
+    writer = CheckpointWriter(make_config(), learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    await save(writer, STATE, metrics={})
+    with pytest.raises(CheckpointFailed, match="AccessDenied"):
+        await writer.copy(4)
 
 
 async def test_storage_that_is_away_for_a_moment_when_the_manifest_is_put_costs_no_second_upload(
