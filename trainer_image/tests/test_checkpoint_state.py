@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,16 @@ def test_a_finished_batch_comes_back_with_rewards_and_verdicts(make_batch: Calla
         counters={"samples": 512.0},
     )
     assert {p.name for p in save_state(state, tmp_path)} == {ARRAYS, STATE}
+    assert_same(load_state(tmp_path), state)
+
+
+def test_a_response_with_half_of_a_surrogate_pair_comes_back_as_it_was(make_batch: Callable, tmp_path: Path) -> None:
+    """It is judged again as what it was, and costs no run its checkpoints."""
+    [group] = make_batch(groups=1, size=1).groups
+    generation = replace(group.samples[0].generation, text="print('\ud83d é')")
+    group = replace(group, samples=(replace(group.samples[0], generation=generation),))
+    state = PipelineState(1, 1, 1, 4, (group,))
+    save_state(state, tmp_path)
     assert_same(load_state(tmp_path), state)
 
 

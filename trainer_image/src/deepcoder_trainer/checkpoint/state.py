@@ -99,7 +99,8 @@ def save_state(state: PipelineState, directory: Path) -> list[Path]:
         save_file(arrays, arrays_path)
     except SafetensorError as e:  # raised also if the disk is full
         raise CheckpointFailed(f"{arrays_path} could not be written: {e}") from e
-    state_path.write_text(json.dumps(document, sort_keys=True, ensure_ascii=False))
+    # ASCII: a response may hold half of a surrogate pair, which comes back only from an escape.
+    state_path.write_text(json.dumps(document, sort_keys=True))
     return [arrays_path, state_path]
 
 
