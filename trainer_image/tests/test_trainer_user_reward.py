@@ -6,13 +6,14 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from deepcoder_contracts.judge import JudgeResponse, TestCase, TestVerdict, Verdict
+from deepcoder_contracts.judge import JudgeResponse, Kind, TestCase, TestVerdict, Verdict
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.judge.backend import Judgement
+from deepcoder_trainer.judge.backend import Judgement, JudgeRefused
 from deepcoder_trainer.judge.submission import Submission
 from deepcoder_trainer.rollout import reward as reward_module
 from deepcoder_trainer.rollout.programs import Programs, wants_programs
@@ -158,6 +159,30 @@ async def test_a_users_reward_has_programs_run_on_the_problems_tests_and_on_its_
     ids = [s.request.id for s in judge.asked]
     assert len(set(ids)) == 2, "each program has an id of its own"
     assert all(i.startswith("k/") for i in ids)
+
+
+async def test_a_users_programs_run_as_asked_and_otherwise_as_the_problems_own() -> None:
+    judge: Any = Judging()
+    problem = replace(DOUBLE, kind=Kind.FUNCTION, fn_name="double", time_limit_s=7.0)
+    programs = Programs(judge, problem, "k")
+    await programs.judge("a")
+    await programs.judge("b", [("1", "2")])
+    await programs.judge("c \ud83d", [("1", "2")], kind=Kind.FUNCTION, fn_name="f", time_limit_s=2.0)
+    asked = [s.request for s in judge.asked]
+    assert [(r.kind, r.fn_name, r.time_limit_s) for r in asked] == [
+        (Kind.FUNCTION, "double", 7.0),
+        (Kind.STDIN, None, 7.0),
+        (Kind.FUNCTION, "f", 2.0),
+    ]
+    assert "c \N{REPLACEMENT CHARACTER}" in asked[2].model_dump_json(), "it can be sent"
+
+
+async def test_a_problem_that_no_judge_takes_is_not_sent_to_one() -> None:
+    judge: Any = Judging()
+    judge.refusal = lambda problem: f"{problem.tests[0].input} is too much"
+    with pytest.raises(JudgeRefused, match="double cannot be judged: 9 is too much"):
+        await Programs(judge, DOUBLE, "k").judge("a", [("9", "18")])
+    assert judge.asked == []
 
 
 async def test_a_judge_that_failed_quarantines_the_users_sample() -> None:

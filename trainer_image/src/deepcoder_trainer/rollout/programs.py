@@ -16,6 +16,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.types import Problem
+from deepcoder_trainer.unicode_text import whole
 
 PARAMETER = "programs"
 """Name of a reward function's optional third parameter."""
@@ -50,7 +51,7 @@ class Programs:
         if (reason := self._judge.refusal(problem)) is not None:
             raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
         self._asked += 1
-        submission = JudgedProblem(problem).submission(code, f"{self._key}/{self._asked}")
+        submission = JudgedProblem(problem).submission(whole(code), f"{self._key}/{self._asked}")
         judgement = await self._judge.judge(submission)
         if judgement.response is None or judgement.response.passed is None:
             raise JudgeFailed(f"no judge could judge program {self._asked} of sample {self._key}")
