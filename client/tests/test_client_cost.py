@@ -42,7 +42,7 @@ def test_pods_that_run_are_counted_until_now_and_those_that_ended_until_then() -
 
 def test_an_amount_that_lacks_pods_without_a_price_is_an_estimate() -> None:
     unpriced = {key: value for key, value in RUNNING.items() if key != "perGpuHour"} | {"name": "c"}
-    assert not cost(run(pods=[RUNNING]), NOW).estimated
+    assert not cost(run(pods=[RUNNING, unpriced | {"gpus": 0}]), NOW).estimated
     assert cost(run(estimated=True), NOW).estimated, "the end of a pod was not seen"
     found = cost(run(pods=[RUNNING, unpriced]), NOW)
     assert found.amount == pytest.approx(16)

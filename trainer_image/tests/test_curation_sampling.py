@@ -113,6 +113,7 @@ async def test_rates_are_the_share_of_right_responses_and_say_how_they_were_made
     assert rates.facts() | {"sampled": 16, "known": 0, "samples": 4, "model": "m"} == rates.facts()
     assert len({r.seed for r in sampler.requests}) == 16, "no two responses are the same draw"
     assert all((r.max_tokens, r.temperature, r.top_p) == (32, 0.6, 1.0) for r in sampler.requests)
+    assert (await world.rates(Scripted(most=0), Judged())).rates == rates.rates, "the journal says the same"
 
 
 async def test_no_response_is_sampled_twice_and_more_samples_go_on_from_fewer(tmp_path: Path) -> None:
@@ -143,6 +144,18 @@ async def test_another_model_or_setting_is_another_question(tmp_path: Path, chan
     await world.rates(Scripted(), Judged())
     rates = await world.rates(Scripted(), Judged(), replace(ASKED, **change))
     assert (rates.known, rates.sampled) == (0, 8)
+
+
+async def test_one_response_in_a_hundred_that_no_judge_could_judge_does_not_count(tmp_path: Path) -> None:
+    class Once(Judged):
+        async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
+            self.count["asked"] += 1
+            if self.count["asked"] == 1:
+                return Outcome(None, "error", 0.0)
+            return await super().__call__(problem, response, key)
+
+    rates = await World(tmp_path, "easy").rates(Scripted(), Once(), replace(ASKED, samples=50))
+    assert (rates.sampled, rates.rates["easy"]) == (99, 1.0)
 
 
 async def test_responses_that_no_judge_could_judge_are_asked_for_again(tmp_path: Path) -> None:
