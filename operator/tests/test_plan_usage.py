@@ -143,7 +143,14 @@ def test_checkpoint_that_its_successor_does_not_come_from_was_lost_though_nobody
 
 
 def test_lost_checkpoint_of_the_attempt_itself_is_wasted_once() -> None:
+    """Not also at the cost of the attempt before."""
     cluster = with_gpus()
+    cluster.advance(100)
+    cluster.save(2)
+    fail(cluster)
+    cluster.advance(700)
+    cluster.settle()
+    start(cluster)
     cluster.advance(100)
     cluster.save(5)
     kept = cluster.stored["short"]
@@ -152,7 +159,7 @@ def test_lost_checkpoint_of_the_attempt_itself_is_wasted_once() -> None:
     fail_after_looking(cluster)
     cluster.stored["short"] = kept
     fail(cluster)
-    assert figures(cluster) == ("2400", "1600")
+    assert figures(cluster) == ("3200", "1600")
 
 
 def fail_after_looking(cluster: Cluster) -> None:
