@@ -142,6 +142,7 @@ def test_broken_encoding_is_a_value_error(broken):
         ({"a": (1,)}, {"a": [1]}, True),
         ({1: 2}, {"1": 2}, True),
         ({True: 2}, {"true": 2}, True),
+        ({1: 2, "a": 3}, {"1": 2, "a": 3}, True),
         ({(1,): 2}, {"(1,)": 2}, False),
         ("1", 1, False),
         (None, None, True),
