@@ -13,7 +13,7 @@ from aiohttp import web
 from scripted_judges import Handler, Server, asking, client_of, drops, errs, fails, passes, serving, verdict
 from virtual_time import in_virtual_time
 
-from deepcoder_contracts.judge import Scoring, TestCase
+from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_trainer.judge import bearer as bearer_module
 from deepcoder_trainer.judge import client as client_module
 from deepcoder_trainer.judge import servers as servers_module
@@ -47,13 +47,15 @@ def asked_in_order(urls: list[str]) -> Endpoints:
 async def test_a_judge_that_fails_is_not_asked_again_while_there_is_another(failing: Handler, requests: int) -> None:
     """Over a kept connection a lost one is tried once more, as one that was closed meanwhile looks the same."""
     async with serving(failing, passes) as (servers, urls):
-        client = client_of(asked_in_order(urls))
+        endpoints = asked_in_order(urls)
+        client = client_of(endpoints)
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is not None
     assert judgement.response.passed is True
     assert judgement.attempts == 2
     assert [len(s.asked) for s in servers] == [requests, 1]
+    assert [endpoints._all[url].held_seconds for url in urls] == [0, 0], "neither counts it as waiting any more"
 
 
 async def test_three_failures_on_different_judges_leave_the_sample_unjudged_and_never_wrong() -> None:
@@ -96,6 +98,14 @@ async def test_a_full_judge_rests_as_long_as_it_says_and_costs_no_attempt() -> N
     assert judgement.attempts == 1
     assert len(server.asked) == 2
     assert client.retries == {"failed": 0, "unavailable": 1, "turned_away": 0}
+
+
+def test_a_submission_has_all_that_its_problem_says_of_judging() -> None:
+    settings = {"kind": Kind.FUNCTION, "fn_name": "f", "time_limit_s": 7.0, "memory_limit_mb": 300}
+    for more in ({"float_tolerance": 0.1}, {"scoring": Scoring.LIVECODEBENCH}):
+        problem = Problem("p", "test", "x", (TestCase(input="1", output="2"),), **settings, **more)  # type: ignore[arg-type]
+        request = JudgedProblem(problem).submission("pass", "k").request
+        assert {name: getattr(request, name) for name in settings | more} == settings | more
 
 
 async def test_large_test_sets_are_stored_once_and_named_by_digest() -> None:
