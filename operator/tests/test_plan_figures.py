@@ -36,6 +36,18 @@ def test_progress_is_written_at_most_each_15_seconds() -> None:
     assert cluster.run.status.progress.step == 4
 
 
+def test_times_of_the_last_report_and_of_the_last_step_are_told_apart() -> None:
+    cluster = running()
+    for step, steps_later in ((1, True), (1, False), (2, True)):
+        cluster.advance(20)
+        cluster.report(step)
+        cluster.settle()
+        attempt = cluster.run.status.attempt
+        assert attempt is not None
+        assert attempt.heartbeat_time == cluster.now
+        assert (attempt.step_time == cluster.now) is steps_later
+
+
 def test_stage_that_ended_right_after_a_report_shows_all_its_steps() -> None:
     cluster = running(stages=[TRAIN])
     cluster.report(14, reward_mean=0.5)

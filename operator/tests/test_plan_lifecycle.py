@@ -163,6 +163,16 @@ def test_suspend_drains_through_the_reply_and_resume_goes_on() -> None:
     assert cluster.name == "demo-s0-a2"
 
 
+def test_trainer_of_an_attempt_that_has_ended_is_told_to_stop_at_once() -> None:
+    """KubeRay gives up a job whose trainer may still compute, until its pods have gone."""
+    cluster = running()
+    cluster.change_job(job_status="FAILED", deployment_status="Failed")
+    cluster.step()
+    assert cluster.run.status.phase is Phase.BACKOFF
+    answer = reply(cluster.run.status, cluster.now)
+    assert (answer.desired, answer.deadline_seconds) == (Desired.DRAIN, 0)
+
+
 def drains_slowly(cluster: Cluster) -> None:
     """The trainer has been told to drain, and says that it does."""
     cluster.edit(suspend=True)
