@@ -234,3 +234,23 @@ def test_evaluations_are_read_by_the_names_that_they_are_stored_under() -> None:
     assert (base["rating"], base["notes"]) == (None, [])
     assert (late["rating"], late["notes"], late["unjudged"]) == ({"mean": 1500}, ["one contest"], 1)
     assert document["comparisons"] == [{"dataset": "set"}]
+
+
+def test_the_page_of_a_run_has_its_settings_and_no_template_nor_the_name_of_a_secret() -> None:
+    container = {"name": "ray-head", "env": [{"name": "PRINTED", "value": "in-a-template"}]}
+    example = run_of().spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    stage = example["stages"][0] | {"resources": {"head": {"template": {"spec": {"containers": [container]}}}}}
+    hidden = {"credentialsSecretRef": {"name": "named-secret"}}
+    spec = example | {
+        "model": {"uri": "hf://a/b", "revision": "main", **hidden},
+        "stages": [stage],
+        "checkpoint": {"s3": example["checkpoint"]["s3"] | hidden},
+        "sandbox": {"together": hidden},
+    }
+    metadata = {"namespace": "team", "name": "demo", "uid": "u"}
+    run = DeepCoderRun.model_validate({"metadata": metadata, "spec": spec, "status": {}})
+    page = views.run_page(run, datetime.now(UTC))
+    assert page["settings"]["model"] == {"uri": "hf://a/b", "revision": "main"}
+    assert page["settings"]["stages"][stage["name"]]["contextTokens"] == stage["contextTokens"]
+    shown = views.encoded(page)
+    assert [word for word in (b"named-secret", b"in-a-template", b"PRINTED") if word in shown] == []
