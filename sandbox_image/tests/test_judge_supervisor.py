@@ -8,6 +8,7 @@ import subprocess
 import sys
 import termios
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -48,7 +49,9 @@ def supervised(supervise_it):
 
 
 def test_run_is_ended_at_its_limit_and_told_what_it_did(supervised):
+    opened = len(list(Path("/proc/self/fd").iterdir()))
     ended = supervised[1]()
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened, "a zygote may have few files, and serves many runs"
     assert (ended.wait_status, ended.killed_for, ended.states) == (signal.SIGKILL, "wall", "S")
     assert ended.wall_s - ended.starved_s > 0.2
 
@@ -88,8 +91,9 @@ def test_run_is_ended_by_the_cpu_time_that_it_used_beyond_what_confining_took(su
 
 @pytest.mark.parametrize("hangs_up", [False, True])
 def test_run_is_ended_when_the_judge_says_so_or_is_gone_and_not_when_it_tells_that_the_end_is_near(
-    supervise_it, hangs_up
+    supervise_it, monkeypatch, hangs_up
 ):
+    monkeypatch.setattr(supervise.Starvation, "seconds", lambda _: 5.0)
     _, wait, judge = supervise_it()
     judge.send(HUNG_UP)
     if hangs_up:
@@ -97,7 +101,7 @@ def test_run_is_ended_when_the_judge_says_so_or_is_gone_and_not_when_it_tells_th
     else:
         judge.send(CANCEL)
     ended = wait()
-    assert (ended.wait_status, ended.killed_for) == (signal.SIGKILL, "cancelled")
+    assert (ended.wait_status, ended.killed_for, ended.starved_s) == (signal.SIGKILL, "cancelled", 5.0)
 
 
 def test_session_that_the_judge_ends_is_reaped_and_nothing_is_told_of_it(supervise_it):
