@@ -144,9 +144,12 @@ def test_broken_encoding_is_a_value_error(broken):
         ({True: 2}, {"true": 2}, True),
         ({1: 2, "a": 3}, {"1": 2, "a": 3}, True),
         ({(1,): 2}, {"(1,)": 2}, False),
+        ({(1,): 2}, {"None": 2}, False),
         ("1", 1, False),
         (None, None, True),
         (float("nan"), float("nan"), True),
+        (float("nan"), 1, False),
+        (1.0, float("nan"), False),
         (10**400, 1.5, False),
     ],
 )
