@@ -71,6 +71,13 @@ def test_attempts_are_numbered_over_the_run_in_a_cluster_and_stage_by_stage_by_h
     assert again == "is of attempt 1, its parent of the later attempt 2"
 
 
+def test_no_stage_comes_from_a_later_one_nor_from_its_own_number_under_another_name() -> None:
+    later = manifest(10, 1, stage="long", stage_index=1)
+    assert broken_link(manifest(20, 2), later) == "is of stage short, its parent of the later stage long"
+    renamed = manifest(20, 2, stage="other", stage_index=1)
+    assert broken_link(renamed, later) == "calls stage 1 other, its parent 1 long"
+
+
 def test_one_image_may_be_written_in_two_ways() -> None:
     child, parent = (f"{name}@sha256:{'1' * 64}" for name in ("docker.io/team/trainer", "docker-pullable://trainer"))
     assert broken_link(manifest(20, image_id=child), manifest(10, image_id=parent)) is None
