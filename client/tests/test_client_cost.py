@@ -29,15 +29,15 @@ def run(**usage: Any) -> DeepCoderRun:
 
 
 RUNNING = {"name": "a", "ordinal": 1, "gpus": 8, "scheduledTime": "2026-01-01T01:00:00Z", "perGpuHour": "2"}
-ENDED = {**RUNNING, "name": "b", "endedTime": "2026-01-01T01:30:00Z"}
+ENDED = {**RUNNING, "name": "b", "gpus": 4, "endedTime": "2026-01-01T01:30:00Z"}
 
 
 def test_pods_that_run_are_counted_until_now_and_those_that_ended_until_then() -> None:
     found = cost(run(gpuSeconds="7200", wastedGpuSeconds="3600", estimatedCost="4", pods=[RUNNING, ENDED]), NOW)
-    assert found.gpu_hours == pytest.approx(2 + 8 + 4)
+    assert found.gpu_hours == pytest.approx(2 + 8 + 2)
     assert found.wasted_gpu_hours == 1
     assert found.gpus == 8
-    assert found.amount == pytest.approx(4 + 16 + 8)
+    assert found.amount == pytest.approx(4 + 16 + 4)
 
 
 def test_an_amount_that_lacks_pods_without_a_price_is_an_estimate() -> None:
