@@ -13,7 +13,7 @@ from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.domain.world import pool_view
 from deepcoder_operator.kube import errors
-from deepcoder_operator.kube.resources import POOLS
+from deepcoder_operator.kube.resources import PODS, POOLS
 from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.sandbox import judges as judges_module
 
@@ -40,6 +40,23 @@ async def test_refusal_is_said_as_long_as_judges_are_missing_for_it(harness: Har
     await harness.passes(61)
     assert len(harness.api.pods) == 40
     assert harness.accepted() == ("True", "Valid")
+
+
+async def test_pod_that_somebody_else_has_under_a_judges_name_is_told_and_counts_as_no_judge(harness: Harness) -> None:
+    create = harness.api.create
+
+    async def taken(obj: dict[str, Any]) -> dict[str, Any]:
+        if obj["kind"] == "Pod":
+            raise errors.AlreadyExists("it already exists", 409)
+        return await create(obj)
+
+    async def find(resource: Any, *_: Any) -> Any:
+        return {"metadata": {"name": "theirs", "uid": "theirs"}} if resource == PODS else None
+
+    harness.api.create, harness.api.find = taken, find  # type: ignore[method-assign]
+    await harness.passes(2)
+    assert harness.accepted() == ("False", "NameConflict")
+    assert "JudgesCreated" not in [reason for reason, _ in harness.events]
 
 
 async def test_refusing_judge_whose_replacement_is_refused_is_the_last_to_go(harness: Harness) -> None:
