@@ -132,11 +132,15 @@ def test_a_key_that_leaves_the_root_makes_no_file_of_what_it_names(uri: str, tmp
     assert not (tmp_path / "a").exists()
 
 
-def test_a_file_store_hides_writes_that_never_ended(tmp_path: Path) -> None:
+def test_a_file_store_hides_writes_that_never_ended_until_what_is_around_them_is_deleted(tmp_path: Path) -> None:
     store = open_storage(f"file://{tmp_path}")
-    store.put_bytes("a/k", b"x")
-    (tmp_path / "a/dead.tmp").write_bytes(b"half")
-    assert [o.key for o in store.list("a/")] == ["a/k"]
+    for folder in ("a", "a/b", "c"):
+        store.put_bytes(f"{folder}/k", b"x")
+        (tmp_path / folder / "dead.tmp").write_bytes(b"half")
+    assert [o.key for o in store.list("a/")] == ["a/b/k", "a/k"]
+    store.delete_prefix("a", keep=frozenset({"a/k"}))
+    assert [path.name for path in (tmp_path / "a").rglob("*")] == ["k"]
+    assert (tmp_path / "c/dead.tmp").exists()
 
 
 def test_a_file_store_takes_no_copy_that_is_not_what_was_put_and_leaves_nothing_of_it(

@@ -3,7 +3,7 @@
 Objects are written to a temporary file and renamed, so that a reader never sees a partial one. A conditional put is a
 hard link, which exactly one writer can create. An object is flushed to disk before it gets its name: a committed
 checkpoint replaces older ones, and a machine that loses power must not lose both. A crash can leave `.tmp` files
-behind; listings hide them.
+behind; listings hide them, and they go with what is deleted around them.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ class FileStore:
         """See `ObjectStore`."""
         refuse_traversal(prefix)
         doomed = [o.key for o in self.list(prefix.rstrip("/") + "/") if o.key not in keep]
-        for key in doomed:
-            self._path(key).unlink(missing_ok=True)
-        # S3 has no empty folders, so remove them here, deepest first; rmdir fails for non-empty ones.
         folder = self._root / prefix
+        for path in [*map(self._path, doomed), *folder.rglob(f"*{_TEMPORARY}")]:
+            path.unlink(missing_ok=True)
+        # S3 has no empty folders, so remove them here, deepest first; rmdir fails for non-empty ones.
         for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
             with suppress(OSError):
                 path.rmdir()
