@@ -22,10 +22,12 @@ async def test_payloads_are_pruned_and_manifests_and_stage_ends_stay(
 ) -> None:
     config = make_config(storage=Storage(uri=f"file://{tmp_path}/store", keep_last=2, keep_every=4))
     stage = tmp_path / "store/short"
+    dead, barely_begun = "step-000003.a001", "step-000004.a001"
     under_way = {"step-000009.a002", "step-000002.a003"}  # by this attempt's twin, and by a later attempt
-    for name in ("step-000003.a001", *under_way):
+    for name in (dead, barely_begun, *under_way):
+        file = "tmp0a1b2c3d.tmp" if name in (barely_begun, "step-000009.a002") else "rank-00000-000.safetensors"
         (stage / name / "learner").mkdir(parents=True)
-        (stage / name / "learner/rank-00000-000.safetensors").write_bytes(b"half")
+        (stage / name / "learner" / file).write_bytes(b"half")
     config = config.model_copy(update={"ordinal": 2})
     writer = CheckpointWriter(config, make_learner(), workdir=tmp_path / "w")
     await writer.claim()
@@ -33,7 +35,7 @@ async def test_payloads_are_pruned_and_manifests_and_stage_ends_stay(
         await save(writer, state(step), metrics={}, final=step == 3)
     await writer.wait()
     folders = {p.name for p in stage.glob("step-*")}
-    assert "step-000003.a001" not in folders, "an unfinished upload of a dead attempt is removed"
+    assert not folders & {dead, barely_begun}, "an unfinished upload of a dead attempt is removed"
     assert folders >= under_way, "an upload that may still be committed is not"
     whole = {name for name in folders if (stage / name / "state.json").exists()}
     assert whole == {f"step-{n:06d}.a002" for n in (3, 4, 7, 8)}

@@ -81,8 +81,15 @@ class ObjectStore(Protocol):
         """Return all objects whose key starts with `prefix`, in key order."""
         ...
 
+    def unfinished(self, prefix: str) -> list[StoredObject]:
+        """Return what writes that never ended have left below the folder `prefix` (ends in `/`), which `list` hides."""
+        ...
+
     def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
-        """Delete all objects below the folder `prefix` (ends in `/`) except the keys in `keep`. Return their number."""
+        """Delete all objects below the folder `prefix` (ends in `/`) except the keys in `keep`. Return their number.
+
+        What is unfinished goes as well.
+        """
         ...
 
 

@@ -3,7 +3,7 @@
 Objects are written to a temporary file and renamed, so that a reader never sees a partial one. A conditional put is a
 hard link, which exactly one writer can create. An object is flushed to disk before it gets its name: a committed
 checkpoint replaces older ones, and a machine that loses power must not lose both. A crash can leave `.tmp` files
-behind; listings hide them, and they go with what is deleted around them.
+behind; listings hide them, and they go with the folder that they are in.
 """
 
 from __future__ import annotations
@@ -93,22 +93,32 @@ class FileStore:
 
     def list(self, prefix: str) -> list[StoredObject]:
         """See `ObjectStore`."""
+        return self._found(prefix, unfinished=False)
+
+    def unfinished(self, prefix: str) -> list[StoredObject]:
+        """See `ObjectStore`."""
+        return self._found(prefix, unfinished=True)
+
+    def _found(self, prefix: str, *, unfinished: bool) -> list[StoredObject]:
         folder = self._root / prefix.rpartition("/")[0]
         found = []
         for path in folder.rglob("*"):
             key = path.relative_to(self._root).as_posix()
-            if path.is_file() and path.suffix != _TEMPORARY and key.startswith(prefix):
-                found.append(self._stat(key))
+            if path.is_file() and (path.suffix == _TEMPORARY) == unfinished and key.startswith(prefix):
+                with suppress(ObjectMissing):  # a write has ended meanwhile
+                    found.append(self._stat(key))
         return sorted(found, key=lambda o: o.key)
 
     def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
         """See `ObjectStore`."""
         refuse_traversal(prefix)
-        doomed = [o.key for o in self.list(prefix.rstrip("/") + "/") if o.key not in keep]
-        folder = self._root / prefix
-        for path in [*map(self._path, doomed), *folder.rglob(f"*{_TEMPORARY}")]:
-            path.unlink(missing_ok=True)
+        below = prefix.rstrip("/") + "/"
+        doomed = [o.key for o in self.list(below) if o.key not in keep]
+        with self._translated(prefix):
+            for key in [*doomed, *(o.key for o in self.unfinished(below))]:
+                self._path(key).unlink(missing_ok=True)
         # S3 has no empty folders, so remove them here, deepest first; rmdir fails for non-empty ones.
+        folder = self._root / prefix
         for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
             with suppress(OSError):
                 path.rmdir()

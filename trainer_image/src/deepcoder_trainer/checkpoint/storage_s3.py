@@ -167,6 +167,10 @@ class S3Store:
                     found.append(StoredObject(key, item["Size"], item["LastModified"]))
         return sorted(found, key=lambda o: o.key)
 
+    def unfinished(self, prefix: str) -> list[StoredObject]:
+        """Return nothing: S3 shows no object before it is whole, and parts are for the bucket's lifecycle rules."""
+        return []
+
     def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
         """See `ObjectStore`."""
         refuse_traversal(prefix)

@@ -327,7 +327,10 @@ class CheckpointWriter:
             keep = frozenset({f"{checkpoint.path}/{MANIFEST}"})
             count = self._store.delete_prefix(f"{checkpoint.path}/", keep=keep)
             log.info("%s: payload pruned (%d files)", checkpoint.path, count)
-        for folder, name in listing.uncommitted.items():
+        begun = read_listing(self._store.unfinished(f"{stage}/")).uncommitted
+        made = {c.path for c in (*listing.committed, *listing.exported)}
+        abandoned = {folder: name for folder, name in begun.items() if folder not in made} | dict(listing.uncommitted)
+        for folder, name in abandoned.items():
             # Our own failed saves: only one save is in progress at a time, so those before `newest` are abandoned.
             given_up = name.ordinal == self._config.ordinal and name.step < newest
             if name.ordinal < self._config.ordinal or given_up:

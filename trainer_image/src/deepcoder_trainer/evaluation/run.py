@@ -322,7 +322,8 @@ def _alone(context: EvaluationContext, key: str) -> Iterator[None]:
         return
     folder = root / evaluation_dir(key)
     folder.mkdir(parents=True, exist_ok=True)
-    # Listings hide what is named so. It goes when it is given back; who opened it by then finds the results.
+    # Listings hide what is named so, and nothing deletes this folder. It goes when it is given back; who opened it by
+    # then finds the results.
     lock = folder / "lock.tmp"
     file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
