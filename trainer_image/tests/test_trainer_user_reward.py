@@ -167,14 +167,15 @@ async def test_a_users_programs_run_as_asked_and_otherwise_as_the_problems_own()
     programs = Programs(judge, problem, "k")
     await programs.judge("a")
     await programs.judge("b", [("1", "2")])
-    await programs.judge("c \ud83d", [("1", "2")], kind=Kind.FUNCTION, fn_name="f", time_limit_s=2.0)
+    await programs.judge("c \ud83d", [("1 \ud83d", "2 \ud83d")], kind=Kind.FUNCTION, fn_name="f", time_limit_s=2.0)
     asked = [s.request for s in judge.asked]
     assert [(r.kind, r.fn_name, r.time_limit_s) for r in asked] == [
         (Kind.FUNCTION, "double", 7.0),
         (Kind.STDIN, None, 7.0),
         (Kind.FUNCTION, "f", 2.0),
     ]
-    assert "c \N{REPLACEMENT CHARACTER}" in asked[2].model_dump_json(), "it can be sent"
+    sent = asked[2].model_dump_json()
+    assert all(f"{text} \N{REPLACEMENT CHARACTER}" in sent for text in ("c", "1", "2")), "it can be sent"
 
 
 async def test_a_problem_that_no_judge_takes_is_not_sent_to_one() -> None:

@@ -44,7 +44,7 @@ class Programs:
         """
         problem = self._problem
         if tests is not None:
-            cases = tuple(TestCase(input=given, output=wanted) for given, wanted in tests)
+            cases = tuple(TestCase(input=whole(given), output=whole(wanted)) for given, wanted in tests)
             problem = replace(problem, tests=cases, kind=kind, fn_name=fn_name)
         if time_limit_s is not None:
             problem = replace(problem, time_limit_s=time_limit_s)
