@@ -51,7 +51,7 @@ class Cluster:
 
     def approve(self, name: str, stages: Sequence[str]) -> DeepCoderRun:
         self.approved = list(stages)
-        return run_of("Held", approved=["short", *stages])
+        return run_of(self.run.status.phase, approved=["short", *stages])
 
     def wait(self, run: DeepCoderRun, *, seconds: float, until: Callable[[DeepCoderRun], bool]) -> DeepCoderRun:
         self.waited.append((seconds, until))
@@ -92,6 +92,14 @@ def test_without_a_name_the_stages_are_approved_at_which_the_run_is_held(capsys:
     with pytest.raises(click.UsageError, match="demo is Running and not held at any stage: name the stages to approve"):
         approve(nowhere, "demo", (), "table")
     assert nowhere.approved == []
+    over: Any = Cluster("Failed")
+    capsys.readouterr()
+    approve(over, "demo", ("long",), "json")
+    told = capsys.readouterr()
+    assert json.loads(told.out)["spec"]["approvedStages"] == ["short", "long"]
+    assert "note: demo is Failed already" in told.err
+    approve(over, "demo", ("long",), "table")
+    assert capsys.readouterr().out == "deepcoderrun/demo is Failed\n"
 
 
 def test_a_run_is_resumed_and_a_program_gets_it_as_it_is_now(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ def approve(where: Where, run: str, stages: tuple[str, ...], output: str) -> Non
     client = where.client()
     wanted = list(stages) or _held(client, run)
     changed = client.approve(run, wanted)
+    _not_over(changed)
     _say(changed, f"approved: {', '.join(wanted)} (of {', '.join(changed.spec.approved_stages)})", output)
 
 
@@ -58,7 +59,7 @@ def _not_over(run: DeepCoderRun) -> None:
 
 
 def _say(run: DeepCoderRun, what: str, output: str) -> None:
-    """Print what was done (to a run that is over: nothing), or for programs the run as it is now."""
+    """Print what was done (if the run is over, only that), or for programs the run as it is now."""
     if output == "table":
         said = f"is {run.status.phase}" if run.status.phase in TERMINAL else what
         click.echo(f"deepcoderrun/{run.metadata.name} {said}")
