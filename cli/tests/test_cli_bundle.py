@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
-import resource
 import stat
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,17 +50,21 @@ def test_only_the_owner_can_read_the_archive_whatever_file_was_there_before(
     assert (told.out, told.err) == (f"{path}: run.yaml\n", "missing: logs: why\n")
 
 
-def test_an_archive_that_has_no_room_leaves_the_one_before_it(tmp_path: Path, write: Write) -> None:
+def test_an_archive_that_has_no_room_leaves_the_one_before_it(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "before.tar.gz").write_bytes(b"an archive")
     link = tmp_path / "bundle.tar.gz"
     link.symlink_to("before.tar.gz")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-    try:
-        with pytest.raises(click.UsageError, match=r"--file .*bundle\.tar\.gz: File too large"):
+
+    def on_a_full_disk(descriptor: int, mode: str) -> Any:
+        os.close(descriptor)
+        return Path("/dev/full").open(mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdopen", on_a_full_disk)
+        with pytest.raises(click.UsageError, match=r"--file .*bundle\.tar\.gz: No space left on device"):
             write(link)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert link.read_bytes() == b"an archive"
     assert len(list(tmp_path.iterdir())) == 2
     write(link)
@@ -67,6 +72,40 @@ def test_an_archive_that_has_no_room_leaves_the_one_before_it(tmp_path: Path, wr
     assert tarfile.is_tarfile(tmp_path / "before.tar.gz")
 
 
+def test_an_interrupt_after_the_archive_has_its_name_is_told_as_one(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(self: Path, path: Path) -> None:
+        self.rename(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "bundle.tar.gz")
+    assert tarfile.is_tarfile(tmp_path / "bundle.tar.gz")
+
+
+def test_a_link_to_itself_is_refused_and_stays(tmp_path: Path, write: Write) -> None:
+    link = tmp_path / "bundle.tar.gz"
+    link.symlink_to(link)
+    with pytest.raises(click.UsageError, match=r"bundle\.tar\.gz: Too many levels of symbolic links"):
+        write(link)
+    assert link.is_symlink()
+
+
+def test_a_folder_in_which_no_file_can_be_made_is_named(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "a temporary name")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    with pytest.raises(click.UsageError) as error:
+        write(tmp_path / "bundle.tar.gz")
+    assert error.value.message.endswith(f": no file can be made in the folder {tmp_path.resolve()}: Permission denied")
+
+
+@pytest.mark.timeout(20)  # a pipe takes no more than 64 KiB that nobody reads
 def test_an_archive_goes_through_a_pipe(tmp_path: Path, write: Write) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -7,7 +7,9 @@ removed from each part. If the value of a Secret is unknown, program output is l
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,16 +44,20 @@ def _write(path: Path, content: bytes) -> None:
 
     What was there stays until all of it is written.
     """
-    if path.exists() and not path.is_file():  # such as a pipe
-        path.write_bytes(content)
-        return
-    path = path.resolve()  # a link stays a link
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):  # such as a pipe
+            path.write_bytes(content)
+            return
+    path = Path(os.path.realpath(path))  # a link stays a link
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:  # the file itself may be writable
+        raise OSError(error.errno, f"no file can be made in the folder {path.parent}: {error.strerror}") from None
     partial = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         partial.replace(path)
     except BaseException:
-        partial.unlink()
+        partial.unlink(missing_ok=True)  # an interrupt may come after it has its name
         raise
