@@ -71,10 +71,13 @@ def test_programs_get_one_object_for_one_run_and_a_list_for_all(capsys: pytest.C
     assert [each["run"] for each in json.loads(capsys.readouterr().out)] == ["a", "b"]
 
 
-def test_prices_that_need_to_know_the_node_are_refused_unless_another_one_is_for_all(tmp_path: Path) -> None:
+def test_prices_that_need_to_know_the_node_are_refused_unless_another_one_is_for_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A status does not say on which nodes pods ran: every run would cost nothing that is known."""
     prices = tmp_path / "prices.yaml"
     prices.write_text("prices: [{nodeSelector: {gpu: h100}, perGpuHour: 3}]")
     with pytest.raises(click.UsageError, match="has no entry without a nodeSelector"):
         cost(CLUSTER, "b", prices, None, "json")
     cost(CLUSTER, "b", prices, 2.5, "json")
+    assert json.loads(capsys.readouterr().out)["cost"]["amount"] == 2.5

@@ -92,6 +92,10 @@ def test_where_none_matches_the_verdicts_that_there_are_are_told() -> None:
         shown(reward=1.0, verdict="error")
 
 
-def test_steps_are_listed_without_reading_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown("json", list_steps=True) == 0
+@pytest.mark.parametrize("step", [None, 20])
+def test_steps_are_listed_without_reading_one(
+    step: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Cluster, "sample_table", lambda *_: pytest.fail("a step was read"))
+    assert shown("json", list_steps=True, step=step) == 0
     assert json.loads(capsys.readouterr().out) == [{"stage": "short", "step": 10}, {"stage": "short", "step": 20}]
