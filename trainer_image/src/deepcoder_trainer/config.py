@@ -96,7 +96,8 @@ def explain(error: ValidationError, options: Mapping[str, str] | None = None) ->
 def settle_options(options: argparse.Namespace, defaults: Mapping[str, Any], without_effect: str | None) -> None:
     """Fill in the defaults of options that were not given.
 
-    `without_effect` says why none of them would have one, and how to change that. Then one that is given is refused.
+    `without_effect`: why these options would do nothing, and the mend. If it is given, an option that was set is
+    refused.
     """
     given = [f"--{name.replace('_', '-')}" for name in defaults if getattr(options, name) is not None]
     if given and without_effect is not None:

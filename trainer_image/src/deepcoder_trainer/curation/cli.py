@@ -119,8 +119,8 @@ def main(options: argparse.Namespace) -> int:
     from deepcoder_trainer.judge.local import LocalJudge
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    pointless = "without --model no model is sampled: give --model" if options.model is None else None
-    settle_options(options, _SAMPLING, pointless)
+    without_effect = "without --model no model is sampled: give --model" if options.model is None else None
+    settle_options(options, _SAMPLING, without_effect)
     endpoint = judge_endpoint(options)
     # The judge starts before anything heavy is imported or a secret is read, as in `run`.
     judge = LocalJudge(endpoint.workers) if endpoint.backend is JudgeBackend.LOCAL else None

@@ -78,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--responses",
         nargs="+",
         metavar="NAME=FILE",
-        help="the model's responses to each set, as JSON Lines or Parquet, instead of sampling the model",
+        help="the model's responses to each set, as JSON Lines or Parquet: instead of --model, of all options under "
+        "'sampling' but --n, and of --tp, --engines, --accelerators and --float32",
     )
     parser.add_argument(
         "--datasets",
@@ -166,8 +167,8 @@ def stage_config(options: argparse.Namespace) -> StageConfig:
 
     if (options.model is None) == (options.responses is None):
         raise BadConfig("give either --model, or --responses of one", field="--model")
-    pointless = "with --responses no model is sampled: give --model instead" if options.model is None else None
-    settle_options(options, _SAMPLING, pointless)
+    without_effect = "with --responses no model is sampled: give --model instead" if options.model is None else None
+    settle_options(options, _SAMPLING, without_effect)
     judge = judge_endpoint(options)
     try:
         recipe = Recipe(
