@@ -67,7 +67,7 @@ NODE = {
 QUOTA = {"metadata": {"name": "team"}, "status": {"hard": {"pods": "9"}, "used": {"pods": "9"}}}
 OPERATOR = {
     "metadata": {"name": "op", "namespace": "deepcoder"},
-    # Of its own namespace, so none of the run's.
+    # Its Secrets are of its own namespace and must not be asked for in the run's.
     "spec": {"containers": [{"name": "operator", "envFrom": [{"secretRef": {"name": "of-the-chart"}}]}]},
     "status": {"containerStatuses": [{"name": "operator", "restartCount": 3}]},
 }
@@ -184,7 +184,10 @@ def test_logs_are_left_out_where_a_secret_is_not_known_and_that_is_said(secret: 
 def test_a_secret_is_removed_from_stored_logs_once_the_pods_that_could_read_it_are_gone(
     monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
 ) -> None:
-    """As of every run that is over. The trainer that stored a log does not know what other pods read and print."""
+    """Every run that is over has no pods.
+
+    The trainer that stored a log does not know what other pods read and print.
+    """
     monkeypatch.setattr(Client, "pods", lambda *_: [])
     monkeypatch.setattr(Client, "raw", lambda *_: RUN | {"spec": RUN["spec"] | spec})
     monkeypatch.setattr(Folder, "read_log", lambda *_: QUOTED)
@@ -341,7 +344,7 @@ def test_a_secret_that_was_deleted_is_not_known_unless_the_pods_may_do_without_i
     assert any("--include-logs" in line for line in made.missing) is not known
 
 
-def test_a_secret_without_values_hides_nothing() -> None:
+def test_a_secret_without_values_does_not_withhold_the_logs() -> None:
     client: Any = Client()
     client.connection.empty = ("hub",)
     made = gather(client, "demo", operator_namespace="deepcoder")

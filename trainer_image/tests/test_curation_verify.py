@@ -128,10 +128,7 @@ async def test_problems_that_no_solution_passes_are_dropped_and_tries_are_bounde
     world = World(tmp_path, FakeJudge(), max_solutions=2)
     world.add(unlike(1, *(f"{WRONG}#{n}" for n in range(5))))
     [refused] = (await world.verify()).refused
-    assert (refused.filter, refused.reason) == (
-        "solution_fails",
-        "2 of 5 official solutions tried, none passes",
-    )
+    assert (refused.filter, refused.reason) == ("solution_fails", "2 of 5 official solutions tried, none passes")
     assert world.judge.asked.total() == 2
 
 

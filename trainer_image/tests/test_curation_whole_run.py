@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -84,20 +83,19 @@ def test_a_run_that_is_killed_while_it_curates_goes_on_and_trains_both_stages_on
     assert f"curation {curation.key[:12]} was done before: 24 problems" in words
 
 
-def test_pass_rates_are_sampled_from_the_model_and_decide(tmp_path: Path) -> None:
+def test_pass_rates_are_sampled_from_the_model_and_decide(tmp_path: Path, scratch: Path) -> None:
     sets = write_jsonl(tmp_path / "numbers.jsonl", [asks(n) for n in range(8)])
     impossible = asks(9) | {"tests": [{"input": "", "output": "no token says this\n"}]}
     impossible["solution"] = "print('no token says this')"
     hard = write_jsonl(tmp_path / "hard.jsonl", [impossible])
     model = make_model(tmp_path / "model")
     output = tmp_path / "out"
-    with tempfile.TemporaryDirectory(prefix="cur", dir="/tmp") as scratch:
-        command = [sys.executable, "-m", "deepcoder_trainer", "curate", f"numbers={sets}", f"hard={hard}"]
-        command += ["--model", str(model), "--samples", "16", "--max-length", "8", "--temperature", "1", "--float32"]
-        command += ["--min-tests", "1", "--max-prompt-tokens", "16", "--output-dir", str(output)]
-        done = subprocess.run(
-            command, env={**os.environ, "TMPDIR": scratch}, capture_output=True, text=True, check=False, timeout=600
-        )
+    command = [sys.executable, "-m", "deepcoder_trainer", "curate", f"numbers={sets}", f"hard={hard}"]
+    command += ["--model", str(model), "--samples", "16", "--max-length", "8", "--temperature", "1", "--float32"]
+    command += ["--min-tests", "1", "--max-prompt-tokens", "16", "--output-dir", str(output)]
+    done = subprocess.run(
+        command, env={**os.environ, "TMPDIR": str(scratch)}, capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads((output / "report.json").read_text())
     assert report["dropped"]["jsonl"]["pass_rate"] >= 1
