@@ -387,8 +387,8 @@ def _page(table: list[str], long: str, summary: dict[str, object], tier: Tier, c
         f" {platform.python_version()}, tier {tier}, load average at the end {load}. CPU milliseconds a test that is"
         " run, judge and programs together, the cheapest and the dearest turn; in brackets how many times cheaper than"
         " LiveCodeBench's harness (or, without a checkout of it, than `python"
-        " file`). Void: its verdicts differ. `benchmarks/judge.py` says what is measured, `make bench-judge` repeats"
-        " it.\n\n"
+        " file`). Void: its verdicts differ. `benchmarks/judge.py` says what is measured; its arguments were"
+        f" `{' '.join(sys.argv[1:])}`.\n\n"
         + "\n".join(table)
         + f"\n\n{long}\n\nOf 5 tests × 1 ms, of 15 × 1 ms (`strict_adds_ms`: what it costs beyond the program alone)"
         " and of 5 × 200 ms; ratios and shares are of CPU time:\n\n| | |\n|---|---|\n" + promised + "\n"

@@ -1,8 +1,8 @@
 """What judging adds to long tests, as a share of the program's own CPU time: a part of `judge.py`.
 
 A share of a few percent is less than a machine's speed may change between two turns of minutes. So turns are short here
-(one submission on every core at once), and the program alone and each scoring mode take them in alternation, each first
-as often as the others. What counts is the median over the rounds of what a turn cost more than the program alone in the
+(one submission on every core at once), and the program alone and each scoring mode take them in every order in turn.
+What counts is the median over the rounds of what a turn cost more than the program alone in the
 same round. Every contender runs as many programs at once, since one that leaves a core idle has the others' share of
 what both cores have in common. Each is warm: nothing has to be taken off.
 
@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle, islice, permutations
 from multiprocessing import get_context
 from typing import Final
 
@@ -55,7 +56,7 @@ def cpu_of_the_tree() -> float:
     ended = this.cpu_times()
     seconds += ended.children_user + ended.children_system
     for process in this.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # then it is in its parent's figures
+        with contextlib.suppress(psutil.NoSuchProcess):  # a runner's end: what it had used meanwhile is lost
             seconds += sum(process.cpu_times()[:4])
     return seconds
 
@@ -67,10 +68,9 @@ def overheads(cell: Cell, base: Turn, judges: Mapping[str, Turn], rounds: int) -
     names = list(turns)
     void = {name for name in names if not turns[name](right[0])}  # and whatever is started once is started
     shares: dict[str, list[float]] = {name: [] for name in judges}
-    for count in range(rounds):
-        submission, first = right[count % len(right)], count % len(names)
+    for order, submission in islice(zip(cycle(permutations(names)), cycle(right), strict=False), rounds):
         spent = {}
-        for name in names[first:] + names[:first]:
+        for name in order:
             before = cpu_of_the_tree()
             if not turns[name](submission):
                 void.add(name)

@@ -90,7 +90,7 @@ def add_up(n: int) -> int:
 
 
 def iterations_per_ms() -> int:
-    """Return how often the program's loop runs in a millisecond of CPU time here, in a usual moment of half a second.
+    """Return how often the program's loop runs in a millisecond of CPU time: the median of tries over half a second.
 
     The best moment would make programs that take a tenth longer than they are said to on a machine whose speed changes.
     """

@@ -2,9 +2,9 @@
 
 In a RayJob the driver prints into a file inside the head pod, which is lost with the pod and is not part of any
 container's log. A separate process waits until the trainer has ended, even by SIGKILL or a crash in native code. It
-then uploads the last 4 MiB of the file to `logs/driver.log`, without the trainer's secrets. The log is for people: a
-failure here does not affect the attempt, and becomes the last line of the file. If the pod is removed at once, the log
-is lost.
+then uploads the last 4 MiB of the file to `logs/driver.log`, without the head's secrets; what Ray's workers print is in
+it, but a Secret that only they have is not known here. The log is for people: a failure here does not affect the
+attempt, and becomes the last line of the file. If the pod is removed at once, the log is lost.
 """
 
 from __future__ import annotations
