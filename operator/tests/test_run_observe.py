@@ -141,13 +141,27 @@ async def test_what_another_namespace_labels_as_the_runs_is_none_of_its(harness:
     assert [pod.uid for pod in world.pods] == [head_object(cluster)["metadata"]["uid"]]
 
 
-async def test_copy_of_a_job_with_the_runs_labels_is_no_stray_that_would_be_deleted(harness: Harness) -> None:
-    """Somebody looks into a failure with it. Only what the run owns is its own."""
+async def test_copy_of_a_job_with_the_runs_labels_is_none_of_the_runs_nor_are_its_pods(harness: Harness) -> None:
+    """Somebody looks into a failure with it. What of it counted as the run's would be ended, again and again."""
     cluster = training(harness)
-    for name, owners in (("copy", []), ("left", job_object(cluster)["metadata"]["ownerReferences"])):
-        job = job_object(cluster)
-        harness.jobs.objects.append(job | {"metadata": job["metadata"] | {"name": name, "ownerReferences": owners}})
-    assert [job.name for job in (await harness.look(cluster.run)).strays] == ["left"]
+    job, head = job_object(cluster), head_object(cluster)
+    own = job["metadata"]["ownerReferences"]
+
+    def named(obj: dict[str, Any], name: str, owners: list[Any]) -> dict[str, Any]:
+        return obj | {"metadata": obj["metadata"] | {"name": name, "uid": f"uid of {name}", "ownerReferences": owners}}
+
+    def under(name: str) -> list[Any]:
+        return [{"uid": f"uid of {name}", "controller": True}]
+
+    orphaned = named(job, cluster.name, [])  # the attempt's own, of a run that is deleted with --cascade=orphan
+    harness.jobs.objects = [orphaned, named(job, "copy", []), named(job, "left", own)]
+    owners = ("copy", "left", cluster.name, "a job that is not known")
+    harness.others.objects = [named(job, f"cluster of {owner}", under(owner)) for owner in owners]
+    made = [*(f"cluster of {owner}" for owner in owners), "a cluster that is not known"]
+    harness.pods.objects = [named(head, f"pod of {name}", under(name)) for name in made]
+    world = await harness.look(cluster.run)
+    assert [job.name for job in world.strays] == ["left"]
+    assert {pod.name for pod in world.pods} == {f"pod of {name}" for name in made[1:]}
 
 
 async def test_job_that_is_suspended_indeed_is_seen_so(harness: Harness) -> None:

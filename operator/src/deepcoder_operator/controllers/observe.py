@@ -27,7 +27,7 @@ from deepcoder_operator.domain.names import (
     policy_name,
     pool_name,
 )
-from deepcoder_operator.domain.owners import owned_by
+from deepcoder_operator.domain.owners import controller_uid, owned_by
 from deepcoder_operator.domain.query import StorageQuery, rayjob_in_doubt, storage_query
 from deepcoder_operator.domain.world import (
     Beat,
@@ -183,15 +183,16 @@ class Observer:
                 if found is not None and (found["metadata"].get("labels") or {}).get(LABEL_RUN_UID) == meta.uid:
                     pods[attempt.head_pod] = found
         named = await self._quotable(run, jobs[attempt.name]) if attempt and attempt.name in jobs else None
+        others = [j for n, j in sorted(jobs.items()) if n != (attempt.name if attempt else None)]
+        # A RayJob that somebody copied keeps the run's labels, and so do its cluster and pods.
+        copies = {j["metadata"]["uid"] for j in others if not owned_by(j, meta.uid)}
+        clusters = self.children.clusters.group(group) if copies else ()
+        foreign = {c["metadata"]["uid"] for c in clusters if controller_uid(c) in copies}
         world = World(
             rayjob=rayjob_view(named) if named else None,
-            strays=tuple(
-                rayjob_view(j)
-                for n, j in sorted(jobs.items())
-                if n != (attempt.name if attempt else None) and owned_by(j, meta.uid)  # a copy keeps the labels
-            ),
+            strays=tuple(rayjob_view(j) for j in others if owned_by(j, meta.uid)),
             cluster=self._cluster(run, named),
-            pods=tuple(pod_view(p) for _, p in sorted(pods.items())),
+            pods=tuple(pod_view(p) for _, p in sorted(pods.items()) if controller_uid(p) not in foreign),
             pool=await self._pool(run, live=live and attempt is not None),
             beat=self._beat(run),
             heard=self._heard(run),
