@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -48,8 +49,10 @@ async def served(
     port: int = runner.addresses[0][1]
     for address in others:
         await web.TCPSite(runner, address, port).start()
-    yield port
-    await runner.cleanup()
+    try:
+        yield port
+    finally:
+        await runner.cleanup()
 
 
 @pytest.fixture
@@ -67,8 +70,10 @@ def pod(**changes: object) -> JudgePod:
 @asynccontextmanager
 async def polling(judge: Judge, now: list[float]) -> AsyncIterator[CapacityPoller]:
     poller = CapacityPoller(lambda: now[0], judge.port)
-    yield poller
-    await poller.close()
+    try:
+        yield poller
+    finally:
+        await poller.close()
 
 
 async def test_judge_is_asked_at_most_once_a_second_and_its_answer_serves_a_while(judge: Judge) -> None:
@@ -106,21 +111,26 @@ async def test_judge_that_fell_silent_has_no_load_after_a_while(judge: Judge) ->
         assert await poller.poll([pod()], TOKEN) == {}
 
 
-async def test_answer_that_arrives_in_pieces_is_read_whole() -> None:
+async def test_answer_that_arrives_in_pieces_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy between operator and judge may pass it on so."""
+    read, take = asyncio.Event(), aiohttp.StreamReader._read_nowait
+
+    def taken(reader: aiohttp.StreamReader, size: int) -> bytes:
+        read.set()
+        return take(reader, size)
+
+    monkeypatch.setattr(aiohttp.StreamReader, "_read_nowait", taken)
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        for piece in (GOOD[:20], GOOD[20:]):
-            await response.write(piece.encode())
-            await asyncio.sleep(0.02)
+        await response.write(GOOD[:20].encode())
+        await read.wait()
+        await response.write(GOOD[20:].encode())
         return response
 
-    async with served(answer, "127.0.0.1") as port:
-        poller = CapacityPoller(lambda: 0.0, port)
+    async with served(answer, "127.0.0.1") as port, polling(Judge(port=port), [0.0]) as poller:
         assert await poller.poll([pod()], TOKEN) == {"uid": JudgeLoad(4, 3, 7)}
-        await poller.close()
 
 
 @pytest.mark.parametrize(
