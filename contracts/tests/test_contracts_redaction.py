@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from deepcoder_contracts import redaction
-from deepcoder_contracts.redaction import REDACTED, Redactor, TooManyForms, named_values
+from deepcoder_contracts.redaction import REDACTED, Redactor, TooManyForms, named_values, referred_secrets
 
 ACCOUNT = """{
   "type": "service_account",
@@ -146,3 +148,12 @@ def test_more_than_can_be_sought_is_refused() -> None:
 def test_variables_that_are_named_as_secrets_are_known(name: str, secret: bool) -> None:
     template = {"spec": {"containers": [{"env": [{"name": name, "value": "some-value"}]}]}}
     assert list(named_values([template])) == ([b"some-value"] if secret else [])
+
+
+@pytest.mark.parametrize("search", [named_values, referred_secrets])
+def test_what_cannot_be_searched_does_not_pass_for_free_of_secrets(search: Callable[[Any], Iterable[Any]]) -> None:
+    pod = {"env": [{"name": "API_KEY", "value": "hunter2", "secretKeyRef": {"name": "s"}}], "n": [1, 0.5, True, None]}
+    assert list(search({"pods": (pod,)}))
+    for pods in ({"a": pod}.values(), iter([pod])):
+        with pytest.raises(TypeError, match="not searched"):
+            list(search(pods))

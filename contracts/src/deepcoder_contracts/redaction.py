@@ -107,32 +107,33 @@ def referred_secrets(document: Any) -> dict[str, bool]:
 
 
 def _references(document: Any) -> Iterator[tuple[str, bool]]:
-    if isinstance(document, Mapping):
-        for key, each in document.items():
-            if (
-                key in _REFERENCES
-                and isinstance(each, Mapping)
-                and (name := each.get("secretName") or each.get("name"))
-            ):
-                yield str(name), bool(each.get("optional"))
-            else:
-                yield from _references(each)
-    elif isinstance(document, list | tuple):
-        for each in document:
+    for key, each in _items(document):
+        if key in _REFERENCES and isinstance(each, Mapping) and (name := each.get("secretName") or each.get("name")):
+            yield str(name), bool(each.get("optional"))
+        else:
             yield from _references(each)
 
 
 def named_values(document: Any) -> Iterator[bytes]:
     """Yield literal values of variables named like secrets, anywhere in an object such as a pod or a template."""
-    if isinstance(document, dict):
+    if isinstance(document, Mapping):
         name, value = document.get("name"), document.get("value")
         if isinstance(value, str) and SECRET_NAME.search(str(name).upper()):
             yield value.encode()
-        for each in document.values():
-            yield from named_values(each)
-    elif isinstance(document, list | tuple):
-        for each in document:
-            yield from named_values(each)
+    for _, each in _items(document):
+        yield from named_values(each)
+
+
+def _items(document: Any) -> Iterable[tuple[Any, Any]]:
+    """Return what a JSON value holds, by key or index. What cannot be searched must not pass for free of secrets."""
+    match document:
+        case Mapping():
+            return document.items()
+        case list() | tuple():
+            return enumerate(document)
+        case str() | int() | float() | None:
+            return ()
+    raise TypeError(f"{type(document).__name__} is not searched for secrets")
 
 
 def without_words(value: Any) -> Any:
