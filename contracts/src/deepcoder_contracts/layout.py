@@ -24,10 +24,10 @@ RESULTS = "results.json"
 """Results of an evaluation, in its folder."""
 
 _EVALUATION = re.compile(r"^eval/([0-9a-f]{64})$")
-_NOWHERE = frozenset({"", ".", ".."})
 _CURATION = re.compile(r"^curation/([0-9a-f]{64})$")
 _CHECKPOINT = re.compile(r"^step-(\d{6,})\.a(\d{3,})$")
 _SAMPLES = re.compile(r"^step-(\d{6,})\.parquet$")
+_NO_NAMES = frozenset({"", ".", ".."})
 
 
 class AttemptFile(NamedTuple):
@@ -75,8 +75,8 @@ def attempt_dir(stage: str, ordinal: int) -> str:
 def parse_attempt_file(stage: str, key: str) -> AttemptFile | None:
     """Return attempt and name from the key of an attempt's file, or None if it is not one."""
     match = re.fullmatch(rf"{re.escape(attempts_dir(stage))}/(\d+)/(.+)", key)
-    # A name with `..`, which nothing of ours has, would lead out of the folder into which an archive is unpacked.
-    return AttemptFile(int(match[1]), match[2]) if match and not _NOWHERE & set(match[2].split("/")) else None
+    # Nothing of ours has such a part: an archive of it would be unpacked elsewhere (`..`) or as another file (`.`, ``).
+    return AttemptFile(int(match[1]), match[2]) if match and not _NO_NAMES & set(match[2].split("/")) else None
 
 
 def claim_key(stage: str, ordinal: int) -> str:
