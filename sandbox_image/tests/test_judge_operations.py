@@ -119,7 +119,12 @@ def test_one_zygote_that_fails_to_start_is_no_failing_judge(monkeypatch):
 
 
 async def test_work_that_outlasts_the_drain_is_given_back_and_the_server_leaves_in_time(tmp_path):
-    with Server(tmp_path, "--slots", "1", "--drain-seconds", "1") as server:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited, as from a careless supervisor
+    try:
+        started = Server(tmp_path, "--slots", "1", "--drain-seconds", "1")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with started as server:
         async with server.session() as session:
             bodies = [submission(str(n), "import time\ntime.sleep(50)", time_limit_s=50) for n in range(2)]
             given = [asyncio.ensure_future(post(session, body)) for body in bodies]

@@ -29,6 +29,7 @@ _LAST_ANSWERS_S: Final = 0.5
 """Seconds for the last answers to reach their clients; spent twice, before and after handlers are cancelled."""
 
 _DESCRIPTORS_A_SLOT = 32
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ async def serve(judge: Judge, listen: Listen) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPS:
         loop.add_signal_handler(number, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # whoever starts the judge may have blocked them
     runner = web.AppRunner(
         make_app(judge, listen.token),
         access_log=None,
