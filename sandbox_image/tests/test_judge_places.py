@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox import attack
 from deepcoder_sandbox.api import Judge
 from deepcoder_sandbox.worker import readable_files
 
+INHERITED = """
+import signal
+for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGTERM])
+"""
 ATTACK = """
 import sys
 from pathlib import Path
@@ -24,13 +29,9 @@ print(attack(zygote).broken)
 zygote.kill()
 """
 SHOW_INHERITED = """
-import signal
 from deepcoder_contracts.judge import JudgeRequest, TestCase
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
-for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGTERM])
 slot = Slot(zygote.config, "test")
 code = '''
 import os, signal
@@ -66,14 +67,6 @@ def test_a_judge_may_be_started_where_its_programs_packages_lie(packages):
     assert (found.returncode, found.stdout) == (0, b"[]\n"), found
 
 
-def test_a_judge_may_stand_in_a_directory_that_is_gone(tmp_path, monkeypatch):
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    assert attack._directories(tmp_path, Tier.LANDLOCK) == {tmp_path, Path.home()}
-
-
 READ_ONLY = """
 mount --make-rprivate / && for at in /tmp /var/tmp; do mount --bind $at $at || exit; done
 # With `bind` a mount of this namespace alone becomes read-only; without, the file system would for everybody.
@@ -96,9 +89,10 @@ def test_a_judge_starts_where_it_cannot_write(places, tier):
 
 @needs_namespaces
 @pytest.mark.root
-def test_a_judge_starts_as_a_user_whom_the_machine_does_not_know():
+def test_a_judge_starts_in_a_directory_that_is_gone_as_a_user_whom_the_machine_does_not_know(tmp_path):
+    gone = ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh"]
     nobody = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME"]
-    found = run(*nobody, sys.executable, "-c", ATTACK, Tier.LANDLOCK)
+    found = run(*gone, *nobody, sys.executable, "-c", ATTACK, Tier.LANDLOCK, cwd=tmp_path)
     assert (found.returncode, found.stdout) == (0, b"[]\n"), found
 
 
@@ -106,7 +100,9 @@ def test_a_judge_starts_as_a_user_whom_the_machine_does_not_know():
 @pytest.mark.root
 @pytest.mark.parametrize("tier", [Tier.NAMESPACES, Tier.LANDLOCK])
 def test_umask_and_signals_of_whoever_starts_a_judge_reach_neither_its_tiers_nor_its_programs(tier):
-    found = run("sh", "-c", 'umask 077 && exec "$@"', "sh", sys.executable, "-c", ATTACK + SHOW_INHERITED, tier)
+    found = run(
+        "sh", "-c", 'umask 077 && exec "$@"', "sh", sys.executable, "-c", INHERITED + ATTACK + SHOW_INHERITED, tier
+    )
     assert found.returncode == 0, found
     attacked, verdicts = found.stdout.decode().splitlines()
     assert attacked == "[]"
