@@ -62,7 +62,7 @@ def test_thread_that_is_gone_when_it_is_read_or_that_the_kernel_tells_nothing_of
     followed, opened = process.follow(), len(list(Path("/proc/self/fd").iterdir()))
     process.now += 60.0
     assert (followed.states(), followed.seconds()) == ("S", 2.0)
-    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+    assert len(list(Path("/proc/self/fd").iterdir())) <= opened  # less, if an object of another test is freed meanwhile
 
 
 @pytest.mark.parametrize(("limit_s", "mean_s"), [(60.0, 0.1), (1.0, 0.02), (0.01, 0.005)])

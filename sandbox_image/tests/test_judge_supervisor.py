@@ -28,6 +28,7 @@ def supervise_it():
             ours, theirs = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
             command = [sys.executable, "-S", "-c", code]
             process = opened.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE))
+            opened.callback(process.kill)  # whatever fails: the end of its input does not end each of them
             fields = {"setup_cpu_s": lambda: 0.0, "sessions": False, **fields}
             supervisor = Supervisor(theirs, None, gate, **fields)
 
@@ -49,9 +50,9 @@ def supervised(supervise_it):
 
 
 def test_run_is_ended_at_its_limit_and_told_what_it_did(supervised):
-    opened = len(list(Path("/proc/self/fd").iterdir()))
+    opened = len(list(Path("/proc/self/fd").iterdir()))  # less, if an object of another test is freed meanwhile
     ended = supervised[1]()
-    assert len(list(Path("/proc/self/fd").iterdir())) == opened, "a zygote may have few files, and serves many runs"
+    assert len(list(Path("/proc/self/fd").iterdir())) <= opened, "a zygote may have few files, and serves many runs"
     assert (ended.wait_status, ended.killed_for, ended.states) == (signal.SIGKILL, "wall", "S")
     assert ended.wall_s - ended.starved_s > 0.2
 
