@@ -174,17 +174,25 @@ def confined(monkeypatch):
 MEMORY = (64 << 20) + 1000
 
 
-@pytest.mark.parametrize(("most_cpu_s", "cpu"), [(confine._NO_CEILING, (5, 6)), (5, (5, 5)), (3, (3, 3))])
+@pytest.mark.parametrize(("most_cpu_s", "cpu"), [(confine._NO_CEILING, (5, 6)), (5, (5, 5))])
 def test_runner_has_its_limits_as_far_as_they_are_the_judges_to_give(confined, most_cpu_s, cpu):
     files = (4096, 4096)
     assert confined(cpu=most_cpu_s) == {"cpu": cpu, "memory": (MEMORY, MEMORY), "files": files}
     assert confined(memory=MEMORY, files=4096)["files"] == files
 
 
-@pytest.mark.parametrize("less", [{"memory": MEMORY - 1}, {"files": 4095}])
+@pytest.mark.parametrize("less", [{"memory": MEMORY - 1}, {"files": 4095}, {"cpu": 4}])
 def test_program_is_not_run_with_less_than_it_may_have_which_would_look_like_its_own_excess(confined, less):
     with pytest.raises(OSError, match="limits of the judge itself"):
         confined(**less)
+
+
+def test_zygote_does_not_start_with_less_stack_than_programs_need(monkeypatch):
+    monkeypatch.setattr(confine, "_ceiling", lambda which: 65536 << 10)
+    monkeypatch.setattr(confine, "_lower", lambda *given: given)
+    confine.limit_stack(65536 << 10)
+    with pytest.raises(OSError, match=r"a stack of 131072 KiB, and the judge has 65536 \(ulimit -Hs\)"):
+        confine.limit_stack(131072 << 10)
 
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])

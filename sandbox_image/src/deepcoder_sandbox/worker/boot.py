@@ -54,7 +54,9 @@ _SEED = 0
 _UMASK = 0o022
 """The umask of zygotes and programs. With a stricter one, inherited from whoever starts the judge, a program that has a
 user of its own could not enter the directories of its own root."""
-_AS_IN_EVERY_PYTHON = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}
+_LEFT_ALONE = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}
+"""Signals that cannot be set, and the one that every Python ignores. Every Python ignores SIGXFSZ too, but for programs
+it is set: only if it ends a program that writes too much is the verdict `output_limit`."""
 _STACK_BYTES, _HARNESS_STACK_BYTES = 128 << 20, 8 << 20  # what the harness's own process usually has
 
 
@@ -95,7 +97,7 @@ def _forget_signals() -> None:
     With SIGCHLD ignored, no run's end would be seen; with SIGALRM blocked, a session would not hear its alarm.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in signal.valid_signals() - _AS_IN_EVERY_PYTHON:
+    for number in signal.valid_signals() - _LEFT_ALONE:
         signal.signal(number, signal.SIG_DFL)
 
 

@@ -105,12 +105,12 @@ class Confinement:
         closerange(kept + 1, self._descriptors_end)
         cpu_limit_s, _, memory_limit_mb, file_bytes = limits
         most_cpu_s, most_address_space, most_file_bytes = self._ceilings
-        cpu_s = min(int(cpu_limit_s) + _CPU_BACKSTOP_S, most_cpu_s)
+        cpu_s = int(cpu_limit_s) + _CPU_BACKSTOP_S
         address_space = self._base_address_space + memory_limit_mb * _MIB
-        if address_space > most_address_space or file_bytes > most_file_bytes:
+        if cpu_s > most_cpu_s or address_space > most_address_space or file_bytes > most_file_bytes:
             if self._keeps_limits:  # with less than it may have, the program would seem to exceed its limits
-                raise OSError("the limits of the judge itself (ulimit -v, ulimit -f) are below the program's")
-            address_space, file_bytes = most_address_space, most_file_bytes
+                raise OSError("the limits of the judge itself (ulimit -t, -v, -f) are below the program's")
+            cpu_s, address_space, file_bytes = self._ceilings
         setrlimit(RLIMIT_CPU, (cpu_s, min(cpu_s + 1, most_cpu_s)))
         setrlimit(RLIMIT_AS, (address_space, address_space))
         setrlimit(RLIMIT_FSIZE, (file_bytes, file_bytes))
@@ -129,15 +129,23 @@ def end_before_the_judge() -> None:
 
 
 def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
-    """Do once, in the zygote, what its runners inherit. `stack_bytes` is a limit that programs may raise."""
+    """Do once, in the zygote, what its runners inherit. Raises OSError if there is less stack than `stack_bytes`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs interrupt themselves (`_thread.interrupt_main`)
     for which, limit in _FIXED_LIMITS:
         _lower(which, limit, limit)
-    _lower(resource.RLIMIT_STACK, stack_bytes, resource.RLIM_INFINITY)
+    limit_stack(stack_bytes)
     if not keep_capabilities:
         libc.drop_capabilities()
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
+
+
+def limit_stack(stack_bytes: int) -> None:
+    """Set a limit that programs may raise. Raises OSError if the judge's own is lower: right programs would crash."""
+    most = _ceiling(resource.RLIMIT_STACK)
+    if most < stack_bytes:
+        raise OSError(f"programs need a stack of {stack_bytes >> 10} KiB, and the judge has {most >> 10} (ulimit -Hs)")
+    _lower(resource.RLIMIT_STACK, stack_bytes, resource.RLIM_INFINITY)
 
 
 def limit_threads(most: int) -> None:
