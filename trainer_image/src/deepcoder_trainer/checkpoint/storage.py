@@ -77,12 +77,12 @@ class ObjectStore(Protocol):
         """Return the metadata of an object, or None if it does not exist."""
         ...
 
-    def list(self, prefix: str) -> list[StoredObject]:
-        """Return all objects whose key starts with `prefix`, in key order."""
-        ...
-
     def unfinished(self, prefix: str) -> list[StoredObject]:
         """Return what writes that never ended have left below the folder `prefix` (ends in `/`), which `list` hides."""
+        ...
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """Return all objects whose key starts with `prefix`, in key order."""
         ...
 
     def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:

@@ -91,14 +91,6 @@ class FileStore:
         """See `ObjectStore`."""
         return self._stat(key) if self._path(key).is_file() else None
 
-    def list(self, prefix: str) -> list[StoredObject]:
-        """See `ObjectStore`."""
-        return self._found(prefix, unfinished=False)
-
-    def unfinished(self, prefix: str) -> list[StoredObject]:
-        """See `ObjectStore`."""
-        return self._found(prefix, unfinished=True)
-
     def _found(self, prefix: str, *, unfinished: bool) -> list[StoredObject]:
         folder = self._root / prefix.rpartition("/")[0]
         found = []
@@ -108,6 +100,14 @@ class FileStore:
                 with suppress(ObjectMissing):  # a write has ended meanwhile
                     found.append(self._stat(key))
         return sorted(found, key=lambda o: o.key)
+
+    def unfinished(self, prefix: str) -> list[StoredObject]:
+        """See `ObjectStore`."""
+        return self._found(prefix, unfinished=True)
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """See `ObjectStore`."""
+        return self._found(prefix, unfinished=False)
 
     def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
         """See `ObjectStore`."""

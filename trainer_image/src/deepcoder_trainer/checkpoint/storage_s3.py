@@ -155,6 +155,10 @@ class S3Store:
             return None
         return StoredObject(key, answer["ContentLength"], answer["LastModified"], answer.get("ChecksumSHA256"))
 
+    def unfinished(self, prefix: str) -> list[StoredObject]:
+        """Return nothing: S3 shows no object before it is whole, and parts are for the bucket's lifecycle rules."""
+        return []
+
     def list(self, prefix: str) -> list[StoredObject]:
         """See `ObjectStore`."""
         root = f"{self._prefix}/" if self._prefix else ""
@@ -166,10 +170,6 @@ class S3Store:
                     key = item["Key"].removeprefix(root)
                     found.append(StoredObject(key, item["Size"], item["LastModified"]))
         return sorted(found, key=lambda o: o.key)
-
-    def unfinished(self, prefix: str) -> list[StoredObject]:
-        """Return nothing: S3 shows no object before it is whole, and parts are for the bucket's lifecycle rules."""
-        return []
 
     def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
         """See `ObjectStore`."""
