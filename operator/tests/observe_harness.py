@@ -59,6 +59,7 @@ class Cache:
 @dataclass
 class Storage:
     problem: Problem | None = None
+    stage: StoredStage = field(default_factory=StoredStage)
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     """Not set: it does not answer."""
     meanwhile: Callable[[], None] = lambda: None
@@ -81,7 +82,7 @@ class Storage:
         except asyncio.CancelledError:
             self.given_up += 1
             raise
-        return StorageView(problem=self.problem, stage=None if self.problem else StoredStage())
+        return StorageView(problem=self.problem, stage=None if self.problem else self.stage)
 
 
 class Harness:

@@ -1,4 +1,4 @@
-"""What a RayJob's message says of a trainer's last words: quoted without secrets, or not at all."""
+"""A trainer's last words, in its RayJob's message and in exit.json: quoted without secrets, or not at all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from observe_harness import Harness, job_object, training
 from plan_world import Cluster
 
 from deepcoder_contracts.api.stage import WorkerGroup
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_operator.domain.world import StoredStage
 
 
 @pytest.fixture
@@ -87,6 +89,33 @@ async def test_of_what_a_thousand_jobs_have_said_only_what_may_be_quoted_is_kept
         meta = job["metadata"] | {"uid": f"job-{number}"}
         harness.jobs.objects = [job | {"metadata": meta, "status": job["status"] | {"message": f"{number} " * 20_000}}]
         await harness.look(cluster.run)
-    kept = harness.observer._told
+    kept = harness.observer._quotes._told
     assert len(kept) == 20
     assert sum(len(part) for each in kept.values() for part in each) < 20 * 1000
+
+
+async def test_error_that_a_worker_gave_the_trainer_is_quoted_without_the_workers_secrets(harness: Harness) -> None:
+    """The trainer knows its own pod's Secrets only."""
+    cluster = training(harness, drains=True)
+    hub = {"spec": {"containers": [{"name": "ray-worker", "envFrom": [{"secretRef": {"name": "hub"}}]}]}}
+    stage = cluster.run.spec.stages[0]
+    resources = stage.resources.model_copy(update={"samplers": WorkerGroup(template=hub)})
+    spec = cluster.run.spec.model_copy(update={"stages": [stage.model_copy(update={"resources": resources})]})
+    run = cluster.run.model_copy(update={"spec": spec})
+    harness.api.objects |= {name: secret(key=f"key-of-{name}") for name in ("s3", "demo-sandbox-token")}
+    said = "sampler 0: 401 for key-of-hub at rank 0"
+    harness.storage.stage = StoredStage(exit=ExitRecord(code=1, reason="Crashed", message=said, step=3))
+
+    async def quoted() -> str:
+        stored = (await harness.look(run)).stored
+        assert stored is not None
+        assert stored.exit is not None
+        assert (stored.exit.code, stored.exit.reason, stored.exit.step) == (1, "Crashed", 3)
+        return stored.exit.message
+
+    assert "key-of" not in await quoted(), "the Secret is gone, so nothing is quoted"
+    harness.api.objects["hub"] = secret(key="key-of-hub")
+    assert await quoted() == "sampler 0: 401 for [redacted] at rank 0"
+    assert harness.api.asked["Secret"] > 0
+    assert await quoted() == "sampler 0: 401 for [redacted] at rank 0"
+    assert harness.api.asked["Secret"] == 0, "read once for what was said"

@@ -14,9 +14,8 @@ from datetime import UTC, datetime, timedelta
 
 from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
-from deepcoder_contracts.base import sha256_digest
 from deepcoder_operator.builders.check import check_templates
-from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of, templates_of
+from deepcoder_operator.controllers.quotes import Quotes
 from deepcoder_operator.domain.eviction import QUEUE_STOPPED, was_withdrawn_before_it_ran
 from deepcoder_operator.domain.names import (
     LABEL_RUN_UID,
@@ -37,7 +36,6 @@ from deepcoder_operator.domain.world import (
     StorageView,
     World,
     cluster_view,
-    excerpt,
     pod_view,
     pool_view,
     rayjob_view,
@@ -61,7 +59,7 @@ from deepcoder_operator.storage.service import StorageService
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 4096
-"""Number of runs with checked templates, and of RayJobs with redacted messages, kept in memory."""
+"""Number of runs with checked templates kept in memory."""
 
 LOOK_SECONDS = 2.0
 """Interval at which child objects are observed while storage is waited for."""
@@ -98,8 +96,10 @@ class Observer:
     storage: StorageService
     _watching_since: datetime | None = None
     _checked: dict[str, tuple[int, Problem | None]] = field(default_factory=dict)
-    _told: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Digest of a RayJob's message, and the redacted message, by the RayJob's UID."""
+    _quotes: Quotes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._quotes = Quotes(self.kube, self.storage)
 
     def begin(self, clock: Callable[[], datetime]) -> None:
         """Note that this process watches from now on."""
@@ -125,7 +125,7 @@ class Observer:
         elif query.admission:
             storage = await self.storage.answer(run, query)
         else:
-            storage = await self._ask(run, query, now, outdated)
+            storage = await self._quotes.exit(run, await self._ask(run, query, now, outdated))
         world = replace(await self._look(run, obstacle), storage=storage, seen_at=now())
         if query.admission:
             return await self._admission(run, world)
@@ -182,7 +182,7 @@ class Observer:
                 found = await self.kube.find(PODS, meta.namespace, attempt.head_pod)
                 if found is not None and (found["metadata"].get("labels") or {}).get(LABEL_RUN_UID) == meta.uid:
                     pods[attempt.head_pod] = found
-        named = await self._quotable(run, jobs[attempt.name]) if attempt and attempt.name in jobs else None
+        named = await self._quotes.job(run, jobs[attempt.name]) if attempt and attempt.name in jobs else None
         others = [j for n, j in sorted(jobs.items()) if n != (attempt.name if attempt else None)]
         # A RayJob that somebody copied keeps the run's labels, and so do its cluster and pods.
         copies = {j["metadata"]["uid"] for j in others if not owned_by(j, meta.uid)}
@@ -205,7 +205,7 @@ class Observer:
         certain = await self.kube.find(RAYJOBS, meta.namespace, attempt.name)
         if certain is not None:
             self.children.rayjobs.observe(certain)
-            certain = await self._quotable(run, certain)
+            certain = await self._quotes.job(run, certain)
         return replace(
             world, rayjob=rayjob_view(certain) if certain is not None else None, cluster=self._cluster(run, certain)
         )
@@ -235,27 +235,6 @@ class Observer:
             if e.get("reason") == QUEUE_STOPPED and (e.get("regarding") or {}).get("uid") == attempt.uid
         ]
         return max(notes, default=("", ""))[1][:_NOTE_LENGTH]
-
-    async def _quotable(self, run: DeepCoderRun, job: Object) -> Object:
-        """Return the RayJob with a message that may appear in a status, which more people can read than logs. KubeRay
-        puts the end of the trainer's output into the message. Secrets are removed before the message is shortened."""
-        meta, status, attempt = job["metadata"], job.get("status") or {}, run.status.attempt
-        said = status.get("message")
-        if not said or attempt is None:
-            return job
-        digest, known = sha256_digest(said.encode(errors="replace")), self._told.get(meta["uid"])
-        if known is not None and known[0] == digest:
-            return {**job, "status": {**status, "message": known[1]}}
-        try:
-            redactor = await redactor_of(self.kube, self.storage, run, templates_of(run, attempt.stage_index))
-        except Unknown as e:
-            text = f"the message is left out, because the secrets in it are not known: {e}"
-            return {**job, "status": {**status, "message": text}}
-        text = excerpt(redactor.text(said))
-        self._told[meta["uid"]] = (digest, text)
-        if len(self._told) > _REMEMBERED:
-            del self._told[next(iter(self._told))]
-        return {**job, "status": {**status, "message": text}}
 
     def _templates(self, run: DeepCoderRun) -> Problem | None:
         """Return what the builders refuse in the spec, checked once per generation."""
