@@ -163,6 +163,7 @@ def confined(monkeypatch):
         monkeypatch.setattr(confine, "setrlimit", lambda which, both: given.update({names[which]: both}))
         monkeypatch.setattr(confine, "enable", lambda: None)
         confinement = confine.Confinement(None, None, None, base_address_space=1000)
+        assert "memory" not in ceilings or confinement.most_memory_mb() == (ceilings["memory"] - 1000) >> 20
         confinement._steps, confinement._descriptors_end = (), 1  # the test's own process stays as it is
         confinement.apply(RunLimits(2.9, 9.0, 64, 4096), os.getppid(), 1 << 20, confine.NO_DESCRIPTOR)
         return given

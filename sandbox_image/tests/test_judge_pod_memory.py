@@ -2,7 +2,8 @@
 
 import pytest
 
-from deepcoder_sandbox import cli, limits, pod_memory
+from deepcoder_sandbox import cli, limits, pod_memory, tiers
+from deepcoder_sandbox.attack import Findings
 from deepcoder_sandbox.server import memory_budget
 
 
@@ -47,6 +48,20 @@ def test_smaller_limit_that_was_asked_for_is_enough_where_it_fits():
             pod_memory.largest_program_mb(3, asked_mb, 256, 100, limit_mb)
 
 
+@pytest.mark.parametrize(("largest_mb", "accepted_mb"), [(None, 2000), (4096, 2000), (1500, 1500)])
+def test_no_more_is_accepted_than_the_limit_of_the_judges_own_process_leaves(largest_mb, accepted_mb):
+    assert pod_memory.within_own_limit(largest_mb, None, 2000 + pod_memory._ZYGOTES_DIFFER_MB) == accepted_mb
+    assert pod_memory.within_own_limit(largest_mb, None, (1 << 42) - 100) == largest_mb  # no limit
+
+
+@pytest.mark.parametrize(("asked_mb", "least_mb"), [(None, 1024), (512, 512)])
+def test_what_has_to_be_accepted_is_left_or_the_judge_does_not_start(asked_mb, least_mb):
+    least_left_mb = least_mb + pod_memory._ZYGOTES_DIFFER_MB
+    assert pod_memory.within_own_limit(asked_mb, asked_mb, least_left_mb) == least_mb
+    with pytest.raises(pod_memory.OwnLimitTooLow, match=f"leaves {least_mb - 1} MiB to a program, and {least_mb} MiB"):
+        pod_memory.within_own_limit(asked_mb, asked_mb, least_left_mb - 1)
+
+
 SERVE = ("serve", "--socket", "/nonexistent/judge.sock", "--slots", "2")
 
 
@@ -63,19 +78,41 @@ def test_server_that_does_not_fit_its_container_refuses_to_start(monkeypatch, ca
     assert len(said) < 500  # all of it is told by whoever started the judge and shows its last words
 
 
-def test_same_server_starts_where_programs_may_take_less(monkeypatch):
+@pytest.fixture
+def accepted_mb(monkeypatch):
+    """Run the command where zygotes leave so much to a program; return its status, or what the judge accepts."""
+
     class Served(Exception):
         """It got as far as this."""
 
     def serve(judge, listen):
-        assert judge.max_memory_mb == 256
         judge.pool.close(10)
-        raise Served
+        raise Served(judge.max_memory_mb)
 
-    monkeypatch.setattr(pod_memory, "container_limit_mb", lambda: 3000)
+    def run(*options, left_mb=1 << 42):
+        monkeypatch.setattr(tiers, "find_tier", lambda config, tier: (config, Findings(tier, {}, left_mb)))
+        try:
+            return cli.run([*SERVE, *options])
+        except Served as served:
+            return served.args[0]
+
     monkeypatch.setattr("deepcoder_sandbox.server.command.serve", serve)
-    with pytest.raises(Served):
-        cli.run([*SERVE, "--max-memory-mb", "256"])
+    return run
+
+
+def test_same_server_starts_where_programs_may_take_less(monkeypatch, accepted_mb):
+    monkeypatch.setattr(pod_memory, "container_limit_mb", lambda: 3000)
+    assert accepted_mb("--max-memory-mb", "256") == 256
+
+
+def test_server_whose_own_process_is_limited_accepts_what_that_leaves_or_does_not_start(
+    monkeypatch, accepted_mb, capsys
+):
+    monkeypatch.setattr(pod_memory, "container_limit_mb", lambda: None)
+    left_mb = 2000 + pod_memory._ZYGOTES_DIFFER_MB
+    assert accepted_mb(left_mb=left_mb) == 2000
+    assert accepted_mb("--max-memory-mb", "2001", left_mb=left_mb) == 64
+    assert "(ulimit -Hv) leaves 2000 MiB to a program" in capsys.readouterr().err
 
 
 def test_files_in_memory_stored_tests_and_requests_are_part_of_the_sum():

@@ -94,6 +94,7 @@ def test_attacks_are_real_and_succeed_without_confinement_and_leave_no_file_here
     finally:
         zygote.kill()
     assert findings.broken == []  # the resource limits hold without any confinement
+    assert findings.most_memory_mb == zygote.most_memory_mb
     left = [place for place in ("/", "/tmp", "/dev/shm") if Path(place, f"deepcoder-of-{os.getpid()}").exists()]
     assert not left, "what an attack could write is removed again"
     open_to_all = {name for name, held in findings.limits.items() if not held}

@@ -98,7 +98,7 @@ def chosen(monkeypatch):
     """
 
     def choose(minimum, held=lambda config: {}, fails=None, in_force=lambda config: 4):
-        alive = []
+        alive, less = [], minimum is Tier.LANDLOCK  # which of the kinds leaves less memory to a program
 
         class Zygote:
             def __init__(self, config):
@@ -111,7 +111,8 @@ def chosen(monkeypatch):
         def attack_it(zygote):
             if zygote.config.tier is fails:
                 raise ZygoteFailed("it died")
-            return attack.Findings(zygote.config.tier, {**NEEDED_BY_ALL, "network": True, **held(zygote.config)})
+            limits = {**NEEDED_BY_ALL, "network": True, **held(zygote.config)}
+            return attack.Findings(zygote.config.tier, limits, 2000 if zygote.config.harness is less else 2001)
 
         monkeypatch.setattr(tiers, "ZygoteProcess", Zygote)
         monkeypatch.setattr(attack, "attack", attack_it)
@@ -122,6 +123,7 @@ def chosen(monkeypatch):
             return refused.reasons
         assert alive == []
         assert config == ZygoteConfig(tier=findings.tier, at_least=InForce(findings.tier, 4, True))
+        assert findings.most_memory_mb == 2000
         return findings.tier, findings.broken
 
     return choose

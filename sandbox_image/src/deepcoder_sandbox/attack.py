@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ class Findings:
     tier: Tier
     limits: dict[str, bool]
     """Whether each property held."""
+    most_memory_mb: int = sys.maxsize
+    """Largest memory limit that a program can have here, because the judge's own process may be limited."""
 
     @property
     def broken(self) -> list[str]:
@@ -57,7 +60,7 @@ def attack(zygote: ZygoteProcess) -> Findings:
     for name, (program, bounds, held) in attack_limits.ATTACKS.items():
         limits[name] = held(_run(zygote, program, b"", bounds))
     limits["left_behind"] = _leaves_nothing(zygote)
-    return Findings(zygote.config.tier, limits)
+    return Findings(zygote.config.tier, limits, zygote.most_memory_mb)
 
 
 def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) -> Execution:

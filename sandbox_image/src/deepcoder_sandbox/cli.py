@@ -53,7 +53,14 @@ def run(arguments: list[str]) -> int:
         return _batch(config, options.workers, Scoring(options.scoring) if options.scoring else None)
     except BrokenPipeError:
         return _reader_left()
-    except (tiers.TierRefused, pod_memory.DoesNotFit, _BadUsage, FileExistsError, OSError) as error:
+    except (
+        tiers.TierRefused,
+        pod_memory.DoesNotFit,
+        pod_memory.OwnLimitTooLow,
+        _BadUsage,
+        FileExistsError,
+        OSError,
+    ) as error:
         print(f"deepcoder-sandbox: {error}", file=sys.stderr)
         return EXIT_USAGE
 

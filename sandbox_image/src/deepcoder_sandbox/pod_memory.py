@@ -18,6 +18,8 @@ _NO_LIMIT = 1 << 60
 _DEFAULT_MB: int = JudgeRequest.model_fields["memory_limit_mb"].default
 _SMALLEST_MB = 128
 """Below this, few programs would run, so no smaller limit is proposed."""
+_ZYGOTES_DIFFER_MB = 8
+"""More than what zygotes of one config differ in, as their layouts are random."""
 
 
 @dataclass(eq=False)  # not frozen: raising an exception sets its traceback
@@ -40,6 +42,10 @@ class DoesNotFit(Exception):
             f" requests, and the judge itself. Fix: raise the limit, or lower --slots (slotsPerPod of a pool,"
             f" judge.workers of a local run), --tests-store-mb or --max-queued-mb{smaller}"
         )
+
+
+class OwnLimitTooLow(Exception):
+    """The judge's own process may have less memory than its programs."""
 
 
 def container_limit_mb(files: tuple[str, ...] = _LIMIT_FILES) -> int | None:
@@ -69,3 +75,22 @@ def largest_program_mb(
     if fitting_mb < least_mb:
         raise DoesNotFit(slots, least_mb, store_mb, requests_mb, limit_mb)
     return asked_mb or fitting_mb
+
+
+def within_own_limit(largest_mb: int | None, asked_mb: int | None, most_mb: int) -> int | None:
+    """Return the largest memory limit to accept if `largest_mb` is what the container allows; None means no bound.
+
+    `most_mb` is what the limit of the judge's own process leaves to a program of an attacked zygote. A request for more
+    would end each zygote that it is given to. Raises OwnLimitTooLow if `asked_mb`, by default a request's default
+    limit, is more.
+    """
+    most_mb -= _ZYGOTES_DIFFER_MB
+    least_mb = asked_mb or _DEFAULT_MB
+    if most_mb < least_mb:
+        raise OwnLimitTooLow(
+            f"the judge's own memory limit (ulimit -Hv) leaves {most_mb} MiB to a program, and {least_mb} MiB are"
+            " needed. Fix: raise it, or lower --max-memory-mb if no program needs more"
+        )
+    if most_mb >= _NO_LIMIT // limits.MIB:
+        return largest_mb
+    return most_mb if largest_mb is None else min(largest_mb, most_mb)

@@ -64,7 +64,7 @@ def _attack_each_kind(config: ZygoteConfig) -> tuple[InForce, attack.Findings]:
     if harness_in_force != in_force:
         raise ZygoteFailed(f"zygotes are not alike: {in_force} and, for livecodebench, {harness_in_force}")
     held = {name: held and harness_findings.limits[name] for name, held in findings.limits.items()}
-    return in_force, attack.Findings(config.tier, held)
+    return in_force, attack.Findings(config.tier, held, min(findings.most_memory_mb, harness_findings.most_memory_mb))
 
 
 def _attack(config: ZygoteConfig) -> tuple[InForce, attack.Findings]:

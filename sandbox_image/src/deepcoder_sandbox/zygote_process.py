@@ -262,6 +262,7 @@ class ZygoteProcess:
 
             if "error" in answer:
                 raise ZygoteFailed(str(answer["error"]))
+            self.most_memory_mb = int(answer["most_memory_mb"])
             in_force = InForce(str(answer["tier"]), int(answer["landlock_abi"]), bool(answer["thread_gate"]))
         except OSError as error:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error

@@ -2,8 +2,8 @@
 
 Only that command imports it, because a server takes longer to load than everything that judging a file needs.
 
-Raises BadOption and pod_memory.DoesNotFit before anything is started, if options conflict or do not fit the container,
-and FileExistsError and OSError if it cannot listen.
+Raises BadOption and pod_memory.DoesNotFit before anything is started, if options conflict or do not fit the container;
+pod_memory.OwnLimitTooLow, FileExistsError and OSError if it cannot serve.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ class Serving:
         )
 
     def run(self, config: ZygoteConfig, findings: attack.Findings) -> None:
-        """Serve until SIGTERM or SIGINT. `findings` is what the attacks found with `config`."""
+        """Serve until SIGTERM or SIGINT. `findings` is what the attacks found with `config`. Raises OwnLimitTooLow."""
         asyncio.run(serve(self._judge(config, findings), self._listen))
 
     def _judge(self, config: ZygoteConfig, findings: attack.Findings) -> Judge:
         options = self._options
+        max_memory_mb = pod_memory.within_own_limit(self._max_memory_mb, options.max_memory_mb, findings.most_memory_mb)
         metrics = Metrics()
         pool = Pool(
             config,
@@ -71,7 +72,7 @@ class Serving:
             answers=Answers(max_answers=10_000, max_bytes=ANSWERS_MB * limits.MIB),
             room=MemoryBudget(options.max_queued_mb * limits.MIB),
             max_body_bytes=options.max_body_mb * limits.MIB,
-            max_memory_mb=self._max_memory_mb,
+            max_memory_mb=max_memory_mb,
         )
         metrics.watch(judge.capacity)
         metrics.watch_memory(judge.held_bytes)

@@ -130,7 +130,10 @@ def _load(config: dict[str, Any], root: str) -> ModuleType:
 def _set_up(
     config: dict[str, Any], space: namespaces.Space, channel: socket.socket, runner: ModuleType
 ) -> tuple[zygote.Zygote, dict[str, Any], seccomp.Filter | None]:
-    """Return the zygote, what will be in force for every program that it runs, and the filter to be loaded."""
+    """Return the zygote, what will be in force for every program that it runs, and the filter to be loaded.
+
+    With what is in force goes the largest memory limit that the judge's own leaves to a program.
+    """
     confined = config["tier"] != "Unconfined"
     runner.prepare_zygote(confine.Confinement.harmless(confined=confined))
     gc.collect()
@@ -163,6 +166,7 @@ def _set_up(
         "tier": config["tier"],
         "landlock_abi": libc.landlock_abi() if confined else 0,
         "thread_gate": gate is not None,
+        "most_memory_mb": confinement.most_memory_mb(),
     }
     return served, in_force, system_calls
 

@@ -91,6 +91,10 @@ class Confinement:
             confinement._load_filter = Program(assemble_own(), libc.PR_GET_KEEPCAPS).load
         return confinement
 
+    def most_memory_mb(self) -> int:
+        """Return the largest memory limit that `apply` can set, in MiB."""
+        return (self._ceilings[1] - self._base_address_space) // _MIB
+
     def apply(self, limits: tuple[float, float, int, int], parent: int, descriptors: int, kept: int) -> None:
         """Confine this process for good; close all but its first `descriptors` descriptors, and the one `kept`.
 
