@@ -91,7 +91,7 @@ def test_a_judge_starts_where_it_cannot_write(places, tier):
 @pytest.mark.root
 def test_a_judge_starts_in_a_directory_that_is_gone_as_a_user_whom_the_machine_does_not_know(tmp_path):
     gone = ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh"]
-    nobody = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME"]
+    nobody = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME", "-u", "PYTHONPATH"]
     found = run(*gone, *nobody, sys.executable, "-c", ATTACK, Tier.LANDLOCK, cwd=tmp_path)
     assert (found.returncode, found.stdout) == (0, b"[]\n"), found
 
