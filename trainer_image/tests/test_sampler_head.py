@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deepcoder_trainer.sampler import engine as engines
+from deepcoder_trainer.sampler import plugin
 from deepcoder_trainer.sampler.pretrained import pretrained_chunks
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.stepped import SteppedEngine
@@ -43,6 +44,17 @@ async def test_logits_of_a_bfloat16_model_are_not_rounded_to_bfloat16(
     steps = np.diff(np.sort(logprobs)) * 128
     rounded = np.abs(steps - steps.round()) < 0.01
     assert rounded.mean() < 0.5, "the logits are rounded, those of the learner are not"
+
+
+@pytest.mark.vllm
+def test_each_process_of_vllm_asks_to_use_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above, alone on a CPU with AMX, is killed without that; here another test may have asked before."""
+    import torch
+
+    asked: list[bool] = []
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: asked.append(True))
+    plugin.register()
+    assert asked
 
 
 def with_large_logits(chunk: Any) -> Callable[[], Any]:

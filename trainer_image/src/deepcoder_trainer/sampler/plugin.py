@@ -3,6 +3,11 @@
 vLLM calls `register` in every process that it starts (front end, engine core, workers), sometimes more than once, so it
 must be idempotent and cheap. vLLM loads the plugin wherever this distribution is installed, even where nothing is
 trained. vLLM logs a failure here, which disables only the transfer.
+
+Being called in all of them, it also asks Linux for AMX. On CPUs that have it, vLLM's attention in bfloat16 uses its
+registers, which a process may only after it has asked (https://docs.kernel.org/arch/x86/xstate.html); otherwise the
+process is killed by SIGILL. vLLM asks for nothing. oneDNN does before its own kernels, but small models, like those of
+tests and of a first try, have no matrix that torch gives to oneDNN.
 """
 
 from __future__ import annotations
@@ -12,10 +17,12 @@ BACKEND = "deepcoder"
 
 
 def register() -> None:
-    """Register the backend with vLLM in this process."""
+    """Register the backend with vLLM in this process, which may use AMX from now on, if the CPU has it."""
+    import torch
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(
             BACKEND, "deepcoder_trainer.sampler.weights", "SharedFileWeightTransfer"
         )
+    torch.cpu._init_amx()  # false on CPUs without AMX
