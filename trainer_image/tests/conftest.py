@@ -76,7 +76,8 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture(scope="module", autouse=True)
 def no_engine_is_left() -> Iterator[None]:
     """An engine of vLLM's that ran in this process leaves torch's process group, which the learners of other files
-    would take for theirs, a `set_num_threads` that does nothing, and its environment."""
+    would take for theirs, a `set_num_threads` that does nothing, its environment, and all that has been loaded to be
+    looked through for garbage: an engine that ends undoes `gc.freeze`, after which that takes a second each time."""
     before = dict(os.environ)
     yield
     state = sys.modules.get("vllm.distributed.parallel_state")
@@ -90,6 +91,8 @@ def no_engine_is_left() -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -255,9 +258,10 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     return s3_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    """A Ray cluster of this machine for tests of actors; nothing of it outlives the session."""
+    """A Ray cluster of this machine for a module's tests of actors; nothing of it outlives them. Kept for those of other
+    modules, it would take more CPU time while nobody uses it than another start does."""
     import ray
 
     from deepcoder_trainer.cluster import start_ray
@@ -274,9 +278,9 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two processes that run functions together over gloo."""
+    """Two processes that run functions together over gloo; each of them keeps a model."""
     from gloo_ranks import GlooRanks
 
     ranks = GlooRanks(2, tmp_path_factory.mktemp("ranks"))
