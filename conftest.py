@@ -10,6 +10,9 @@ pytest rewrites the assertions of each test file and keeps the bytecode, as Pyth
 new clone there is none, and every worker would compile every file. Each worker therefore starts with a share of them
 and finds the others' bytecode when it collects. It compiles a file that is not there in time, as without this.
 
+Garbage is not looked for while test files are loaded, nor later in what they have loaded, which stays. Between tests it
+is looked for less often than Python does by default.
+
 Many tests kill what they start, which then removes neither its folders nor its sockets. So a run of the tests has a
 temporary directory of its own, which is removed with all of that. Its name is short, since paths of sockets have to be.
 pytest's own folders stay where they are, for who looks into a failure.
@@ -17,6 +20,7 @@ pytest's own folders stay where they are, for who looks into a failure.
 
 from __future__ import annotations
 
+import gc
 import os
 import py_compile
 import shutil
@@ -38,9 +42,13 @@ settings.load_profile("unhurried")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("PYTHONHASHSEED", None)
 
+_THRESHOLDS = (20_000, 20, 20)
+"""Objects more than before, and collections of each generation before one of the next."""
+
 
 def pytest_configure() -> None:
     """Give this process and all that it starts, workers too, a temporary directory that goes with it."""
+    gc.disable()
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
@@ -49,6 +57,13 @@ def pytest_configure() -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = made
     # Last of all: multiprocessing removes a folder of its own in there at the exit, with a priority of -100.
     Finalize(None, shutil.rmtree, (made,), {"ignore_errors": True}, exitpriority=-1000)
+
+
+def pytest_collection_finish() -> None:
+    """What has been loaded stays."""
+    gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
+    gc.enable()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -42,13 +42,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """DCP warns whenever one rank saves without a process group, which is meant; garbage is looked for when the test
-    files have been loaded; and whichever test loads transformers loads it as the trainer does."""
+    """DCP warns whenever one rank saves without a process group, which is meant; and whichever test loads transformers
+    loads it as the trainer does."""
     config.addinivalue_line("filterwarnings", "ignore:torch.distributed is disabled:UserWarning")
     lean = ExitStack()
     lean.enter_context(fast_transformers_import())
     config.add_cleanup(lean.close)
-    gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,10 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What has been loaded stays."""
+    """For the test of what collecting has loaded."""
     session.config.stash[LOADED] = {name for name in sys.modules if "." not in name}
-    gc.freeze()
-    gc.enable()
 
 
 @pytest.fixture
@@ -260,8 +257,8 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    """A Ray cluster of this machine for a module's tests of actors; nothing of it outlives them. Kept for those of other
-    modules, it would take more CPU time while nobody uses it than another start does."""
+    """A Ray cluster of this machine for a module's tests of actors; nothing of it outlives them. If it were kept for
+    those of other modules, it would take more CPU time unused than another start does."""
     import ray
 
     from deepcoder_trainer.cluster import start_ray
