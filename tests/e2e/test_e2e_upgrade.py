@@ -1,8 +1,9 @@
 """Upgrades an older release of the chart, with its operator and CRDs, to this one in the middle of a run's stage.
 
-The older release comes from git history, which the test needs. Nothing that trains restarts, judges are replaced one by
-one because this release builds their pods differently, the run completes in its first attempt, and fields that only the
-newer CRD knows are available at once. It runs last, because it removes the platform first.
+The older release comes from git history, which the test needs, with its own judge: this release's refuses to start in
+pods of the older operator, which are too small for it. The trainer is this release's. Nothing that trains restarts,
+judges are replaced one by one, the run completes in its first attempt, and fields that only the newer CRD knows are
+available at once. It runs last, because it removes the platform first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from deepcoder_demo.settings import OPERATOR_NAMESPACE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-PARTS = ("client", "constraints", "contracts", "helm", "operator", "web")
+PARTS = ("client", "constraints", "contracts", "helm", "operator", "sandbox_image", "web")
 NAME = "e2e-upgraded"
 STEPS = 150
 SECONDS = 240
@@ -34,20 +35,21 @@ CRD = f"deepcoderruns.{GROUP}"
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources of the release before, as far as its chart and its operator's image are made of them."""
+    """The sources of the release before, as far as its chart and the images of its operator and judge need them."""
     return release_before.unpack(tmp_path_factory.mktemp("release-before"), *PARTS)
 
 
 @pytest.fixture
 def older(world: World, before: Path) -> Iterator[None]:
-    """Chart, operator and CRDs of the release before, and nothing of this one; afterwards this one."""
+    """Chart, operator, judge and CRDs of the release before, and nothing of this one; afterwards this one."""
     if not world.cluster.ours:
-        pytest.skip("its operator's image is built into the development cluster")
+        pytest.skip("its images are built into the development cluster")
     built = run_command(
-        [sys.executable, "-m", "devcluster", "images", "operator", "--source", before, "--json"], seconds=600
+        [sys.executable, "-m", "devcluster", "images", "operator", "sandbox", "--source", before, "--json"], seconds=600
     )
-    operator = json.loads(built)["operator"]["reference"]
+    operator, sandbox = (json.loads(built)[part]["reference"] for part in ("operator", "sandbox"))
     assert operator != world.cluster.images.operator
+    assert sandbox != world.cluster.images.sandbox
     try:
         platform.helm(
             world.cluster, "uninstall", platform.RELEASE, "--namespace", OPERATOR_NAMESPACE, "--wait", seconds=SECONDS
@@ -57,15 +59,15 @@ def older(world: World, before: Path) -> Iterator[None]:
         platform.helm(
             world.cluster, "install", platform.RELEASE, str(before / release_before.CHART),
             "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout=180s", "--set", "replicas=1",
-            *images(world, operator), seconds=SECONDS,
+            *images(world, operator, sandbox), seconds=SECONDS,
         )  # fmt: skip
         yield
     finally:
         platform.install_chart(world.cluster)
 
 
-def images(world: World, operator: str) -> list[str]:
-    chosen = {"operator": operator, "trainer": world.cluster.images.trainer, "sandbox": world.cluster.images.sandbox}
+def images(world: World, operator: str, sandbox: str) -> list[str]:
+    chosen = {"operator": operator, "trainer": world.cluster.images.trainer, "sandbox": sandbox}
     return [word for part, image in chosen.items() for word in ("--set-string", f"images.{part}={image}")]
 
 
@@ -130,8 +132,8 @@ def test_an_upgrade_from_the_release_before_restarts_nothing_that_trains(
 
     platform.helm(
         world.cluster, "upgrade", platform.RELEASE, str(platform.CHART), "--namespace", OPERATOR_NAMESPACE,
-        "--reset-then-reuse-values", "--wait", "--timeout=180s", *images(world, world.cluster.images.operator),
-        seconds=SECONDS,
+        "--reset-then-reuse-values", "--wait", "--timeout=180s",
+        *images(world, world.cluster.images.operator, world.cluster.images.sandbox), seconds=SECONDS,
     )  # fmt: skip
 
     wait_until("the newer CRD is served", lambda: "curation" in schema(world).properties["dataset"].properties, 30)
