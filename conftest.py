@@ -10,8 +10,7 @@ pytest rewrites the assertions of each test file and keeps the bytecode, as Pyth
 new clone there is none, and every worker would compile every file. Each worker therefore starts with a share of them
 and finds the others' bytecode when it collects. It compiles a file that is not there in time, as without this.
 
-Garbage is not looked for while test files are loaded, nor later in what they have loaded, which stays. Between tests it
-is looked for less often than Python does by default.
+Garbage is not looked for while test files are loaded, nor later in what they have loaded, which stays.
 
 Many tests kill what they start, which then removes neither its folders nor its sockets. So a run of the tests has a
 temporary directory of its own, which is removed with all of that. Its name is short, since paths of sockets have to be.
@@ -42,9 +41,6 @@ settings.load_profile("unhurried")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("PYTHONHASHSEED", None)
 
-_THRESHOLDS = (20_000, 20, 20)
-"""Objects more than before, and collections of each generation before one of the next."""
-
 
 def pytest_configure() -> None:
     """Give this process and all that it starts, workers too, a temporary directory that goes with it."""
@@ -62,7 +58,6 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """What has been loaded stays."""
     gc.freeze()
-    gc.set_threshold(*_THRESHOLDS)
     gc.enable()
 
 
