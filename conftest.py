@@ -43,7 +43,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_configure() -> None:
-    """Give this process and all that it starts, workers too, a temporary directory that goes with it."""
+    """Look for no garbage while tests are collected; give this process and all that it starts, workers too, a temporary
+    directory that goes with it."""
     gc.disable()
     if "PYTEST_XDIST_WORKER" in os.environ:
         return

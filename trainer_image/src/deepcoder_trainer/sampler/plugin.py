@@ -5,9 +5,9 @@ must be idempotent and cheap. vLLM loads the plugin wherever this distribution i
 trained. vLLM logs a failure here, which disables only the transfer.
 
 Being called in all of them, it also asks Linux for AMX. On CPUs that have it, vLLM's attention in bfloat16 uses its
-registers, which a process may only after it has asked (https://docs.kernel.org/arch/x86/xstate.html); otherwise the
-process is killed by SIGILL. vLLM asks for nothing. oneDNN does before its own kernels, but small models, like those of
-tests and of a first try, have no matrix that torch gives to oneDNN.
+registers, which a process may only after it has asked (https://docs.kernel.org/arch/x86/xstate.html). vLLM 0.32 does
+not ask: an engine in whose process nothing else had asked, as torch does before it multiplies in bfloat16, was killed
+by SIGILL.
 """
 
 from __future__ import annotations
