@@ -28,7 +28,7 @@ from free_ports import free_port
 from kuberay_standin import LOOK_SECONDS, Standin, dump
 from operator_template import Forked, Running
 from run_manifests import run_manifest
-from waits import eventually
+from waits import WAIT_SECONDS, eventually
 
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.errors import NotFound
@@ -37,7 +37,6 @@ from devcluster import doctor
 from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
-WAIT_SECONDS = 60.0
 RENEW_SECONDS = 3600.0
 """Time without a renewal after which a test's operator stops leading."""
 
@@ -173,7 +172,7 @@ class Cluster:
 async def wait_for(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
     """Wait until something holds."""
     try:
-        await eventually(what, holds, WAIT_SECONDS)
+        await eventually(what, holds)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{_said()}") from None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from chart_account import Account
+from waits import WAIT_SECONDS
 
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.controllers.pool import PoolController
@@ -27,8 +28,6 @@ from deepcoder_operator.sandbox.pool_objects import PoolObjects
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
 
 pytestmark = pytest.mark.apiserver
-
-WAIT_SECONDS = 60.0
 
 
 @pytest.fixture

@@ -191,7 +191,7 @@ async def informer(server: Server) -> AsyncIterator[Informer]:
 async def heard(server: Server, *events: tuple[str, Object]) -> None:
     for event in events:
         server.events.put_nowait(event)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not server.events.empty():
             await asyncio.sleep(0)
     await asyncio.sleep(0.01)
@@ -241,7 +241,7 @@ async def test_list_takes_out_what_is_gone_and_leaves_what_was_made_after_it(
     server.items, server.version = [pod("stays", 12)], 20
     informer.observe(pod("new", 21))
     server.events.put_nowait(errors.Gone("too old", 410))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while server.lists < 2 or informer.get("ml", "gone"):
             await asyncio.sleep(0.01)
     assert sorted(p["metadata"]["name"] for p in informer.group("u1")) == ["new", "stays"]
@@ -259,7 +259,7 @@ async def test_server_that_says_gone_each_time_is_asked_at_growing_intervals(
     monkeypatch.setattr(asyncio, "sleep", note)
     for _ in range(6):
         server.events.put_nowait(errors.Gone("too old", 410))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while server.lists < 7:
             await _sleep(0)
     assert slept == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
@@ -273,7 +273,7 @@ async def test_store_is_listed_again_now_and_then(
     monkeypatch.setattr(informers, "FIRST_PAUSE_SECONDS", 0.0)
     server.items, server.version = [pod("missed", 15)], 20
     server.events.put_nowait(errors.Gone("begin to count anew", 410))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while server.lists < 3 or informer.get("ml", "missed") is None:
             server.events.put_nowait(None)
             await asyncio.sleep(0.01)
@@ -298,7 +298,7 @@ async def test_namespace_that_is_closed_holds_up_no_other_and_is_seen_once_it_is
     of_two = Informer(Closed(), PODS, "", lambda obj: None, namespaces=["ours", "theirs"])  # type: ignore[arg-type]
     of_all = Informer(Closed(), PODS, "", lambda obj: None)  # type: ignore[arg-type]
     tasks = [asyncio.create_task(informer.run()) for informer in (of_two, of_all)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await of_two.synced.wait()
         assert of_two.get("ours", "of-ours")
         assert of_two.alive_at > 0

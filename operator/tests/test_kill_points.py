@@ -23,10 +23,10 @@ from deepcoder_operator.domain.bounds import GRACE_SECONDS
 from deepcoder_operator.kube.errors import Unavailable
 from deepcoder_operator.kube.resources import PODS, RUNS
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+SECONDS = 600.0
+"""For a run with a killed operator for each of its writes; each takes half a second to two on a quiet machine."""
 
-SECONDS = 240.0
-"""For a run with a killed operator for each of its writes; each takes half a second on a quiet machine."""
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3, pytest.mark.timeout(SECONDS + 60)]
 
 _POOL = (
     "POST secrets demo-sandbox-token",

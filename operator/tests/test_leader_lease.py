@@ -251,7 +251,7 @@ async def test_loop_ends_with_the_leadership(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(lease, "RETRY_SECONDS", 0.01)
     first = world.replica("a")
     task = asyncio.create_task(first.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await first.leader.wait()
         world.api.reachable = False
         world.now += RENEW_SECONDS

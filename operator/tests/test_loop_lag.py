@@ -16,7 +16,7 @@ async def test_callback_that_blocks_the_loop_is_measured() -> None:
     await asyncio.sleep(0)
     blocked = BEAT_SECONDS + 0.4
     time.sleep(blocked)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while lag.worst < 0.35:
             await asyncio.sleep(0.01)
     task.cancel()

@@ -11,7 +11,7 @@ WAIT_SECONDS = 120.0
 
 async def until(holds: Callable[[], Any]) -> None:
     """Wait for something in this process."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not holds():
             await asyncio.sleep(0.01)
 

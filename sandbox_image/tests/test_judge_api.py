@@ -51,7 +51,7 @@ def test_answers_come_while_requests_are_still_made(local):
     def requests():
         for n in range(3):
             yield ask(n)
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while len(seen) < n and time.monotonic() < until:
                 time.sleep(0.01)
             time.sleep(0.2)
@@ -121,7 +121,7 @@ async def test_cancelled_requests_leave_the_queue_and_the_judge_goes_on(local, h
 
 def test_deadline_that_passes_while_others_are_judged_raises_that_nothing_was_judged(local, held_answers):
     held = [local.submit(ask(n)) for n in range(2)]
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not all(future.running() for future in held):
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -291,10 +291,10 @@ def test_no_memory_for_a_programs_files_is_error_and_passes(any_slot, submission
 
     with monkeypatch.context() as broken:
         broken.setattr(os, call, refuse)
-        answer = any_slot.judge(submission, time.monotonic() + 30)
+        answer = any_slot.judge(submission, time.monotonic() + 60)
         assert answer.passed is None
         assert error.strerror in answer.verdicts[0].detail
-    assert any_slot.judge(submission, time.monotonic() + 30).passed is True
+    assert any_slot.judge(submission, time.monotonic() + 60).passed is True
 
 
 @pytest.mark.parametrize(("number", "passed"), [(errno.ENOSPC, None), (errno.ENOMEM, None), (errno.EPERM, False)])
@@ -306,7 +306,7 @@ def test_input_that_cannot_be_written_is_the_programs_doing_only_if_that_can_be(
 
     request = make("print(len(input()))", ("1", "1"), ("x" * 9000, "9000"), scoring="livecodebench")
     monkeypatch.setattr(MemoryFile, "overwrite", refuse)
-    assert any_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is passed
+    assert any_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60).passed is passed
 
 
 def test_no_memory_in_the_middle_of_a_submission_is_tried_again(any_slot, submission, monkeypatch):
@@ -319,7 +319,7 @@ def test_no_memory_in_the_middle_of_a_submission_is_tried_again(any_slot, submis
         return create(*arguments)
 
     monkeypatch.setattr(os, "memfd_create", refuse_once)
-    assert any_slot.judge(submission, time.monotonic() + 30).passed is True
+    assert any_slot.judge(submission, time.monotonic() + 60).passed is True
     assert len(calls) > 7
 
 
@@ -330,7 +330,7 @@ def test_defect_in_comparing_is_error_and_the_zygote_is_ended(any_slot, submissi
     pid = any_slot.ensure_zygote().pid
     with monkeypatch.context() as broken:
         broken.setattr("deepcoder_sandbox.process_per_test.strict.compare_text", fail)
-        answer = any_slot.judge(submission, time.monotonic() + 30)
+        answer = any_slot.judge(submission, time.monotonic() + 60)
     assert answer.passed is None
     assert "KeyError" in answer.verdicts[0].detail
     assert any_slot.zygote_pid != pid
@@ -343,7 +343,7 @@ def test_zygote_is_replaced_after_so_many_runs(make):
     try:
         pids = []
         for _ in range(5):
-            assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is True
+            assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60).passed is True
             pids.append(slot.zygote_pid)
     finally:
         slot.close()
@@ -359,8 +359,8 @@ def test_descriptors_that_run_out_as_a_zygote_starts_are_a_failed_start(make, mo
     request = make("print(1)", ("", "1"))
     with monkeypatch.context() as broken:
         broken.setattr("socket.socketpair", refuse)
-        assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is None
+        assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60).passed is None
         assert slot.failed_starts == 2
-    assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is True
+    assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60).passed is True
     assert slot.failed_starts == 0
     slot.close()

@@ -32,7 +32,7 @@ def batch(count):
 
 
 async def is_gone(pids):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any(Path(f"/proc/{pid}").exists() for pid in pids):
             await asyncio.sleep(0.05)
 

@@ -61,7 +61,7 @@ class Run:
             tasks.create_task(self.rollout(admitted))
 
     async def __call__(self, stop_after: int | None = None) -> None:
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             tasks.create_task(self.admission(tasks))
             for step in range(self.start + 1, self.policy.last_step + 1):
                 groups = await self.buffer.batch(step)

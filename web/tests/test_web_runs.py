@@ -50,7 +50,7 @@ async def watching(*rounds: Round, monkeypatch: Any, namespaces: tuple[str, ...]
     server: Any = Server(*rounds)
     runs = Runs(server, namespaces)
     runs.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while server.rounds or "it is away" not in str(runs._problems):
             await asyncio.sleep(0.01)
     runs.stop()

@@ -91,7 +91,7 @@ async def test_with_a_certificate_loopback_is_served_as_before_and_https_beside_
             except ssl.SSLError:
                 return False
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await renewed():
                 await asyncio.sleep(0.05)
 
