@@ -29,7 +29,6 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -44,6 +43,7 @@ from typing import Any, Final, NamedTuple
 import boto3
 import torch
 from checkpoint_load import FULL, TINY, Sizes, finished_batch, make_step, stage_config, write_model
+from page_head import commit, machine
 
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.recipe import Recipe
@@ -270,12 +270,6 @@ def summarize(m: Measured, *, tiny: bool) -> dict[str, Any]:
     return {**figures, "tiny": tiny, "unmet": [] if tiny else [name for name, is_missed in missed.items() if is_missed]}
 
 
-def commit() -> str:
-    """The commit that is measured."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def table(m: Measured) -> str:
     """Each save, and the step that trained beside it."""
     rows = [
@@ -299,8 +293,7 @@ def page(code: str, m: Measured, figures: dict[str, Any]) -> str:
     meaning = "**Toy sizes: these figures mean nothing.**\n\n" if figures["tiny"] else ""
     return f"""# Checkpoints, {datetime.date.today().isoformat()}
 
-Commit {code}, {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, torch
-{torch.__version__}, load average at the end {os.getloadavg()[0]:.1f}.
+Commit {code}, torch {torch.__version__}, {machine()}.
 `make bench-checkpoint` repeats it, `benchmarks/checkpoint.py` says what is measured.
 
 {meaning}**No GPU was used**: one learner rank on CPUs trains {m.parameters / 1e6:.1f} million parameters; its state,

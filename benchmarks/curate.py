@@ -24,7 +24,6 @@ import datetime
 import json
 import os
 import pickle
-import platform
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page_head import commit, machine
 
 from deepcoder_contracts.judge import JudgeRequest
 from deepcoder_sandbox.server.version import judge_version
@@ -304,17 +304,12 @@ def workers() -> int:
     return os.cpu_count() or 1
 
 
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "?"
-
-
 def page(figures: dict[str, Any]) -> str:
     what = f"{figures['problems']:,} problems × {TESTS} tests ({figures['input_mb']:,} MB)"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"""# Curation
 
-{datetime.date.today().isoformat()}, commit {commit()}, {os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB.
+{datetime.date.today().isoformat()}, commit {commit()}, {machine()}; {memory:.0f} GiB of memory.
 `make bench-curate`: what is measured, and how, stands at the top of `benchmarks/curate.py`.
 
 | | measured | wanted |

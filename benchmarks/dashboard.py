@@ -22,7 +22,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from page_head import commit, machine
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from devcluster import testprograms
@@ -178,12 +178,6 @@ def table(looks: dict[int, list[Look]]) -> str:
     return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
 
 
-def commit() -> str:
-    """The commit that is measured."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def page_text(code: str, browser: str, looks: dict[int, list[Look]], figures: dict[str, Any]) -> str:
     """The dated page."""
     meaning = "**Toy sizes: these figures mean nothing.**\n\n" if figures["tiny"] else ""
@@ -191,8 +185,8 @@ def page_text(code: str, browser: str, looks: dict[int, list[Look]], figures: di
     load, cursor, grow = (figures[f"{part}_longest_ms"] for part in ("load", "cursor", "grow"))
     return f"""# The dashboard's curves, {datetime.date.today().isoformat()}
 
-Commit {code}, {os.cpu_count()} cores ({platform.machine()}), {browser}, headless and without a GPU, load average
-{os.getloadavg()[0]:.1f} at the end. `make bench-dashboard` repeats it, `benchmarks/dashboard.py` says what is measured.
+Commit {code}, {machine()}; {browser}, headless and without a GPU.
+`make bench-dashboard` repeats it, `benchmarks/dashboard.py` says what is measured.
 
 {meaning}Eleven charts with all their lines, of runs of {small:,} and {large:,} steps; the server is played on the
 same machine.

@@ -22,7 +22,6 @@ import datetime
 import io
 import json
 import os
-import platform
 import random
 import resource
 import subprocess
@@ -38,6 +37,7 @@ from typing import Final
 import judge_overhead
 from judge_overhead import Overhead, overheads
 from judge_workload import Cell, as_script, iterations_per_ms, make_cell
+from page_head import commit, machine
 
 from deepcoder_contracts.judge import Scoring, TestCase, Tier
 from deepcoder_sandbox.pool import Pool
@@ -316,8 +316,7 @@ def main() -> int:
     )
     options = parser.parse_args()
 
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    commit = git.stdout.strip() or "unknown"
+    code = commit()
     config, findings = find_tier(ZygoteConfig(), Tier.LANDLOCK)
     contenders: dict[str, Contender] = {"alone": by_the_program_alone, "fork": by_a_fork}
     for scoring in (Scoring.STRICT, Scoring.LIVECODEBENCH):
@@ -345,7 +344,7 @@ def main() -> int:
     summary = summarize(costs, added)
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
-        options.page.write_text(_page(table, long, summary, findings.tier, commit))
+        options.page.write_text(_page(table, long, summary, findings.tier, code))
     figures = {cell: {name: cost and round(cost.ms, 3) for name, cost in row.items()} for cell, row in costs.items()}
     print(json.dumps({**summary, "tier": findings.tier.value, "cpu_ms_per_test": figures}))
     return 0
@@ -378,13 +377,11 @@ def _long(added: dict[str, Overhead | None]) -> str:
     )
 
 
-def _page(table: list[str], long: str, summary: dict[str, object], tier: Tier, commit: str) -> str:
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+def _page(table: list[str], long: str, summary: dict[str, object], tier: Tier, code: str) -> str:
     promised = "\n".join(f"| `{name}` | {value} |" for name, value in summary.items())
     return (
         f"# The judge's speed, {datetime.date.today().isoformat()}\n\n"
-        f"Commit {commit}, {os.cpu_count()} cores ({platform.machine()}), Linux {platform.release()}, Python"
-        f" {platform.python_version()}, tier {tier}, load average at the end {load}. CPU milliseconds a test that is"
+        f"Commit {code}, tier {tier}, {machine()}. CPU milliseconds a test that is"
         " run, judge and programs together, the cheapest and the dearest turn; in brackets how many times cheaper than"
         " LiveCodeBench's harness (or, without a checkout of it, than `python"
         " file`). Void: its verdicts differ. `benchmarks/judge.py` says what is measured; its arguments were"

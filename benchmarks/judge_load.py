@@ -17,9 +17,7 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sandbox_image" / "tests"))
 
 from judge_servers import PatientClients, Server, submission  # shared with the tests under load
+from page_head import commit, machine
 
 WORKING = "import time\nn = int(input())\nwhile time.process_time() < {seconds}:\n    pass\nprint(n)\n"
 SCORINGS = ("strict", "livecodebench")
@@ -149,12 +148,9 @@ def _once_in_words(once: dict[str, float] | None) -> str:
 
 
 def _page(rows: list[str], summary: dict[str, object]) -> str:
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
         f"# The judge under load, {datetime.date.today().isoformat()}\n\n"
-        f"Commit {git.stdout.strip() or 'unknown'}, {len(os.sched_getaffinity(0))} cores ({platform.machine()}), Linux"
-        f" {platform.release()}, Python {platform.python_version()}, tier {summary['tier']}, load average {load}."
+        f"Commit {commit()}, tier {summary['tier']}, {machine()}."
         " `make bench-judge_load` repeats it.\n\n"
         "Overhead of a test: the time from sending a submission to having its answer, over HTTP, less the CPU time that"
         " the program itself used, divided by its tests; one submission at a time, the quietest of"

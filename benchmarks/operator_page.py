@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 from typing import Any
+
+from page_head import machine
 
 BOUNDS: dict[str, tuple[float, str]] = {
     "adopt_1000_seconds": (30.0, "kill -9, then all runs adopted, s"),
@@ -45,15 +45,13 @@ def table(found: dict[str, Any]) -> str:
 
 def page(found: dict[str, Any], commit: str) -> str:
     """The dated page."""
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     curve = "\n".join(f"| {n} | {cpu:.2f} | {1000 * cpu / n:.1f} | {wall:.0f} |" for n, cpu, wall in found["curve"])
     rest = "\n".join(
         f"| `{name}` | {value} |" for name, value in found.items() if name not in BOUNDS and name != "curve"
     )
     return (
         f"# The operator with {found['runs']} runs, {datetime.date.today().isoformat()}\n\n"
-        f"Commit {commit}, {os.cpu_count()} cores ({platform.machine()}), Linux {platform.release()}, Python"
-        f" {platform.python_version()}, load average at the end {load}. `benchmarks/operator_scale.py` says what is"
+        f"Commit {commit}, {machine()}. `benchmarks/operator_scale.py` says what is"
         " measured, `make bench-operator` repeats it. API server, etcd, garbage collector and S3 server are real, and"
         " so are TLS, tokens and the chart's rights; a process of ours plays KubeRay, kubelets and trainers, so pods"
         " are objects that nobody runs, and kwok is not used. All of it shares the cores with the operator. S3's checks"

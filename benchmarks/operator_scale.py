@@ -24,7 +24,6 @@ import argparse
 import asyncio
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from typing import Any
 
 import operator_page
 from operator_world import World, beats, run_name, tenant, world
+from page_head import commit
 
 from deepcoder_operator.kube.resources import RAYJOBS, RUNS
 
@@ -252,7 +252,7 @@ def main() -> int:
     parser.add_argument("--step", type=float, default=5.0, help="seconds that a step of a head takes")
     parser.add_argument("--page", type=Path, help="write a dated page here")
     options = parser.parse_args()
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    code = commit()
     with tempfile.TemporaryDirectory(prefix="deepcoder-operator-") as directory:
         place, o = Path(directory), options
         figures = asyncio.run(measure(o.runs, o.rate, o.rest, o.beats, place, o.step))
@@ -260,7 +260,7 @@ def main() -> int:
     print(operator_page.table(found))
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
-        options.page.write_text(operator_page.page(found, git.stdout.strip() or "unknown"))
+        options.page.write_text(operator_page.page(found, code))
     print(json.dumps(found))
     return 1 if found["unmet"] else 0
 

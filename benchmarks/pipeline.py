@@ -20,15 +20,13 @@ import argparse
 import asyncio
 import datetime
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from page_head import commit, machine
 from pipeline_model import ModelJudge, ModelLearner, SharedSampler, Trace, model_problems, one_off_bound, read_trace
 from pipeline_model import window_bound as least_window_seconds
 from virtual_clock import run_virtually
@@ -250,12 +248,6 @@ def row(mode: Mode, m: Measured) -> str:
     )
 
 
-def commit() -> str:
-    """What is checked out; to be asked at the start, since it may change within minutes."""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return git.stdout.strip() or "unknown"
-
-
 def page(code: str, trace: Trace, scale: float | None, measured: dict[str, Measured], summary: dict[str, Any]) -> str:
     """The dated page."""
     s = trace.seconds
@@ -272,8 +264,7 @@ def page(code: str, trace: Trace, scale: float | None, measured: dict[str, Measu
     )
     return f"""# The pipeline, {datetime.date.today().isoformat()}
 
-Commit {code}, {os.cpu_count()} cores ({platform.machine()}), Python
-{platform.python_version()}, load average at the end {os.getloadavg()[0]:.1f}; {clock}.
+Commit {code}, {machine()}; {clock}.
 `make bench-pipeline` repeats it, `benchmarks/pipeline.py` says what is measured, `benchmarks/pipeline.json` with what.
 
 **No GPU was used.** The controller, the work buffer and the rollouts are the trainer's own; samplers, learners and
