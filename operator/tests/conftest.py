@@ -22,7 +22,9 @@ import pytest
 import s3_server
 from loop_world import Cluster, cluster_in
 from suite_rights import pytest_sessionfinish as pytest_sessionfinish
+from waits import WAIT_SECONDS
 
+from deepcoder_operator.kube import access
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import PODS, POOLS, RAYCLUSTERS, RAYJOBS, RUNS, Resource
 from devcluster import tools
@@ -63,9 +65,9 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 async def kube(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
-    """A client of the API server."""
+    """A client of the API server, which waits longer than an operator's: a busy machine takes its time for a CRD."""
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    client = await Kube.connect()
+    client = Kube(access.find(), deadline=WAIT_SECONDS)
     try:
         yield client
     finally:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from waits import WAIT_SECONDS
+
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import CRDS
-
-CRD_SECONDS = 90.0
 
 
 async def established(client: Kube, crd: str) -> None:
     """Wait until the API server serves a CRD."""
-    async with asyncio.timeout(CRD_SECONDS):
+    async with asyncio.timeout(WAIT_SECONDS):
         while True:
             status = (await client.get(CRDS, None, crd)).get("status") or {}
             conditions: dict[str, Any] = {c["type"]: c["status"] for c in status.get("conditions") or ()}

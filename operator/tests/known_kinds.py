@@ -22,6 +22,7 @@ from typing import Any
 import control_plane
 from crd_serving import established
 from loop_world import install_kuberay_crds, kuberay_files
+from waits import WAIT_SECONDS
 
 from deepcoder_contracts.api import run, sandboxpool
 from deepcoder_contracts.api.schema import custom_resource_definition
@@ -69,7 +70,7 @@ def _digest(paths: dict[str, Path]) -> str:
 
 
 async def _teach(kubeconfig: Path) -> None:
-    kube = Kube(access.of_kubeconfig(str(kubeconfig)))
+    kube = Kube(access.of_kubeconfig(str(kubeconfig)), deadline=WAIT_SECONDS)
     try:
         for resource in (run.RESOURCE, sandboxpool.RESOURCE):
             await kube.apply(custom_resource_definition(resource))

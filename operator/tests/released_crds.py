@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from run_manifests import run_manifest
+from waits import WAIT_SECONDS
 
 from deepcoder_contracts.api import run, sandboxpool
 from deepcoder_contracts.api.schema import custom_resource_definition
@@ -18,7 +19,6 @@ from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import RUNS
 
-SERVED_SECONDS = 60.0
 _FOLDER = Path(__file__).resolve().parent / "released"
 
 
@@ -51,7 +51,7 @@ async def serve(kube: Kube, namespace: str, crds: dict[str, Any], *, newer: bool
     """Serve these CRDs; `newer` says whether they are this source's."""
     for crd in crds.values():
         await kube.apply(crd)
-    async with asyncio.timeout(SERVED_SECONDS):
+    async with asyncio.timeout(WAIT_SECONDS):
         while await _is_newer(kube, namespace) != newer:
             await asyncio.sleep(0.1)
 
