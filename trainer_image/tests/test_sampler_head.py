@@ -57,6 +57,14 @@ def test_each_process_of_vllm_asks_to_use_amx(monkeypatch: pytest.MonkeyPatch) -
     assert asked
 
 
+@pytest.mark.vllm
+def test_each_process_of_vllm_watches_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(plugin, "end_with_parent", lambda: asked.append(True))
+    plugin.register()
+    assert asked
+
+
 def with_large_logits(chunk: Any) -> Callable[[], Any]:
     """The weights with a head that gives logits of about ± 16, as language models have them."""
     rng = np.random.default_rng(0)
