@@ -44,6 +44,19 @@ async def test_log_is_the_trainers_and_not_of_a_container_that_a_mesh_has_put_be
     assert crashed.api.containers == ["ray-head"]
 
 
+async def test_pods_of_a_copied_rayjob_are_none_of_the_attempts_though_they_have_its_labels(
+    crashed: Harness,
+) -> None:
+    crashed.api.pods[0]["metadata"]["ownerReferences"] = [{"uid": "cluster", "controller": True}]
+    copied = pod("a-copy-head", "head")
+    copied["metadata"]["ownerReferences"] = [{"uid": "a-copied-cluster", "controller": True}]
+    crashed.api.pods.insert(0, copied)
+    crashed.attempt = crashed.attempt.model_copy(update={"head_uid": HEAD})
+    await crashed.save()
+    assert crashed.document("head.log") == "Traceback"
+    assert [p["metadata"]["name"] for p in json.loads(crashed.document("pods.json"))] == [HEAD]
+
+
 async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Harness) -> None:
     for i in range(1000):
         name = f"demo-s0-a1-learner-{i}"

@@ -25,6 +25,7 @@ from deepcoder_contracts.redaction import Redactor, without_words
 from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of
 from deepcoder_operator.domain.classify import lost_its_node
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID, trainer_container
+from deepcoder_operator.domain.owners import controller_uid
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import pod_view
 from deepcoder_operator.kube import errors
@@ -109,7 +110,7 @@ class PostMortem:
         namespace, missing = run.metadata.namespace, found.missing
         selector = f"{LABEL_RUN_UID}={run.metadata.uid},{LABEL_ORDINAL}={attempt.ordinal}"
         listed = await _tried("states of pods", missing, self._kube.list(PODS, namespace, selector, keep=_kept))
-        pods = listed[0] if listed else []
+        pods = _of(attempt, listed[0] if listed else [])
         redactor = await self._redactor(run, pods, missing)
         known, redactor = redactor is not None, redactor or Redactor(())
         if listed:
@@ -189,6 +190,12 @@ async def _tried(what: str, missing: list[str], asked: Awaitable[Any]) -> Any:
     except errors.KubeError as e:
         missing.append(f"{what} ({type(e).__name__}: {e})"[:200])
         return None
+
+
+def _of(attempt: AttemptStatus, labelled: list[Object]) -> list[Object]:
+    """Return the pods of the attempt's cluster. A RayJob that somebody copied has the same labels, as have its pods."""
+    clusters = [controller_uid(p) for p in labelled if p["metadata"]["uid"] == attempt.head_uid]
+    return [p for p in labelled if not clusters or controller_uid(p) in clusters]
 
 
 def _failed(pods: Iterable[Object]) -> list[Object]:
