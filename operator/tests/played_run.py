@@ -25,8 +25,10 @@ import s3_server
 from free_ports import free_port
 from loop_world import Cluster, cluster_in
 from run_manifests import EVALUATE, LONGER, TRAIN
+from waits import WAIT_SECONDS
 
 from deepcoder_contracts.layout import log_key, metrics_key, samples_key
+from deepcoder_operator.kube import access
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import SERVICE_ACCOUNTS, Resource
 from deepcoder_trainer.evaluation.results import Comparison, DatasetResult, Estimate, EvaluationResults
@@ -110,7 +112,7 @@ async def _stage(
     kubeconfig: Path, s3: s3_server.S3Server, helm: str, chart: Path, directory: Path
 ) -> AsyncIterator[PlayedRun]:
     """The namespace with an operator, and users."""
-    kube = await Kube.connect()
+    kube = Kube(access.find(), deadline=WAIT_SECONDS)
     namespace = f"played-{uuid.uuid4().hex[:8]}"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     try:

@@ -24,9 +24,10 @@ import release_before
 from crd_serving import established
 from operator_template import said_by
 from run_manifests import run_manifest
+from waits import WAIT_SECONDS
 
 from deepcoder_contracts.api.run import FINALIZER
-from deepcoder_operator.kube import errors
+from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import CONFIGMAPS, CRDS, RUNS, Resource
 
@@ -131,7 +132,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 async def nothing_is_held() -> None:
     """Of all that was deleted nothing stays."""
-    kube = await Kube.connect()
+    kube = Kube(access.find(), deadline=WAIT_SECONDS)
     try:
         async with asyncio.timeout(120):
             while left := [o for o in (await kube.list(NAMESPACES, None))[0] if o["metadata"].get("deletionTimestamp")]:
@@ -160,7 +161,7 @@ async def site(
     monkeypatch.setenv("KUBECONFIG", str(server))
     for kind in ("CACHE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"HELM_{kind}_HOME", str(tmp_path / "helm" / kind))
-    kube = await Kube.connect()
+    kube = Kube(access.find(), deadline=WAIT_SECONDS)
     try:
         home, team = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("deepcoder", "team"))
         for name in (home, team):

@@ -60,6 +60,14 @@ for _ in range(100): threading.Thread(target=gather, daemon=True).start()
 time.sleep(60)
 """
 
+BUSY = """
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+while True: pass
+"""
+"""A few times what a program here needs. On a busy machine nobody gets that for long, and without this limit eight such
+processes would keep a processor from all other tests until then."""
+
 WAITING_THREADS = """
 import os, threading, time
 from deepcoder_sandbox.slot import Slot
@@ -108,7 +116,7 @@ def crowded(held_slot):
     busy = []
     with held_to_one_processor():
         try:
-            command = [sys.executable, "-S", "-c", "while True: pass"]
+            command = [sys.executable, "-S", "-c", BUSY]
             busy += [subprocess.Popen(command, start_new_session=True) for _ in range(8)]
             yield held_slot
         finally:
