@@ -349,7 +349,8 @@ def test_zygote_that_cannot_clean_up_is_replaced(slot, judge):
 
 
 def test_no_descriptor_and_no_process_is_left_in_the_judge(slot, judge):
-    judge("print(1)", ("", "1"))
+    for scoring in ("strict", "livecodebench"):  # each with a zygote of its own, which stays
+        judge("print(1)", ("", "1"), scoring=scoring)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for code in ("print(1)", "while True: pass", "import os; os._exit(1)", "x = ("):
         judge(code, ("", "1"), time_limit_s=0.1)

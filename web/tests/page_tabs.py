@@ -28,6 +28,11 @@ def live(page: Page) -> None:
     expect(page.get_by_text("live", exact=True)).to_be_visible()
 
 
+def effects_ran(page: Page) -> None:
+    """Wait for what components do after what they show: their effects come with the next frame, and after a timer."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
+
 def until(holds: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + PATIENCE_MS / 1000
     while not holds():

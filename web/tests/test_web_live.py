@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from page_standin import NAMESPACE, Standin, trained
-from page_tabs import address, live, until
+from page_tabs import address, effects_ran, live, until
 from playwright.sync_api import BrowserContext, Page, expect
 
 LOOK_MS = 10_000
@@ -74,6 +74,7 @@ def test_an_answer_that_is_slower_than_the_run_changes_is_shown(tab: Page, stand
         standin.problem = f"change {number}"
         standin.change()
         expect(tab.get_by_text(standin.problem)).to_be_visible()  # with it the page has the run's new checkpoint
+    effects_ran(tab)
     assert standin.count("/lineage") == 1
     standin.release("/lineage")
     expect(tab.get_by_text("All 1 links hold")).to_be_visible()
