@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing.process import BaseProcess
 
 
 def end_with_parent() -> None:
@@ -25,12 +26,11 @@ def end_with_parent() -> None:
 @functools.cache
 def _watch(_process: int) -> None:
     """Once a process: a forked one finds its parent's answer for another id."""
-    if multiprocessing.parent_process() is not None:
-        threading.Thread(target=_wait, name="parent watch", daemon=True).start()
-
-
-def _wait() -> None:
     parent = multiprocessing.parent_process()
-    assert parent is not None
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), name="parent watch", daemon=True).start()
+
+
+def _follow(parent: BaseProcess) -> None:
     parent.join()
     os.kill(os.getpid(), signal.SIGKILL)  # nothing here is to be saved, and an engine that hangs ends by nothing else
