@@ -131,7 +131,15 @@ async def adopt(w: World, runs: int, pause: float) -> tuple[float, float, int]:
     """Seconds from a start after kill -9 until all runs are counted and it is ready, and the operator's CPU seconds;
     runs written by then."""
     await w.kill_operator()
-    before, began = await w.versions(), time.monotonic()
+    before: dict[tuple[str, str], str] = {}
+
+    async def settled() -> bool:  # the API server still carries out what the killed process had asked for
+        known = dict(before)
+        before.update(await w.versions())
+        return before == known
+
+    await w.until("nothing is written that the killed operator had sent", settled, every=1.0)
+    began = time.monotonic()
     await w.start_operator()
 
     async def adopted() -> bool:
