@@ -119,7 +119,7 @@ class Harness:
         self.run = running().run
         assert self.run.status.attempt is not None
         self.attempt: AttemptStatus = self.run.status.attempt
-        self.api = API([pod(HEAD, "head")], {HEAD: "Traceback"}, secrets={"wandb": {"key": encoded(TOKEN)}})
+        self.api = API([pod(HEAD, "head")], {HEAD: "Traceback"}, secrets={"wandb": {"key": encoded(TOKEN)}, "s3": {}})
         self.storage = Storage()
 
     def saver(self) -> PostMortem:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from post_mortem_world import HEAD, TOKEN, Harness, encoded, event, pod
 
+from deepcoder_contracts.api.stage import WorkerGroup
 from deepcoder_operator.kube import errors
 
 VALUES = {
@@ -115,6 +116,23 @@ async def test_where_a_secret_is_not_known_nothing_that_programs_printed_is_save
     assert "Secret wandb" in told[1]
     assert {k.rpartition("/")[2] for k in crashed.storage.documents} == {"events.json", "pods.json"}
     assert not [text for text in crashed.storage.documents.values() if TOKEN in text]
+
+
+@pytest.mark.parametrize("left", ["the head", "no pod"])
+async def test_words_of_a_worker_that_is_gone_are_saved_without_its_secrets(crashed: Harness, left: str) -> None:
+    hub = {"spec": {"containers": [{"name": "ray-worker", "envFrom": [{"secretRef": {"name": "hub"}}]}]}}
+    stage = crashed.run.spec.stages[0]
+    resources = stage.resources.model_copy(update={"samplers": WorkerGroup(template=hub)})
+    spec = crashed.run.spec.model_copy(update={"stages": [stage.model_copy(update={"resources": resources})]})
+    crashed.run = crashed.run.model_copy(update={"spec": spec})
+    crashed.api.secrets["hub"] = {"k": encoded("key-of-hub")}
+    crashed.api.logs[HEAD] = "(sampler pid=7) 401 for key-of-hub"
+    crashed.api.events = [event(crashed.attempt.name, "Failed", "401 for key-of-hub", "2026-11-28T10:00:01Z")]
+    if left == "no pod":
+        crashed.api.pods.clear()
+    await crashed.save()
+    assert "401 for [redacted]" in crashed.document("head.log" if left == "the head" else "events.json")
+    assert not [text for text in crashed.storage.documents.values() if "key-of-hub" in text]
 
 
 async def test_secret_that_pods_run_without_need_not_be_there(crashed: Harness) -> None:

@@ -4,9 +4,9 @@ Deleting the RayJob removes all of this with its pods. The evidence is for peopl
 occupy a pass's slot or hold GPUs for long. All parts share one deadline, and few are collected at a time, because logs
 are held in memory. An event names what could not be collected. Logs are not requested from a lost node.
 
-Values of all Secrets that the pods can read, of variables named like secrets, and of the bucket's credentials are
-removed. If one of them is not known, no program output is saved, nor any message that may quote it. Each document is
-written once: a repetition after a crash adds missing documents and changes none.
+Values of all Secrets that the pods can read, or could before they were gone, of variables named like secrets, and of
+the bucket's credentials are removed. If one of them is not known, no program output is saved, nor any message that may
+quote it. Each document is written once: a repetition after a crash adds missing documents and changes none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.layout import log_key
 from deepcoder_contracts.redaction import Redactor, without_words
-from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of
+from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of, templates_of
 from deepcoder_operator.domain.classify import lost_its_node
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID, trainer_container
 from deepcoder_operator.domain.owners import controller_uid
@@ -111,7 +111,8 @@ class PostMortem:
         selector = f"{LABEL_RUN_UID}={run.metadata.uid},{LABEL_ORDINAL}={attempt.ordinal}"
         listed = await _tried("states of pods", missing, self._kube.list(PODS, namespace, selector, keep=_kept))
         pods = _of(attempt, listed[0] if listed else [])
-        redactor = await self._redactor(run, pods, missing)
+        # Words of a worker whose pod is gone remain in the head's log, and its Secrets only in the spec.
+        redactor = await self._redactor(run, [*pods, *templates_of(run, attempt.stage_index)], missing)
         known, redactor = redactor is not None, redactor or Redactor(())
         if listed:
             states = [_state(p) for p in pods]
