@@ -141,8 +141,10 @@ async def test_answer_that_arrives_in_pieces_is_read_whole(monkeypatch: pytest.M
         '{"slots": -1, "busy": 0, "queued": 0, "tier": "Landlock", "limits": {}}',
         '{"slots": 2}',
         GOOD + " " * 200_000,
+        GOOD.replace("7", "7" * 400),
+        GOOD.replace("}}", '}, "oldest_wait_s": 1e300}'),
     ],
-    ids=["empty", "list", "negative", "incomplete", "huge"],
+    ids=["empty", "list", "negative", "incomplete", "huge", "beyond a float", "beyond a status"],
 )
 async def test_answer_that_breaks_the_contract_counts_as_silence(judge: Judge, body: str) -> None:
     judge.body = body

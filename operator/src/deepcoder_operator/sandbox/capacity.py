@@ -34,6 +34,8 @@ _DEADLINE_SECONDS = 2.0
 _CONCURRENT = 32
 """Largest number of judges that one pass of a pool polls at a time, and as many silent ones in the background."""
 _MAX_ANSWER_BYTES = 64 * 1024
+_MOST = 2**31 - 1
+"""Largest figure that is believed. A status could not hold the sum of larger ones, and a pass would fail on them."""
 
 
 class CapacityPoller:
@@ -102,6 +104,8 @@ class CapacityPoller:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
             capacity = Capacity.model_validate_json(body)
+            if max(capacity.slots, capacity.busy, capacity.queued, capacity.oldest_wait_s) > _MOST:
+                raise ValueError("impossible figures")
         except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as e:
             POLLS.labels(outcome="failed").inc()
             self._silent.add(pod.uid)
