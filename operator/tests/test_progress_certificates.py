@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from deepcoder_operator.progress import certificate_store, certificates
 from deepcoder_operator.progress.certificates import TLSMaterial, renew
@@ -76,6 +81,45 @@ def test_key_of_another_certificate_is_refused() -> None:
     one, other = renew(None, HOSTS, START), renew(None, HOSTS, START)
     with pytest.raises(ValueError, match="does not belong"):
         certificates.read(one.bundle, certificates.authority_keys(one), one.server.certificate, other.server.key)
+
+
+@pytest.mark.parametrize("damage", ["locked", "null", "foreign authority"])
+def test_secret_that_cannot_be_used_counts_as_none(damage: str) -> None:
+    """Otherwise no replica could start again, or a renewal would end them all weeks later."""
+    material = renew(None, HOSTS, START)
+    data: dict[str, Any] = dict(certificate_store._encode(material))
+    key = serialization.load_pem_private_key(material.server.key, None)
+    if damage == "locked":
+        lock = serialization.BestAvailableEncryption(b"a password")
+        locked = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+        data["tls.key"] = base64.b64encode(locked).decode()
+    elif damage == "null":
+        data["tls.key"] = None
+    else:
+        data |= dict(zip(("ca.crt", "ca.key"), map(_encoded, _rsa_authority()), strict=True))
+    assert certificate_store._decode({"metadata": {"name": "tls"}, "data": data}) is None
+
+
+def _encoded(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _rsa_authority() -> tuple[bytes, bytes]:
+    """An authority that somebody made with another tool: its certificate and key."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "company CA")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(START)
+        .not_valid_after(START + timedelta(days=3650))
+        .sign(key, hashes.SHA256())
+    )
+    plain, pem = serialization.NoEncryption(), serialization.Encoding.PEM
+    return certificate.public_bytes(pem), key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
 
 
 def test_keys_are_not_world_readable_while_they_are_loaded() -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import logging
 import ssl
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
@@ -125,7 +126,7 @@ def _decode(secret: Object) -> TLSMaterial | None:
     try:
         bundle, keys, certificate, key = (base64.b64decode(data[name]) for name in (_CA, _CA_KEY, _CERT, _KEY))
         return certificates.read(bundle, keys, certificate, key)
-    except (KeyError, ValueError, binascii.Error) as e:
+    except (KeyError, ValueError, TypeError, UnsupportedAlgorithm) as e:  # TypeError: a value is null, a key locked
         log.warning("Secret %s does not hold usable certificates (%s), making new ones", secret["metadata"]["name"], e)
         return None
 

@@ -72,7 +72,7 @@ def renew(material: TLSMaterial | None, hosts: Sequence[str], now: datetime) -> 
 
 
 def read(bundle: bytes, authority_keys: bytes, certificate: bytes, key: bytes) -> TLSMaterial:
-    """Parse stored PEM. Raises ValueError if certificates and keys do not match."""
+    """Parse stored PEM. Raises ValueError if certificates and keys do not match, or if an authority is not ours."""
     certificates = x509.load_pem_x509_certificates(bundle)
     keys = _split_keys(authority_keys)
     if len(certificates) != len(keys):
@@ -83,6 +83,8 @@ def read(bundle: bytes, authority_keys: bytes, certificate: bytes, key: bytes) -
         private = serialization.load_pem_private_key(pair.key, None)
         if private.public_key() != pair.x509.public_key():
             raise ValueError(f"the key does not belong to the certificate {pair.x509.subject.rfc4514_string()}")
+        if pair is not material.server and not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise ValueError(f"{pair.x509.subject.rfc4514_string()} has no elliptic-curve key to sign renewals with")
     return material
 
 
