@@ -2,134 +2,23 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from carry_out_world import SETTINGS, Harness
 from kuberay_standin import mounted_config_map
-from plan_world import Cluster, make_run
 from prometheus_client import REGISTRY
 
 from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_operator.builders.settings import TrainerSettings
-from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.postmortem import PostMortem
 from deepcoder_operator.domain import draft as d
+from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.names import config_name
-from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
-from deepcoder_operator.storage.s3 import Credentials, StorageProblem
-
-SETTINGS = TrainerSettings("https://operator:8443", "ca", "kuberay-system", None)
-
-
-@dataclass
-class API:
-    """Objects by kind and name; `refuses` says what is raised for a kind."""
-
-    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    refuses: dict[str, Exception] = field(default_factory=dict)
-    undeletable: dict[str, Exception] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    """Fields of a RayJob that KubeRay's CRDs do not know."""
-
-    async def create(self, obj: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
-        if obj["kind"] in self.refuses:
-            raise self.refuses[obj["kind"]]
-        if strict and self.unknown:
-            raise errors.UnknownFields("strict decoding error", 400, self.unknown)
-        key = (obj["kind"], obj["metadata"]["name"])
-        if key in self.objects:
-            raise errors.AlreadyExists("already exists", 409)
-        self.objects[key] = deepcopy(obj)
-        self.objects[key]["metadata"]["resourceVersion"] = "1"
-        return obj
-
-    async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
-        return obj
-
-    async def find(self, resource: Any, namespace: str, name: str) -> dict[str, Any] | None:
-        return self.objects.get((resource.kind, name))
-
-    async def get(self, resource: Any, namespace: str, name: str) -> dict[str, Any]:
-        return self.objects[(resource.kind, name)]
-
-    async def delete(self, resource: Any, namespace: str, name: str, *, uid: str, grace_seconds: int = 0) -> bool:
-        key = (resource.kind, name)
-        if resource.kind in self.undeletable:
-            raise self.undeletable[resource.kind]
-        if key in self.objects and self.objects[key]["metadata"]["uid"] == uid:
-            del self.objects[key]
-        return key not in self.objects
-
-    async def patch(self, resource: Any, namespace: str, name: str, patch: dict[str, Any]) -> dict[str, Any]:
-        if "DeepCoderRun" in self.refuses:
-            raise self.refuses["DeepCoderRun"]
-        return patch
-
-
-@dataclass
-class Storage:
-    """A bucket that may refuse."""
-
-    problem: StorageProblem | None = None
-    claims: int = 0
-
-    async def claim(self, run: Any) -> None:
-        if self.problem:
-            raise self.problem
-        self.claims += 1
-
-    async def credentials(self, run: Any) -> Credentials:
-        return Credentials("a", "b")
-
-    async def delete_folder(self, run: Any) -> int:
-        if self.problem:
-            raise self.problem
-        return 0
-
-
-class Jobs:
-    """The cache of RayJobs, told of what was made."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def observe(self, obj: dict[str, Any]) -> None:
-        self.seen.append(obj["metadata"]["name"])
-
-
-class Harness:
-    """A run whose first attempt is to be made."""
-
-    def __init__(self) -> None:
-        cluster = Cluster(make_run())
-        while cluster.run.status.attempt is None:
-            cluster.step()
-        self.run = cluster.run
-        assert self.run.status.attempt is not None
-        self.make = [d.EnsureRunObjects(), d.EnsurePool(), d.CreateAttempt(self.run.status.attempt)]
-        self.api, self.storage, self.jobs = API(), Storage(), Jobs()
-        api: Any = self.api
-        storage: Any = self.storage
-        jobs: Any = self.jobs
-        self.told: list[str] = []
-        self.adopted: list[Any] = []
-        self.executor = Executor(api, jobs, storage, SETTINGS, self._record)
-
-    def _record(self, obj: Any, reason: str, message: str, *, warning: bool = False) -> None:
-        self.told.append(reason)
-
-    async def carry_out(self, actions: Any) -> Problem | None:
-        return await self.executor.carry_out(self.run, actions, self.adopted.append)
-
-    async def problem(self, *actions: Any) -> Problem:
-        found = await self.carry_out(actions or self.make)
-        assert found is not None
-        return found
+from deepcoder_operator.storage.s3 import StorageProblem
 
 
 @pytest.fixture
@@ -165,6 +54,9 @@ async def test_refusal_of_the_api_server_is_a_problem(
     problem = await harness.problem()
     assert problem.reason == reason
     assert told in problem.message
+    assert problem.action == {"SandboxPool": "EnsurePool", "ServiceAccount": "EnsureRunObjects"}.get(
+        kind, "CreateAttempt"
+    )
 
 
 async def test_job_is_not_made_where_kuberays_crds_would_drop_what_we_ask_of_it(harness: Harness) -> None:
@@ -221,6 +113,20 @@ async def test_nothing_is_made_for_a_run_that_is_gone_before_it_is_held(harness:
     harness.api.refuses["DeepCoderRun"] = errors.NotFound("gone", 404)
     assert await harness.carry_out([d.AddFinalizer(), *harness.make]) is None
     assert harness.api.objects == {}
+
+
+@pytest.mark.parametrize("ordinal", [1, 2])
+async def test_config_that_somebody_has_edited_is_not_trained_with(harness: Harness, ordinal: int) -> None:
+    assert await harness.carry_out(harness.make) is None
+    config = harness.api.objects["ConfigMap", config_name("demo")]["data"]
+    config["config.json"] = config["config.json"] + " "
+    del harness.api.objects["RayJob", "demo-s0-a1"]
+    status = harness.run.status.model_copy(update={"ordinal": ordinal})
+    harness.run = harness.run.model_copy(update={"status": status})
+    problem = await harness.problem()
+    assert problem.reason == "ConfigLost"
+    assert "was replaced by another" in problem.message
+    assert ("RayJob", "demo-s0-a1") not in harness.api.objects
 
 
 async def test_first_attempt_makes_the_resolved_config_without_looking_for_it(
@@ -329,8 +235,10 @@ async def test_config_that_somebody_has_a_job_mount_is_left_to_them(harness: Har
 async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers = [("PostMortemPartly", "s3://b/k lacks the log of the head", True), ("PostMortemSaved", "s3://b/k", False)]
+
     async def save(*_: Any) -> tuple[str, str, bool]:
-        return "PostMortemPartly", "s3://b/k lacks the log of the head", True
+        return answers.pop(0)
 
     monkeypatch.setattr(PostMortem, "save", save)
     name = "deepcoder_operator_warnings_total"
@@ -341,6 +249,8 @@ async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
     assert await harness.carry_out([d.SavePostMortem(attempt)]) is None
     assert harness.told == ["PostMortemPartly"]
     assert REGISTRY.get_sample_value(name, labels) == before + 1
+    assert await harness.carry_out([d.SavePostMortem(attempt)]) is None
+    assert REGISTRY.get_sample_value(name, labels | {"reason": "PostMortemSaved"}) is None, "no warning"
 
 
 async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(harness: Harness) -> None:
@@ -360,8 +270,52 @@ async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let
     assert len(harness.adopted) == 1
 
 
+async def test_pods_verify_a_bucket_by_the_authority_that_its_secret_names(harness: Harness) -> None:
+    harness.storage.ca = "-----BEGIN CERTIFICATE-----"
+    assert await harness.carry_out(harness.make) is None
+    spec = harness.api.objects["RayJob", "demo-s0-a1"]["spec"]["rayClusterSpec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert "AWS_CA_BUNDLE" in str(group["template"]), group
+
+
+@pytest.mark.parametrize("held_by", [[], ["backup.example/hold"]], ids=["nobody", "another controller"])
+async def test_finalizers_of_others_stay_and_the_version_that_was_planned_from_is_sent(
+    harness: Harness, held_by: list[str]
+) -> None:
+    meta = harness.run.metadata.model_copy(update={"finalizers": held_by, "resource_version": "7"})
+    harness.run = harness.run.model_copy(update={"metadata": meta})
+    await harness.carry_out([d.AddFinalizer()])
+    held = meta.model_copy(update={"finalizers": [*held_by, FINALIZER]})
+    harness.run = harness.run.model_copy(update={"metadata": held})
+    await harness.carry_out([d.RemoveFinalizer()])
+    assert harness.api.patches == [
+        {"metadata": {"resourceVersion": "7", "finalizers": [*held_by, FINALIZER]}},
+        {"metadata": {"resourceVersion": "7", "finalizers": held_by}},
+    ]
+
+
+async def test_policy_of_an_earlier_release_is_replaced_unless_it_has_changed_meanwhile(harness: Harness) -> None:
+    """An upgrade may have moved the operator; who applies over a version that it did not see may be no leader."""
+    assert await harness.carry_out(harness.make) is None
+    assert harness.api.applied == []
+    harness.api.objects["NetworkPolicy", "demo-trainer"]["metadata"]["resourceVersion"] = "9"
+    harness.executor.settings = replace(SETTINGS, kuberay_namespace="another")
+    assert await harness.carry_out([d.EnsureRunObjects()]) is None
+    [policy] = harness.api.applied
+    assert policy["metadata"]["resourceVersion"] == "9"
+    assert "another" in str(policy["spec"])
+
+
+async def test_run_and_pool_that_came_under_the_name_of_one_to_be_deleted_are_left_alone(harness: Harness) -> None:
+    for kind, name, uid in (("DeepCoderRun", "demo", "new"), ("SandboxPool", "demo-sandbox", "new")):
+        harness.api.objects[kind, name] = {"kind": kind, "metadata": {"name": name, "uid": uid}}
+    assert await harness.carry_out([d.DeletePool("demo-sandbox", "old"), d.DeleteRun()]) is None
+    assert len(harness.api.objects) == 2
+
+
 async def test_pod_that_came_under_the_name_of_one_to_be_ended_is_left_alone(harness: Harness) -> None:
     for name, uid in (("head", "old"), ("worker", "new")):
         harness.api.objects["Pod", name] = {"kind": "Pod", "metadata": {"name": name, "uid": uid}}
     assert await harness.carry_out([d.EndPods((("head", "old"), ("worker", "old")))]) is None
     assert list(harness.api.objects) == [("Pod", "worker")]
+    assert harness.api.graces == [("head", END_SECONDS), ("worker", END_SECONDS)], "a pod's own may be hours"
