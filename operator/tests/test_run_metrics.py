@@ -47,6 +47,19 @@ async def test_run_counts_as_waiting_for_storage_from_a_question_in_vain_to_its_
         await harness.until(lambda: waiting() == 0)
 
 
+async def test_run_that_is_suspended_waits_for_no_storage() -> None:
+    """It asks nothing until it is resumed, perhaps weeks after the bucket was mended."""
+    async with running_controller() as harness:
+        answers = Answers(storage=StorageView(problem=AWAY))
+        harness.controller._reconciler.observer = answers
+        harness.controller.seen(manifest())
+        await harness.until(lambda: waiting() == 1)
+        answers.storage, suspended = None, manifest(99)
+        suspended["spec"]["suspend"] = True
+        harness.controller.seen(harness.api.change(suspended))
+        await harness.until(lambda: waiting() == 0)
+
+
 async def test_run_for_which_something_is_refused_is_counted_until_it_is_not() -> None:
     def hindered() -> float | None:
         labels = {"namespace": "ml", "reason": "RayJobForbidden"}

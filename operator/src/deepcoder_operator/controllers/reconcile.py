@@ -46,7 +46,8 @@ SHORTEST_PAUSE_SECONDS = 1.0
 completely, whatever the plan requests. It prevents a hot loop."""
 
 _FAILURES = frozenset(str(reason) for reason in FailureReason)
-_OVER = (Phase.COMPLETE, Phase.FAILED)
+_ASKS_NOTHING = (Phase.COMPLETE, Phase.FAILED, Phase.SUSPENDED, Phase.HELD)
+"""Phases in which storage is not asked: a query that failed before does not say that it still does not answer."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Reconciler:
         world = await self.observer.observe(run, self.now, problem, lambda: memory.obj is not obj)
         now = world.seen_at or now
         decided = plan(run, world, now, self.policy)
-        if decided.status.phase in _OVER:
+        if decided.status.phase in _ASKS_NOTHING:
             memory.storage_problem = ""
         elif world.storage is not None:
             memory.storage_problem = world.storage.problem.reason if world.storage.problem else ""
