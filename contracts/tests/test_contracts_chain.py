@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import pytest
 
 from deepcoder_contracts import chain
 from deepcoder_contracts.base import Digest, sha256_digest
-from deepcoder_contracts.chain import CheckedLink, Missing, walk
-from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity
+from deepcoder_contracts.chain import CheckedLink, Damaged, Missing, walk, walk_chain
+from deepcoder_contracts.layout import checkpoint_dir
+from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity, RunRecord
 
 RUN = RunIdentity(namespace="ml", name="demo", uid="01234567-89ab-4cde-8f01-23456789abcd")
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOBODYS = sha256_digest(b"")
+
+
+def _manifest(step: int, parent: ParentRef | None, files: list[FileEntry]) -> bytes:
+    return Manifest(
+        kind=ManifestKind.CHECKPOINT, run=RUN, stage="short", stage_index=0, ordinal=1, step=step, total_steps=step,
+        parent=parent, config_digest=sha256_digest(b"config"), code_digest=sha256_digest(b"code"), seed=0, world_size=1,
+        created_at=NOON, files=files,
+    ).to_json()  # fmt: skip
 
 
 class Folders:
@@ -26,11 +39,7 @@ class Folders:
         uri = f"s3://b/{name}"
         named = f"s3://b/{parent}"
         above = ParentRef(uri=named, digest=digest or sha256_digest(self._stored[named])) if parent else None
-        self._stored[uri] = Manifest(
-            kind=ManifestKind.CHECKPOINT, run=RUN, stage="short", stage_index=0, ordinal=1, step=step, parent=above,
-            config_digest=sha256_digest(b"config"), code_digest=sha256_digest(b"code"), seed=0, world_size=1,
-            created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        ).to_json()  # fmt: skip
+        self._stored[uri] = _manifest(step, above, [])
 
     def walk(self, name: str) -> list[CheckedLink]:
         return list(walk(f"s3://b/{name}", lambda uri: _Folder(self._stored.get(uri))))
@@ -82,3 +91,50 @@ def test_chain_of_which_no_end_was_seen_does_not_pass_for_whole(
     assert [link.problems for link in right] == [(), (), ()]
     assert last.uri == "s3://b/0"
     assert "more than 3" in last.problems[0]
+
+
+@dataclass(frozen=True)
+class _Object:
+    key: str
+    size: int
+    checksum: str | None = None
+
+
+class _Bucket:
+    """Objects by key."""
+
+    name = "b"
+
+    def __init__(self, stored: dict[str, bytes]) -> None:
+        self.stored = stored
+
+    def get(self, key: str) -> tuple[bytes, datetime]:
+        return self.stored[key], NOON
+
+    def head(self, key: str) -> _Object:
+        if key not in self.stored:
+            raise Missing
+        return _Object(key, len(self.stored[key]))
+
+    def objects(self, prefix: str) -> Sequence[_Object]:
+        return [self.head(key) for key in self.stored if key.startswith(prefix)]
+
+    def sha256(self, key: str) -> NoReturn:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("left", [["pin-99999999-2222-3333-4444-555555555555.json"], []])
+def test_what_another_run_puts_beside_a_pruned_payload_is_none(left: list[str]) -> None:
+    """Each attempt asks for the checkpoint to be kept before it sees that it is gone."""
+    older, newer = (f"ns/demo-01234567/{checkpoint_dir('short', step, 1)}" for step in (1, 2))
+    record = RunRecord(run=RUN, config_digest=sha256_digest(b"config"), created_at=NOON)
+    bucket = _Bucket({"ns/demo-01234567/RUN.json": record.to_json(), f"{newer}/state.json": b"{}"})
+    file = FileEntry(path="state.json", size=2, sha256="0" * 64)
+    bucket.stored[f"{older}/MANIFEST.json"] = _manifest(1, None, [file])
+    parent = ParentRef(uri=f"s3://b/{older}", digest=sha256_digest(bucket.stored[f"{older}/MANIFEST.json"]))
+    bucket.stored[f"{newer}/MANIFEST.json"] = _manifest(2, parent, [file])
+    bucket.stored |= {f"{older}/{name}": b"{}" for name in left}
+    assert [link.pruned for link in walk_chain(bucket, newer, None)] == [False, True]
+    bucket.stored[f"{older}/pipeline.safetensors"] = b"a part of it"
+    with pytest.raises(Damaged, match=r"state\.json is missing"):
+        list(walk_chain(bucket, newer, None))

@@ -12,8 +12,9 @@ from checkpoint_saving import run_to, save, state
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_contracts.stage import Storage
-from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.checkpoint.reader import find_resume_point
+from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 
 
@@ -65,6 +66,27 @@ async def test_what_another_run_started_from_keeps_its_payload(
     payloads = [p.parent.name for p in sorted((tmp_path / "store/short").glob("step-*/state.json"))]
     assert payloads == ["step-000001.a001", "step-000004.a001", "step-000005.a001"]
     assert await find_resume_point(other, learner, workdir=tmp_path / "3") is not None
+
+
+async def test_a_chain_stays_whole_when_another_run_has_tried_to_start_from_what_was_pruned(
+    make_config: Callable, make_learner: Callable, tmp_path: Path
+) -> None:
+    writer = CheckpointWriter(make_config(), make_learner(), workdir=tmp_path / "w")
+    await writer.claim()
+    made: list[Any] = []
+    for step in range(1, 5):
+        await save(writer, state(step), metrics={})
+        made.append(await writer.wait())
+    other = make_config(
+        run=RunIdentity(namespace="local", name="other", uid="99999999-2222-3333-4444-555555555555"),
+        storage=Storage(uri=f"file://{tmp_path}/other"),
+        parent=made[0].ref,
+    )
+    with pytest.raises(CheckpointDamaged, match="is missing"):
+        await find_resume_point(other, None, workdir=tmp_path / "r")
+    links = list(walk_chain(made[-1].ref.uri, deep=True))
+    assert [(link.pruned, link.problems) for link in links] == [(False, ())] * 2 + [(True, ())] * 2
+    assert (tmp_path / f"store/short/step-000001.a001/pin-{other.run.uid}.json").exists()
 
 
 async def test_what_a_failed_save_has_uploaded_goes_with_the_next_commit(

@@ -19,7 +19,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from deepcoder_contracts.base import Digest, sha256_digest
-from deepcoder_contracts.layout import MANIFEST, RUN
+from deepcoder_contracts.layout import MANIFEST, RUN, is_payload
 from deepcoder_contracts.lineage import broken_link, cut_short, misplaced, place_of
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, RunRecord
 
@@ -47,6 +47,14 @@ class StoredObject(Protocol):
         """ChecksumSHA256, if S3 reports one."""
 
 
+class Listed(Protocol):
+    """An object in a listing."""
+
+    @property
+    def key(self) -> str:
+        """Key in the bucket."""
+
+
 class Bucket(Protocol):
     """The bucket operations that a walk needs. Every method but `objects` raises `Missing`, and errors of its own."""
 
@@ -60,7 +68,7 @@ class Bucket(Protocol):
     def head(self, key: str) -> StoredObject:
         """Return size and checksum of an object."""
 
-    def objects(self, prefix: str) -> Sequence[object]:
+    def objects(self, prefix: str) -> Sequence[Listed]:
         """Return all objects below a prefix."""
 
     def sha256(self, key: str) -> str:
@@ -80,7 +88,7 @@ class Folder(Protocol):
         """Return the SHA-256 of a file's bytes."""
 
     def holds_payload(self) -> bool:
-        """Whether the folder contains more than the manifest."""
+        """Whether the folder contains more than the manifest and pins: a run may try to start from what was pruned."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +252,8 @@ class _InBucket:
         return self._bucket.sha256(f"{self._key}/{path}")
 
     def holds_payload(self) -> bool:
-        return len(self._bucket.objects(f"{self._key}/")) > 1
+        below = f"{self._key}/"
+        return any(is_payload(o.key.removeprefix(below)) for o in self._bucket.objects(below))
 
 
 def _opened(bucket: Bucket, uri: str) -> _InBucket:

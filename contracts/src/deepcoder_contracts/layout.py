@@ -22,6 +22,8 @@ DRIVER_LOG = "driver.log"
 """The trainer's output, among an attempt's logs."""
 RESULTS = "results.json"
 """Results of an evaluation, in its folder."""
+PIN = "pin-"
+"""Prefix of the object that a run puts into a checkpoint's folder when it starts from that checkpoint."""
 
 _EVALUATION = re.compile(r"^eval/([0-9a-f]{64})$")
 _CURATION = re.compile(r"^curation/([0-9a-f]{64})$")
@@ -60,6 +62,11 @@ def parse_checkpoint_dir(name: str) -> CheckpointName | None:
     """Return step and ordinal from a folder's last segment, or None if it is not a checkpoint."""
     match = _CHECKPOINT.match(name.rstrip("/").rsplit("/", 1)[-1])
     return CheckpointName(int(match[1]), int(match[2])) if match else None
+
+
+def is_payload(path: str) -> bool:
+    """Whether a path below a manifest's folder belongs to the payload: neither the manifest nor another run's pin."""
+    return path != MANIFEST and not path.startswith(PIN)
 
 
 def attempts_dir(stage: str) -> str:

@@ -7,12 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from deepcoder_contracts.layout import MANIFEST, CheckpointName, parse_checkpoint_dir, parse_export_dir
+from deepcoder_contracts.layout import MANIFEST, PIN, CheckpointName, parse_checkpoint_dir, parse_export_dir
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates
 from deepcoder_trainer.checkpoint.storage import StoredObject
-
-PIN = "pin-"
-"""Prefix of the object that a run puts into a checkpoint's folder when it starts from that checkpoint."""
 
 _CLAIM = re.compile(r"/attempts/(\d{3,})/claim\.json$")
 

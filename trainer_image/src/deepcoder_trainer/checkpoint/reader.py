@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from deepcoder_contracts.base import sha256_digest
-from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.layout import MANIFEST, PIN
 from deepcoder_contracts.manifest import ComputeThreads, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.errors import (
@@ -36,7 +36,7 @@ from deepcoder_trainer.checkpoint.errors import (
     refuse_newer,
 )
 from deepcoder_trainer.checkpoint.inputs import Inputs, check_inputs
-from deepcoder_trainer.checkpoint.listing import PIN, read_listing
+from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.opening import open_run_storage, open_storage
 from deepcoder_trainer.checkpoint.state import PipelineState, load_state
 from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key

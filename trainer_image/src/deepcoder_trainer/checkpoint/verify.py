@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deepcoder_contracts.chain import CheckedLink, Damaged, Missing, file_problem, walk
-from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.layout import MANIFEST, is_payload
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.opening import open_storage
@@ -61,7 +61,7 @@ class _InStore:
         return self._store.sha256(path)[1]
 
     def holds_payload(self) -> bool:
-        return len(self._store.list("")) > 1
+        return any(is_payload(o.key) for o in self._store.list(""))
 
 
 def unlisted_files(directory: Path, manifest: Manifest) -> list[str]:
