@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,33 @@ def test_parquet_in_any_layout_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     read = [reader_for(r.fields)[1](r.fields, "t") for r in read_rows(tmp_path / "a.parquet")]
     assert [r.fn_name for r in read] == [None, "double"]
+
+
+def test_metadata_that_json_does_not_have_is_text_or_nothing_in_what_is_written(tmp_path: Path) -> None:
+    """A Parquet file that pandas wrote has dates, and NaN for what is not known."""
+    day = datetime.datetime(2024, 7, 26, 12, 30)
+    row = own_row(metadata={"day": day, "packed": b"1", "rating": math.nan, "difficulty": "größer"})
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    (read,) = (reader_for(r.fields)[1](r.fields, "t") for r in read_rows(tmp_path / "a.parquet"))
+    with writing(tmp_path, "train") as writer:
+        writer.add(Record.of_line(read.line()), None, {})
+        writer.commit()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    metadata = json.loads((tmp_path / JSONL).read_text(), parse_constant=refuse)["metadata"]
+    assert metadata == {
+        "day": "2024-07-26 12:30:00",
+        "packed": "b'1'",
+        "rating": None,
+        "difficulty": "größer",
+        "place": "",
+    }
+
+
+def test_tests_that_are_bytes_are_not_taken_for_what_python_prints_of_them(tmp_path: Path) -> None:
+    row = {"problem": "Add.", "data_source": "taco", "tests": [{"input": b"1 2", "output": b"3"}]}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    with pytest.raises(DatasetError, match=r"a\.parquet:1: tests: a bytes is no text"):
+        load_dataset(tmp_path / "a.parquet")

@@ -287,6 +287,20 @@ def test_instructions_are_no_part_of_a_statement(prompt: str) -> None:
         ),
         (synthetic_row(verification_info="{1: __import__('os')}"), "verification_info: neither JSON nor a Python"),
         (synthetic_row(verification_info="[1]"), "verification_info: not an object"),
+        *(
+            (
+                synthetic_row(
+                    verification_info=str({"test_cases": [{"input": given, "output": [1], "fn_name": function}]})
+                ),
+                r"verification_info\.test_cases: .*: give texts, numbers, lists and objects",
+            )
+            for function in (None, "f")
+            for given in ([{1, 2}], [b"1"], *([[{(1, 2): 3}]] if function else []))
+        ),
+        (
+            taco_row(input_output=f'{{"inputs": [{"[" * 600}1{"]" * 600}], "outputs": ["1"]}}'),
+            "input_output: nested too deep",
+        ),
         (synthetic_row(verification_info="(" * 10_000), "verification_info: neither JSON nor a Python"),
         (livecodebench_row(contest_date="May"), "contest_date: 'May' is not a date"),
         (livecodebench_row(public_test_cases='{"a": 1}'), "public_test_cases: not a list"),

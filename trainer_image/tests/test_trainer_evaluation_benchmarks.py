@@ -187,6 +187,7 @@ def test_a_problem_that_an_evaluation_leaves_out_is_kept_away_from_all_the_same(
         (evalplus_release_row(base_input=[], plus_input=[]), "base_input: no input"),
         (evalplus_release_row(base_input=[1]), "base_input: not a list of argument lists"),
         (evalplus_release_row(plus_input="{"), "plus_input: not JSON"),
+        (evalplus_release_row(plus_input=f"[[{'9' * 5000}]]"), "base_input, plus_input: Exceeds the limit"),
         (evalplus_release_row(atol="much"), "atol: not a number"),
         (evalplus_release_row(canonical_solution=""), "canonical_solution: missing"),
         (codeforces_row(tests="[]", data_source="codeforces"), "tests: none"),

@@ -108,7 +108,7 @@ class Writer:
 
     def add(self, record: Record, solution: str | None, noted: Mapping[str, Any]) -> None:
         """Write one problem."""
-        line = json.dumps(own_row(record, solution, noted), ensure_ascii=False).encode()
+        line = _line(own_row(record, solution, noted)).encode()
         self._jsonl.write(line + b"\n")
         self.written += 1
         if record.kind is Kind.SCRIPT:
@@ -173,6 +173,14 @@ def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """Return the row's JSON. A value of its metadata that is no number (pandas' mark of an empty field) is null."""
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # only Python and few others read NaN, which is no JSON
+        return _text(json.loads(json.dumps(row), parse_constant=lambda _: None))
 
 
 def _text(value: Any) -> str:

@@ -63,10 +63,14 @@ def _checked_by_solution(row: Mapping[str, Any], prompt: str, entry: str) -> str
     tolerance = row.get("atol", 0)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
         raise RowError("atol: not a number: give the tolerance, 0 for none")
+    try:
+        text = json.dumps(inputs)
+    except ValueError as error:  # neither could the judge's interpreter read it
+        raise RowError(f"base_input, plus_input: {error}: leave that input out") from None
     settings = {
         "reference": prompt + _text(row, "canonical_solution"),
         "entry": entry,
-        "inputs": json.dumps(inputs),
+        "inputs": text,
         "atol": float(tolerance),
     }
     # No solution defines a function of this name, and `exec` separates the reference's names from the solution's.

@@ -81,7 +81,8 @@ class Record:
         values = {k: v for k, v in vars(self).items() if v is not None}
         if self.date is not None:
             values["date"] = self.date.isoformat()
-        return json.dumps(values, ensure_ascii=False).encode() + b"\n"
+        # The metadata of a Parquet file may hold what JSON does not have, as a date: it is kept as text.
+        return json.dumps(values, ensure_ascii=False, default=str).encode() + b"\n"
 
     @staticmethod
     def of_line(line: bytes) -> Record:

@@ -223,15 +223,13 @@ def released_tests(truth: Any, field: str) -> tuple[list[dict[str, str]], str | 
     if len(fn_names) > 1:
         raise RowError(f"{field}: tests name several functions {sorted(map(str, fn_names))}: keep one")
     fn_name = next(iter(fn_names), None) or None
-    if fn_name is None:
-        return [{"input": _text(i), "output": _text(o)} for i, o in cases], None
-    if one_argument_a_line:
-        return [{"input": _text(i), "output": _text(o)} for i, o in cases], fn_name
-    inputs, outputs = [i for i, _ in cases], [o for _, o in cases]
-    arguments = _decoded(inputs)
-    # If arguments are given as values and not as JSON text, a text is itself the return value.
-    returned = _unwrapped(_decoded(outputs) if any(isinstance(i, str) for i in inputs) else outputs)
     try:
+        if fn_name is None or one_argument_a_line:
+            return [{"input": _text(i), "output": _text(o)} for i, o in cases], fn_name
+        inputs, outputs = [i for i, _ in cases], [o for _, o in cases]
+        arguments = _decoded(inputs)
+        # If arguments are given as values and not as JSON text, a text is itself the return value.
+        returned = _unwrapped(_decoded(outputs) if any(isinstance(i, str) for i in inputs) else outputs)
         return [
             {
                 "input": "\n".join(text_of(a) for a in (given if isinstance(given, list) else [given])),
@@ -241,6 +239,8 @@ def released_tests(truth: Any, field: str) -> tuple[list[dict[str, str]], str | 
         ], fn_name
     except RecursionError:
         raise RowError(f"{field}: nested too deep: flatten it, or leave the test out") from None
+    except TypeError as error:  # Python literals and Parquet have values that JSON does not have: sets, bytes
+        raise RowError(f"{field}: {error}: give texts, numbers, lists and objects") from None
 
 
 def _function_of(test: Mapping[str, Any], field: str) -> str | None:
@@ -267,6 +267,8 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, list):
         return "\n".join(_text(v) for v in value)
+    if isinstance(value, bytes | set):
+        raise TypeError(f"a {type(value).__name__} is no text")
     return text_of(value) if type(value) is int else str(value)
 
 
