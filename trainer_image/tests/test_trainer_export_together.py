@@ -72,6 +72,26 @@ def test_of_two_exports_that_found_a_place_free_one_is_published_and_the_other_c
     assert (link.digest, link.problems) == (ref.digest, ())
 
 
+def test_an_export_that_cannot_see_whether_another_was_first_takes_none_of_it_away(
+    s3: Any, tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"s3://{s3.bucket}/{uuid4()}/out"
+    publish(staged(tmp_path / "a", b"first"), output, place, {}, s3.endpoint, None)
+    with monkeypatch.context() as away:
+        listing = storage_s3.S3Store.list
+        answers = iter([StorageUnavailable("the line is dead")])
+
+        def list_(store: Any, prefix: str) -> Any:
+            for answer in answers:
+                raise answer
+            return listing(store, prefix)
+
+        away.setattr(storage_s3.S3Store, "list", list_)
+        with pytest.raises(StorageUnavailable):
+            publish(staged(tmp_path / "b", b"second"), output, place, {}, s3.endpoint, None)
+    assert {o.key for o in open_storage(output, s3.endpoint).list("")} == {"MANIFEST.json", *FILES}
+
+
 def test_an_export_that_cannot_be_published_whole_leaves_the_place_free(
     s3: Any, tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

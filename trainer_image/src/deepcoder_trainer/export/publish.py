@@ -86,16 +86,17 @@ def _claimed(output: str, endpoint: str | None, region: str | None) -> Iterator[
         store.put_bytes(claim, uuid.uuid4().bytes, if_absent=True)
     except ObjectExists as error:
         raise BadConfig(f"--output {output} is being written by another export", field="--output") from error
-    done = False
+    partly_ours = False
+    """Until the place is known to be empty, all but the claim may be another export, which releases its claim once it
+    is complete."""
     try:
-        # Another export releases its claim once it is complete.
         if any(found.key != claim for found in store.list(f"{name}/")):
-            done = True
             raise BadConfig(f"--output {output} was written meanwhile", field="--output")
+        partly_ours = True
         yield
-        done = True
+        partly_ours = False
     finally:
-        _clear(store, f"{name}/{_CLAIM}/" if done else f"{name}/")
+        _clear(store, f"{name}/" if partly_ours else f"{name}/{_CLAIM}/")
 
 
 def _clear(store: ObjectStore, prefix: str) -> None:
