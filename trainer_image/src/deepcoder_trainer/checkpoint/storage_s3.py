@@ -31,6 +31,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from urllib3.exceptions import HTTPError
 
 from deepcoder_trainer.checkpoint.errors import (
     ChecksumMismatch,
@@ -303,6 +304,8 @@ class S3Store:
                 ) from None
             if type(e).__name__ in {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
                 raise StorageDenied(f"{where}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from e
+            raise StorageUnavailable(f"{where}: {e}") from e
+        except HTTPError as e:  # in the middle of a body, botocore passes on what TLS says of a broken connection
             raise StorageUnavailable(f"{where}: {e}") from e
 
 
