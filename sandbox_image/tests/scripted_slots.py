@@ -45,6 +45,9 @@ class ScriptedSlot:
         self.failed_starts, self.failing_since = 0, None
         self.ensured = True
 
+    def start_again(self):
+        self.ensure_zygote()
+
     def judge(self, submission, deadline):
         self.judged.append(submission.request.id)
         if submission.request.code == "wait":

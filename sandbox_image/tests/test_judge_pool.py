@@ -9,9 +9,11 @@ from scripted_slots import wait_until
 
 from deepcoder_contracts.judge import Verdict
 from deepcoder_sandbox import pool as pools
+from deepcoder_sandbox import slot as slot_module
 from deepcoder_sandbox.observer import Observer, Phase
 from deepcoder_sandbox.pool import Draining, Pool
-from deepcoder_sandbox.zygote_process import ZygoteConfig
+from deepcoder_sandbox.submission import Submission
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 
 def test_whatever_was_accepted_while_draining_began_is_answered(slots, asked):
@@ -98,6 +100,24 @@ def test_slot_without_a_zygote_leaves_the_work_to_the_others_and_comes_back(slot
     for slot in slots:
         slot.may_go_on.set()
     assert all(answer.result(20).passed for answer in held)
+    assert pool.close(10) is True
+
+
+def test_slot_whose_zygote_for_sessions_once_did_not_start_comes_back(make, monkeypatch):
+    failures = iter(range(2))  # as many as the first slot's attempts
+
+    def start(config):
+        if config.harness and next(failures, None) is not None:
+            raise ZygoteFailed("no memory for it at this moment")
+        return ZygoteProcess(config)
+
+    monkeypatch.setattr(pools, "_START_AGAIN_S", 0.05)
+    monkeypatch.setattr(slot_module, "ZygoteProcess", start)
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
+    wait_until(lambda: all(slot.zygote_pid for slot in pool._slots))
+    request = make("print(1)", ("", "1"), scoring="livecodebench")
+    assert pool.submit(Submission(request, tuple(request.tests))).result(60).passed is True
+    wait_until(lambda: not any(slot.failed_starts for slot in pool._slots))  # until then it leaves all to the other
     assert pool.close(10) is True
 
 

@@ -218,7 +218,7 @@ class Pool:
                 self._changed.wait(max(0.0, start_again - time.monotonic()) if slot.failed_starts else None)
             if slot.failed_starts and time.monotonic() >= start_again:
                 with contextlib.suppress(ZygoteFailed):
-                    slot.ensure_zygote()
+                    slot.start_again()
                 start_again = time.monotonic() + _START_AGAIN_S
 
     def _others_work(self, slot: Slot) -> bool:

@@ -42,6 +42,7 @@ class Slot:
         self._recycle_after_runs = recycle_after_runs
         self._zygotes: dict[bool, ZygoteProcess] = {}
         self._harness = False
+        self._failed_harness = False
         self._starting_s = 0.0
         self._run_by_others_s = 0.0
         self.failed_starts = 0
@@ -62,12 +63,17 @@ class Slot:
             self._zygotes[harness] = self._start(replace(self._config, harness=harness))
         return self._zygotes[harness]
 
+    def start_again(self) -> None:
+        """Try again to start the zygote whose start failed last; the other one may be running. Raises ZygoteFailed."""
+        self.ensure_zygote(self._failed_harness)
+
     def _start(self, config: ZygoteConfig) -> ZygoteProcess:
         started = time.monotonic()
         try:
             zygote = ZygoteProcess(config)
         except (ZygoteFailed, OSError, MemoryError) as error:
             self.failed_starts += 1
+            self._failed_harness = config.harness
             self.failing_since = self.failing_since or time.monotonic()
             _log.warning("cannot start a zygote (failure %d in a row): %s", self.failed_starts, error)
             raise ZygoteFailed(str(error)) from error
