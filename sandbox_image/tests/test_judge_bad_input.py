@@ -103,6 +103,7 @@ async def test_request_without_a_header_of_its_run_is_judged(session):
         (json.dumps({**BODY, "tests": [{"input": 1, "output": "1"}]}), "tests.0.input"),
         (json.dumps({**BODY, "tests": [*BODY["tests"], {"input": "1", "output": "1", "x": 1}]}), "tests.1.x"),
         (lambda: json.dumps({**BODY, "tests": BODY["tests"] * 10_001}), "tests"),
+        (json.dumps({**BODY, "x" * 100_000: 1}), "x" * 200),
         (json.dumps({**BODY, "tests_sha256": "0" * 63, "tests": None}), "tests_sha256"),
         (json.dumps({**BODY, "kind": "interactive"}), "kind"),
         (json.dumps({**BODY, "scoring": "lenient"}), "scoring"),
@@ -136,7 +137,7 @@ async def test_odd_text_that_is_no_nonsense_reaches_the_program_as_it_is(session
     assert JudgeResponse.model_validate_json(answer).passed is True, answer
 
 
-@pytest.mark.parametrize("flood", [b"[],", b'"",', b"1,", b'{"":1},', b" ", b'"\\"",'])
+@pytest.mark.parametrize("flood", [b"[],", b'"",', b"1,", b'{"":1},', b" ", b'"\\"",', b'"%b":1,' % (b"name" * 9)])
 def test_flood_of_values_is_refused_before_it_is_read(flood, monkeypatch):
     body = b'{"id": [' + flood * (8 * MIB // len(flood)) + b"1]}"
     monkeypatch.setattr(admission.JudgeRequest, "model_validate_json", lambda body: pytest.fail("it was read"))

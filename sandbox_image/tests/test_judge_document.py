@@ -51,6 +51,7 @@ DEFAULTS = {
     "a body's arrival": request_body.READ_S,
     "request body, or a line of a batch (always 64)": option("max_body_mb"),
     "JSON of a body outside its strings": admission.MAX_STRUCTURE_BYTES / limits.MIB,
+    "strings in the JSON of a body, names of fields included": admission.MAX_TEXTS,
     "stored test sets, least recently used first out, none that is in use": option("tests_store_mb"),
     "runs of a zygote before it is replaced": option("recycle_after"),
     "time to finish accepted work on SIGTERM": option("drain_seconds"),

@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from deepcoder_contracts.judge import JudgeRequest, Problem, Scoring, TestCase
+from deepcoder_contracts.judge import MAX_TESTS, JudgeRequest, Problem, Scoring, TestCase
 from deepcoder_contracts.judgeable import misfit, no_text
 
 
@@ -34,20 +34,34 @@ class Refused(Exception):
 MAX_STRUCTURE_BYTES: Final = 1 << 20
 """Maximum bytes of JSON outside its strings: enough for ten thousand tests in a generous layout."""
 
+MAX_TEXTS: Final = 4 * MAX_TESTS + 100
+"""Maximum JSON strings of a body, names of fields included: a test has four."""
+
+_SHORTEST_TEXT_BYTES = 3  # two quotes, and what separates it from the next one
+_SHOWN_CHARS = 200
+
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.?+[^"\\]*+)*+"?+', re.DOTALL)
 """Matches a JSON string, also an unterminated one: searching for its end again and again would be slow."""
 
 
 def check_structure(body: bytes | bytearray) -> None:
-    """Raise Refused if a body is a flood of values instead of strings: parsing it takes a hundred times its memory."""
-    if len(body) <= MAX_STRUCTURE_BYTES:
+    """Raise Refused if a body is a flood of values instead of strings: parsing it takes a hundred times its memory.
+
+    So does a flood of unknown fields, each of which is an error of its own.
+    """
+    if len(body) <= MAX_TEXTS * _SHORTEST_TEXT_BYTES:
         return
     outside = end = 0
-    for text in _TEXT.finditer(body):
+    for number, text in enumerate(_TEXT.finditer(body)):
         outside += text.start() - end
         end = text.end()
         if outside > MAX_STRUCTURE_BYTES:
             break
+        if number >= MAX_TEXTS:
+            raise Refused(
+                f"body: more than {MAX_TEXTS} JSON strings: send at most {MAX_TESTS} tests, and no other fields",
+                "body",
+            )
     else:
         outside += len(body) - end
     if outside > MAX_STRUCTURE_BYTES:
@@ -68,9 +82,9 @@ def parse_request(body: bytes | bytearray) -> JudgeRequest:
 
 
 def explain(error: ValidationError) -> tuple[str, str | None]:
-    """Return (message, field) of the first error, never the offending input."""
+    """Return (message, field) of the first error, never the offending input. An unknown field's name is truncated."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or None
+    field = ".".join(str(part) for part in first["loc"])[:_SHOWN_CHARS] or None
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         field = "body"
