@@ -8,6 +8,7 @@ import yaml
 
 from deepcoder_client.errors import BadFile
 from deepcoder_client.manifests import load, load_all, parse
+from deepcoder_client.plan import read_model_config
 from deepcoder_client.prices import Price, per_gpu_hour, price_list, read_prices
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH
 
@@ -56,7 +57,10 @@ def test_several_runs_in_a_file_are_told_apart_and_other_kinds_passed_over(tmp_p
         load(path)
 
 
-@pytest.mark.parametrize("content", ["spec: [", "- 1\n", ""])
+ODD_VALUES = ["a: 2026-02-30", "a: 0b_", "a: !!bool maybe", "a: !!timestamp now", "a: " + "[" * 5000]
+
+
+@pytest.mark.parametrize("content", ["spec: [", "- 1\n", "", *ODD_VALUES])
 def test_what_is_no_run_is_said(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(BadFile, match=r"run\.yaml"):
@@ -74,7 +78,10 @@ def test_the_first_price_whose_nodes_match_counts(tmp_path: Path) -> None:
     assert per_gpu_hour([Price(per_gpu_hour=1, node_selector={"gpu": "h100"})], {}) is None
 
 
-@pytest.mark.parametrize("content", ["prices: [{perGpuHour: -1}]", "prices: 3", "- {price: 1}"])
+PRICELESS = ["prices: [{perGpuHour: -1}]", "prices: [{perGpuHour: .inf}]", "prices: 3", "- {price: 1}", "1\n---\n1"]
+
+
+@pytest.mark.parametrize("content", PRICELESS)
 def test_a_price_list_that_is_none_is_told(content: str, tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text(content)
     with pytest.raises(BadFile, match="perGpuHour"):
@@ -84,3 +91,19 @@ def test_a_price_list_that_is_none_is_told(content: str, tmp_path: Path) -> None
 def test_gpus_that_cost_nothing_have_a_price() -> None:
     assert price_list(None, 0.0) == [Price(per_gpu_hour=0.0)]
     assert price_list(None, None) == []
+
+
+@pytest.mark.parametrize("content", ODD_VALUES)
+def test_a_price_list_with_a_value_that_yaml_does_not_allow_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "prices.yaml").write_text(content)
+    with pytest.raises(BadFile, match=r"prices\.yaml"):
+        read_prices(tmp_path / "prices.yaml")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "null", "[" * 100_000, '{"num_attention_heads": [1]}', '{"num_attention_heads": 1e999}']
+)
+def test_a_models_configuration_that_is_none_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BadFile, match=r"config\.json"):
+        read_model_config(tmp_path / "config.json")

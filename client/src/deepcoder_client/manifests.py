@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from deepcoder_client.errors import BadFile
+from deepcoder_client.yaml_files import read_documents
 from deepcoder_contracts.api.base import API_VERSION, Spec
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH
 from deepcoder_contracts.api.run_spec import RunSpec
@@ -69,13 +69,7 @@ def load(path: str | Path) -> RunManifest:
 
 def load_all(path: str | Path) -> list[RunManifest]:
     """Read all runs in a file, in file order. Raises `BadFile`."""
-    path = Path(path)
-    try:
-        documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise BadFile(f"{path} is neither JSON nor YAML: {error}") from error
+    documents = read_documents(path)
     return [parse(d, str(path)) for d in documents if not isinstance(d, dict) or d.get("kind") == KIND]
 
 

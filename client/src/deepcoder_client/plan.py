@@ -112,7 +112,7 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(Path(path).read_bytes())
         ModelShape.of(config)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadFile(f"{path}: {error}: give a model's complete config.json in Hugging Face layout") from None
     return dict(config)
 

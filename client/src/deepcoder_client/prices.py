@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from deepcoder_client.errors import BadFile
+from deepcoder_client.yaml_files import read_documents
 from deepcoder_contracts.api.base import Spec
 
 
 class Price(Spec):
     """The price of a GPU on pods with a node selector."""
 
-    per_gpu_hour: Annotated[float, Field(ge=0)]
+    per_gpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Price of one GPU for an hour."""
 
     node_selector: dict[str, str] = {}
@@ -28,10 +28,8 @@ class Price(Spec):
 
 def read_prices(path: str | Path) -> list[Price]:
     """Read a list of prices, alone or under `prices` as in the chart's values. Raises `BadFile`."""
-    try:
-        document = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadFile(f"{path} cannot be read: {error}") from error
+    documents = read_documents(path)
+    document = documents[0] if len(documents) == 1 else None
     entries = document.get("prices") if isinstance(document, dict) else document
     try:
         return TypeAdapter(list[Price]).validate_python(entries)
