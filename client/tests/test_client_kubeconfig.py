@@ -14,6 +14,7 @@ import yaml
 
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Connection
+from deepcoder_client.contexts import context_names
 from deepcoder_client.driver_log import driver_lines
 from deepcoder_client.errors import NoCluster, NoToken, Refused, StorageError, Unreachable
 from deepcoder_client.port_forward import Bearer, port_forward
@@ -124,6 +125,30 @@ def test_who_acts_as_somebody_opens_no_socket_and_shows_no_token_as_themselves(t
     for account in (None, "viewer"):
         with pytest.raises(NoToken, match="acts as jané"):
             Bearer(connection, account)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"contexts": [{"name": "one", "context": "one"}]},
+        {"contexts": [{"name": "one", "context": []}]},
+        {"clusters": [{"name": "one", "cluster": {"server": ["https://one:6443"]}}]},
+        {"users": [{"name": "one", "user": "one"}]},
+        {"users": [{"name": "one", "user": [None]}]},
+        {"users": [{"name": "one", "user": {"as": "jane", "as-user-extra": "scopes"}}]},
+    ],
+)
+def test_a_kubeconfig_with_something_else_in_a_fields_place_is_told(tmp_path: Path, changed: dict[str, Any]) -> None:
+    file = written(tmp_path / "one")
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changed))
+    with pytest.raises(NoCluster, match="does not hold one"):
+        Connection.open(kubeconfig=file)
+
+
+def test_contexts_of_a_file_that_is_no_kubeconfig_are_none(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("current-context: !!bool one")
+    with pytest.raises(NoCluster):
+        context_names(tmp_path / "one")
 
 
 @pytest.fixture

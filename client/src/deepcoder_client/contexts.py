@@ -19,6 +19,9 @@ from kubernetes import config
 
 from deepcoder_client.errors import NoCluster
 
+MISSHAPEN = (TypeError, ValueError, AttributeError, LookupError, RecursionError)
+"""What the kubernetes package and PyYAML raise for a file with a text, a list or a mapping in each other's place."""
+
 
 @dataclass(frozen=True)
 class ActingAs:
@@ -34,7 +37,7 @@ def context_names(kubeconfig: str | Path | None = None) -> list[str]:
     file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or None
     try:
         known, _ = config.list_kube_config_contexts(file)
-    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
+    except (config.ConfigException, yaml.YAMLError, OSError, *MISSHAPEN) as error:
         raise NoCluster(f"no usable kubeconfig: {error}") from error
     return [str(each["name"]) for each in known]
 

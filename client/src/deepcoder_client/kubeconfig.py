@@ -23,7 +23,7 @@ from kubernetes import client, config
 from kubernetes.config.kube_config import ConfigNode, KubeConfigLoader, KubeConfigMerger
 
 from deepcoder_client import inline_files
-from deepcoder_client.contexts import ActingAs, acting_as, current_context
+from deepcoder_client.contexts import MISSHAPEN, ActingAs, acting_as, current_context
 from deepcoder_client.errors import NoCluster
 from deepcoder_client.settings import NO_OVERRIDES, Overrides
 from deepcoder_contracts.uris import names_this_machine
@@ -53,8 +53,8 @@ def read(
     file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
         return _from_files(file, context, overrides)
-    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
-        why = f"{file} does not hold one" if isinstance(error, TypeError | ValueError) else str(error)
+    except (config.ConfigException, yaml.YAMLError, OSError, *MISSHAPEN) as error:
+        why = f"{file} does not hold one" if isinstance(error, MISSHAPEN) else str(error)
         try:
             if context or kubeconfig or overrides.connects:
                 raise config.ConfigException("a kubeconfig was named explicitly")
