@@ -316,6 +316,8 @@ def test_capacity_says_what_is_enforced():
     [
         (("serve",), "--token-file"),
         (("serve", "--token-file", "/nonexistent"), "cannot read"),
+        (("serve", "--port", "65536"), "from 0 to 65535"),
+        (("serve", "--port", "-1"), "from 0 to 65535"),
         (("judge", "--workers", "0"), "at least 1"),
         (("judge", "--scoring", "lenient"), "invalid choice"),
         (("serve", "--minimum-tier", "gVisor"), "invalid choice"),

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     server = commands.add_parser("serve", help="serve over HTTP or a Unix socket")
     server.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all interfaces")
-    server.add_argument("--port", type=int, default=8080, help="TCP port; 0 for any free port")
+    server.add_argument("--port", type=_port, default=8080, help="TCP port; 0 for any free port")
     server.add_argument("--socket", type=Path, help="Unix socket (mode 0600) instead of TCP; needs no token")
     server.add_argument("--token-file", type=Path, help="file with the bearer token; required with TCP")
     server.add_argument("--slots", type=_positive, default=cpu_limit(), help=f"programs judged at once {_CPUS}")
@@ -162,6 +162,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("needs to be at least 1")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 16:
+        raise argparse.ArgumentTypeError("needs to be from 0 to 65535")
     return number
 
 
