@@ -134,6 +134,61 @@ def test_program_under_way_counts_with_what_those_of_its_run_usually_take() -> N
     assert [queue.take(now) for _ in range(4)] == ["long", "short", "short", "short"], "both have had 10 s"
 
 
+def test_run_that_sends_more_while_it_waits_keeps_its_turn() -> None:
+    queue: FairQueue[str] = FairQueue(100)
+    for name in ("a", "b", "a"):
+        queue.add(name, name, 0.0)
+    assert queue.take(0.0) == "a"
+    queue.done("a", 0.0, 10.0)
+    queue.add("b", "b", 10.0)
+    assert queue.take(10.0) == "b", "it has had nothing, the other 10 s"
+
+
+def test_newcomer_is_level_with_what_those_who_wait_have_under_way() -> None:
+    queue: FairQueue[str] = FairQueue(100)
+    for name in ("a", "a"):
+        queue.add(name, name, 0.0)
+    assert queue.take(0.0) == "a"
+    for name in ("new", "new"):
+        queue.add(name, name, 100.0)
+    assert queue.take(100.0) == "new"
+    queue.done("a", 0.0, 110.0)
+    queue.done("new", 100.0, 120.0)
+    assert queue.take(120.0) == "a", "it has had 110 s, the other 20 s and what it found"
+
+
+@pytest.mark.parametrize("beside", [[], ["b"]])
+def test_newcomer_where_none_waits_is_ahead_of_no_run(beside: list[str]) -> None:
+    queue: FairQueue[str] = FairQueue(100)
+    under_way = ["a", "a", *beside]  # all for as long, so that b has had less
+    for name in under_way:
+        queue.add(name, name, 0.0)
+    assert sorted(queue.take(0.0) for _ in under_way) == under_way
+    for name in ("new", "new"):
+        queue.add(name, name, 100.0)
+    for name in ("a", "a"):
+        queue.done(name, 0.0, 100.0)
+    queue.add("a", "a", 100.0)
+    assert queue.take(100.0) == "new"
+    queue.done("new", 100.0, 105.0)
+    assert queue.take(105.0) == "a", "neither is owed anything"
+
+
+def test_newcomers_programs_are_expected_to_take_what_others_take() -> None:
+    queue: FairQueue[str] = FairQueue(100)
+    for _ in range(30):
+        queue.add("a", "a", 0.0)
+    now = 0.0
+    for _ in range(20):
+        queue.take(now)
+        queue.done("a", now, now + 10.0)
+        now += 10.0
+    assert queue.take(now) == "a"
+    for _ in range(2):
+        queue.add("new", "new", now + 8.0)
+    assert [queue.take(now + 8.0) for _ in range(2)] == ["new", "a"], "two free slots do not both go to one"
+
+
 def test_run_is_served_first_come_first_served() -> None:
     queue: FairQueue[int] = FairQueue(100)
     for item in range(5):
@@ -155,6 +210,14 @@ def test_full_queue_takes_what_a_smaller_run_sends_and_gives_back_the_newest_of_
         queue.add("new", ("new", 3), 0.0)
     assert queue.add("third", ("third", 0), 0.0) is not None
     assert len(queue) == 6
+
+
+def test_full_queue_makes_no_room_for_a_run_that_has_one_less_waiting() -> None:
+    queue: FairQueue[str] = FairQueue(5)
+    for name in ("a", "a", "a", "b", "b"):
+        queue.add(name, name, 0.0)
+    with pytest.raises(Full):  # else the other would have one less, and both would go on in turns
+        queue.add("b", "b", 0.0)
 
 
 STEPS = st.lists(st.tuples(st.sampled_from("atdrx"), st.sampled_from("ABC"), st.floats(0, 5)), max_size=80)
