@@ -30,6 +30,7 @@ from deepcoder_contracts.progress import (
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.kube import errors
 from deepcoder_operator.progress import certificate_store, certificates
+from deepcoder_operator.progress import server as progress_server
 from deepcoder_operator.progress.authentication import (
     AuthenticationUnavailable,
     Remembering,
@@ -339,6 +340,28 @@ async def test_request_that_is_no_http_is_answered_and_fills_no_log(
         await server.stop()
     assert re.findall(rb"HTTP/1\.[01] (\d+)", answer)[-1] == (progress if port == "progress" else health)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(_HEAD + b"X-Slow: ", b"", id="half a head"),
+        pytest.param(_HEAD + b"Content-Length: 1000\r\n\r\n{", b"408", id="half a body"),
+    ],
+)
+async def test_connection_of_whoever_does_not_go_on_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes
+) -> None:
+    """Anyone who reaches the port could fill the operator's memory with them."""
+    monkeypatch.setattr(progress_server, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(progress_server, "READ_SECONDS", 0.5)
+    async with running() as operator, asyncio.timeout(60):
+        reader, writer = await operator.connected()
+        writer.write(said)
+        told = await reader.read()
+        writer.close()
+    assert b"".join(re.findall(rb"HTTP/1\.1 (\d+)", told)) == answer
 
 
 async def test_trainer_that_ends_in_the_middle_of_its_report_is_no_error(

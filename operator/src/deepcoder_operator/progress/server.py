@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 READ_SECONDS = 10.0
 """Time, in seconds, that a caller has to send its body."""
 
+IDLE_SECONDS = 30.0
+"""Time, in seconds, after which a connection is closed on which no whole head of a request has arrived."""
+
 TLS_BUFFER_BYTES = 8 * 1024
 """Read buffer of a TLS connection. asyncio's own is 256 KiB and not configurable: for a thousand open connections that
 would be a quarter of a gigabyte. A report has about two kilobytes; a longer one arrives in several pieces."""
@@ -85,7 +88,9 @@ class ProgressServer:
     async def start(self, host: str | None, port: int, context: ssl.SSLContext) -> int:
         """Start listening. Returns the port."""
         SSLProtocol.max_size = TLS_BUFFER_BYTES
-        self._runner = web.AppRunner(self.application(), access_log=None, logger=server_log(), keepalive_timeout=30)
+        self._runner = web.AppRunner(
+            self.application(), access_log=None, logger=server_log(), keepalive_timeout=IDLE_SECONDS
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, ssl_context=context)
         await site.start()
