@@ -13,6 +13,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from deepcoder_contracts.server_log import server_log
 
+IDLE_SECONDS = 90.0
+"""Time, in seconds, after which a connection is closed on which no whole head of a request has arrived. By default,
+Prometheus scrapes every minute, over a connection that it keeps."""
+
 Check = Callable[[], str | None]
 """Returns what is wrong, or None."""
 
@@ -35,7 +39,9 @@ class HealthServer:
 
     async def start(self, host: str | None, port: int) -> int:
         """Start listening. Returns the port."""
-        self._runner = web.AppRunner(self.application(), access_log=None, logger=server_log())
+        self._runner = web.AppRunner(
+            self.application(), access_log=None, logger=server_log(), keepalive_timeout=IDLE_SECONDS
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
         bound: int = self._runner.addresses[0][1]
