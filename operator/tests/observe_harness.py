@@ -26,6 +26,8 @@ class API:
 
     asked: Counter[str] = field(default_factory=Counter)
     objects: dict[str, Any] = field(default_factory=dict)
+    kinds: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Objects that share a name with one of another kind."""
     events: list[dict[str, Any]] | None = field(default_factory=list)
     """None: they may not be listed."""
 
@@ -37,7 +39,7 @@ class API:
 
     async def find(self, resource: Any, namespace: str, name: str) -> Any:
         self.asked[resource.kind] += 1
-        return self.objects.get(name)
+        return self.kinds.get((resource.kind, name)) or self.objects.get(name)
 
 
 @dataclass

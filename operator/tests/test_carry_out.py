@@ -83,6 +83,12 @@ async def test_object_of_somebody_else_is_left_alone_and_named(harness: Harness)
     assert problem.reason == "NameConflict"
     assert "ServiceAccount demo-trainer" in problem.message
     assert harness.jobs.seen == []
+    before = {"kind": "DeepCoderRun", "name": "demo", "uid": "before", "controller": True}
+    theirs["metadata"] = {"name": "demo-trainer", "ownerReferences": [before]}
+    problem = await harness.problem()
+    assert problem.reason == "StillEnding", "a deleted namesake's: nobody has anything to do"
+    assert "ServiceAccount demo-trainer" in problem.message
+    assert harness.jobs.seen == []
 
 
 async def test_folder_is_claimed_before_anything_is_made(harness: Harness) -> None:

@@ -55,6 +55,34 @@ async def test_run_whose_bucket_is_not_as_it_should_be_is_looked_for_nowhere_els
     assert harness.api.asked == {"SandboxPool": 1, "ConfigMap": 1, "ServiceAccount": 1, "NetworkPolicy": 1}
 
 
+@pytest.mark.parametrize(
+    ("owner", "reason"),
+    [
+        ({"kind": "DeepCoderRun", "name": "demo"}, "StillEnding"),
+        ({"kind": "DeepCoderRun", "name": "other"}, "NameConflict"),
+        ({"kind": "Job", "name": "demo"}, "NameConflict"),
+        (None, "NameConflict"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("ConfigMap", "demo-config"), ("ServiceAccount", "demo-trainer"),
+        ("NetworkPolicy", "demo-trainer"), ("SandboxPool", "demo-sandbox"),
+    ],
+)  # fmt: skip
+async def test_name_that_a_run_needs_is_another_owners_or_a_deleted_namesakes_for_a_moment(
+    harness: Harness, owner: dict[str, Any] | None, reason: str, kind: str, name: str
+) -> None:
+    """Whoever replaces a run (kubectl replace --force) has nothing to delete and needs no other name."""
+    owners = [owner | {"uid": "another", "controller": True}] if owner else []
+    harness.api.kinds[kind, name] = {"metadata": {"name": name, "ownerReferences": owners}}
+    refusal = (await harness.look(make_run())).refusal
+    assert refusal is not None
+    assert refusal.reason == reason
+    assert f"{kind} {name}" in refusal.message
+
+
 async def test_pool_that_a_waiting_run_refers_to_is_looked_for_live(harness: Harness) -> None:
     """It may have been made a moment ago, and the run would say that there is none."""
     harness.storage.problem = PROBLEM

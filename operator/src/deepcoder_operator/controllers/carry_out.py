@@ -43,7 +43,7 @@ from deepcoder_operator.domain.draft import (
     SavePostMortem,
 )
 from deepcoder_operator.domain.names import config_name
-from deepcoder_operator.domain.owners import owned_by
+from deepcoder_operator.domain.owners import is_left_over, owned_by
 from deepcoder_operator.domain.resolve import ResolvedConfig, resolve
 from deepcoder_operator.domain.world import RAYJOB_INVALID, Problem
 from deepcoder_operator.kube import errors
@@ -252,6 +252,9 @@ class Executor:
             meta = obj["metadata"]
             found = await self._kube.get(BY_KIND[obj["kind"]], meta["namespace"], meta["name"])
             if not owned_by(found, run.metadata.uid):
+                if is_left_over(found, RUNS.kind, run.metadata.name):
+                    text = f"{obj['kind']} {meta['name']} of the run that had this name before is still being removed"
+                    raise CannotDo("StillEnding", text) from None
                 text = f"{obj['kind']} {meta['name']} exists and is not this run's: delete it; it is never adopted"
                 raise CannotDo("NameConflict", text) from None
             return found

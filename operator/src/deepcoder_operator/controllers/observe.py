@@ -26,7 +26,7 @@ from deepcoder_operator.domain.names import (
     policy_name,
     pool_name,
 )
-from deepcoder_operator.domain.owners import controller_uid, owned_by
+from deepcoder_operator.domain.owners import controller_uid, is_left_over, owned_by
 from deepcoder_operator.domain.query import StorageQuery, rayjob_in_doubt, storage_query
 from deepcoder_operator.domain.world import (
     Beat,
@@ -50,6 +50,7 @@ from deepcoder_operator.kube.resources import (
     PODS,
     POOLS,
     RAYJOBS,
+    RUNS,
     SECRETS,
     SERVICE_ACCOUNTS,
 )
@@ -316,6 +317,9 @@ class Observer:
         for resource, child in wanted:
             found = await self.kube.find(resource, namespace, child)
             if found is not None and not owned_by(found, run.metadata.uid):
+                if is_left_over(found, RUNS.kind, name):
+                    text = f"{resource.kind} {child} of the run that had this name before is still being removed"
+                    return Problem("StillEnding", text)
                 return Problem(
                     "NameConflict",
                     f"{resource.kind} {child} exists and is not this run's: delete it, or give the run another name",

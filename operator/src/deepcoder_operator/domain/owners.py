@@ -21,3 +21,10 @@ def controller_uid(obj: Mapping[str, Any]) -> str | None:
 def owned_by(obj: Mapping[str, Any], uid: str) -> bool:
     """Whether an object's controller has this UID."""
     return controller_uid(obj) == uid
+
+
+def is_left_over(obj: Mapping[str, Any], kind: str, name: str) -> bool:
+    """Whether an object that is not ours belonged to an earlier owner of our kind and name. Garbage collection removes
+    it."""
+    owner = controller(obj)
+    return owner is not None and (owner.get("kind"), owner.get("name")) == (kind, name)

@@ -20,7 +20,7 @@ from typing import Any
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
 from deepcoder_operator.builders import pool as builders
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings
-from deepcoder_operator.domain.owners import controller
+from deepcoder_operator.domain.owners import is_left_over, owned_by
 from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, unless_changed
@@ -111,10 +111,9 @@ class PoolObjects:
         return token if uid != pool.uid else None
 
     def _check_owner(self, pool: PoolIdentity, obj: Mapping[str, Any] | None, kind: str, name: str) -> None:
-        owner = controller(obj) if obj is not None else None
-        if obj is None or (owner and owner["uid"] == pool.uid):
+        if obj is None or owned_by(obj, pool.uid):
             return
-        if owner and (owner.get("kind"), owner.get("name")) == (POOLS.kind, pool.name):
+        if is_left_over(obj, POOLS.kind, pool.name):
             raise StillEnding(f"{kind} {name} of the SandboxPool that had this name before is still being removed")
         raise NameConflict(
             f"{kind} {name} exists and does not belong to this pool: delete or rename it, or rename the pool"
