@@ -57,6 +57,7 @@ class API:
     slow: float = 0.0
     refuses: Exception | None = None
     asked: list[tuple[int, int]] = field(default_factory=list)
+    event_lists: int = 0
     containers: list[str] = field(default_factory=list)
     """Whose logs were asked for."""
     held: list[dict[str, Any]] = field(default_factory=list)
@@ -73,6 +74,7 @@ class API:
         if resource.kind == "Pod":
             self.held = [keep(pod) for pod in self.pods]
             return self.held, "1"
+        self.event_lists += 1
         name = field_selector.removeprefix("regarding.name=")
         return [e for e in self.events if e["regarding"]["name"] == name], "1"
 
@@ -96,6 +98,8 @@ class Storage:
 
     documents: dict[str, str] = field(default_factory=dict)
     problem: StorageProblem | None = None
+    unknown: StorageProblem | None = None
+    """Why its credentials are not known."""
     slow: float = 0.0
     limit: PassLimit = field(default_factory=lambda: PassLimit(1))
 
@@ -103,7 +107,9 @@ class Storage:
         return self.limit.aside()
 
     async def credentials(self, run: Any) -> Credentials:
-        return Credentials("AKIDEXAMPLE", "the-secret-of-s3")
+        if self.unknown:
+            raise self.unknown
+        return Credentials("AKIDEXAMPLE", "the-secret-of-s3", "the-session-of-s3")
 
     async def put(self, run: Any, key: str, data: bytes) -> None:
         await asyncio.sleep(self.slow)

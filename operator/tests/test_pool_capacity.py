@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -272,6 +273,23 @@ async def test_judge_that_failed_once_is_heard_again_however_many_of_another_poo
     await poller.close()
 
 
+async def test_judge_that_accepts_and_never_answers_is_given_up(
+    silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "_DEADLINE_SECONDS", 0.2)
+    poller = CapacityPoller(lambda: 0.0, silence.port)
+    async with asyncio.timeout(30):
+        assert set(await poller.poll([*silence.pods(1), pod()], TOKEN)) == {"uid"}
+    await poller.close()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_judge_is_asked_at_an_address_of_either_family() -> None:
+    judge = Judge()
+    async with served(judge.answer, "::1") as judge.port, polling(judge, [0.0]) as poller:
+        assert await poller.poll([pod(address="::1")], TOKEN) == {"uid": JudgeLoad(4, 3, 7)}
+
+
 async def test_nothing_is_left_of_a_silent_judge_that_is_gone(
     silence: Silence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +302,7 @@ async def test_nothing_is_left_of_a_silent_judge_that_is_gone(
     now[0] = 1.0
     await poller.poll(silence.pods(2), TOKEN)
     poller.forget(["silent-0"])
+    assert {"silent-0"}.isdisjoint([*poller._asked, *poller._answers, *poller._silent]), "judges come and go for ever"
     for left in ({"poll s1"}, set()):
         async with asyncio.timeout(30):
             while polled_in_background() != left:

@@ -22,6 +22,7 @@ def crashed() -> Harness:
 async def test_log_events_and_states_are_saved_below_the_attempt_and_told_where(crashed: Harness) -> None:
     crashed.api.events = [
         event(HEAD, "Killing", "stopping", "2026-11-28T10:00:01Z"),
+        event(HEAD, "Pulled", "the image", "2026-11-28T09:30:00Z"),
         event("demo-s0-a1", "Created", "cluster", "2026-11-28T09:00:00Z"),
         event("somebody-else", "Created", "not ours", "2026-11-28T09:00:00Z"),
     ]
@@ -32,7 +33,7 @@ async def test_log_events_and_states_are_saved_below_the_attempt_and_told_where(
     assert message.endswith("/short/attempts/001/logs/")
     assert "s3://" in message
     assert crashed.document("head.log") == "Traceback"
-    assert [e["reason"] for e in json.loads(crashed.document("events.json"))] == ["Created", "Killing"]
+    assert [e["reason"] for e in json.loads(crashed.document("events.json"))] == ["Created", "Pulled", "Killing"]
     (state,) = json.loads(crashed.document("pods.json"))
     assert (state["node"], state["status"]["phase"]) == ("gpu-7", "Running")
     assert crashed.api.asked == [(20_000, 4 << 20)], "a log has no bound of its own"
@@ -65,6 +66,45 @@ async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Harness
     await crashed.save()
     logs = [k.rpartition("/")[2] for k in crashed.storage.documents if k.endswith(".log")]
     assert logs == ["head.log", *(f"demo-s0-a1-learner-{i}.log" for i in (901, 902, 903))]
+    assert crashed.api.event_lists < 10, "a request each for a thousand pods would be a flood"
+
+
+@pytest.mark.parametrize(("phase", "code"), [("Failed", None), ("Running", 139)], ids=["evicted", "started again"])
+async def test_worker_has_failed_by_its_phase_or_by_its_programs_end(
+    crashed: Harness, phase: str, code: int | None
+) -> None:
+    crashed.api.pods.append(pod("demo-s0-a1-learner-0", "learner", phase, code))
+    crashed.api.logs["demo-s0-a1-learner-0"] = "NCCL"
+    await crashed.save()
+    assert crashed.document("demo-s0-a1-learner-0.log") == "NCCL"
+
+
+async def test_log_of_a_second_head_does_not_take_the_place_of_the_firsts(crashed: Harness) -> None:
+    crashed.api.pods.append(pod("demo-s0-a1-head-2", "head"))
+    crashed.api.logs["demo-s0-a1-head-2"] = "the second"
+    await crashed.save()
+    assert (crashed.document("head.log"), crashed.document("demo-s0-a1-head-2.log")) == ("Traceback", "the second")
+
+
+async def test_log_that_a_kubelet_does_not_give_at_once_is_asked_for_again(
+    crashed: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, refused = crashed.api.read_log, [errors.Unavailable("502"), errors.Unavailable("502")]
+
+    async def busy(*arguments: Any) -> str:
+        if refused:
+            raise refused.pop()
+        return await read(*arguments)
+
+    async def at_once(_: float) -> None:
+        pass
+
+    monkeypatch.setattr(crashed.api, "read_log", busy)
+    monkeypatch.setattr(postmortem.asyncio, "sleep", at_once)
+    told = await crashed.save()
+    assert told is not None
+    assert told[0] == "PostMortemSaved"
+    assert crashed.document("head.log") == "Traceback"
 
 
 async def test_of_a_thousand_pods_what_is_equal_is_held_once_and_not_who_wrote_it(crashed: Harness) -> None:
@@ -123,8 +163,10 @@ async def test_log_that_does_not_come_holds_up_nothing(crashed: Harness, monkeyp
 async def test_it_is_done_once_for_an_attempt(crashed: Harness) -> None:
     saver = crashed.saver()
     assert await saver.save(crashed.run, crashed.attempt) is not None
+    other = crashed.attempt.model_copy(update={"ordinal": 2})
+    assert await saver.save(crashed.run, other) is not None
     assert await saver.save(crashed.run, crashed.attempt) is None
-    assert len(crashed.api.asked) == 1
+    assert len(crashed.api.asked) == 2
 
 
 async def test_it_is_tried_again_until_it_is_stored(crashed: Harness) -> None:

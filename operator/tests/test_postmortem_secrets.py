@@ -10,6 +10,7 @@ from post_mortem_world import HEAD, TOKEN, Harness, encoded, event, pod
 
 from deepcoder_contracts.api.stage import WorkerGroup
 from deepcoder_operator.kube import errors
+from deepcoder_operator.storage.s3 import StorageProblem
 
 VALUES = {
     "plain": TOKEN,
@@ -25,7 +26,8 @@ def crashed() -> Harness:
 
 
 async def test_no_document_holds_a_secret(crashed: Harness) -> None:
-    secrets = [TOKEN, "the-secret-of-s3", "AKIDEXAMPLE", "hf_AbCdEfGhIjKlMnOpQrSt", "AKIAIOSFODNN7EXAMPLE"]
+    bucket = ["the-secret-of-s3", "the-session-of-s3", "AKIDEXAMPLE"]
+    secrets = [TOKEN, *bucket, "hf_AbCdEfGhIjKlMnOpQrSt", "AKIAIOSFODNN7EXAMPLE"]
     crashed.api.logs[HEAD] = "\n".join(f"env: {s}" for s in secrets)
     crashed.api.events = [event(HEAD, "Failed", f"bad key {TOKEN}", "2026-11-28T10:00:01Z")]
     crashed.api.pods[0]["status"]["message"] = f"exited with {TOKEN}"
@@ -118,11 +120,28 @@ async def test_where_a_secret_is_not_known_nothing_that_programs_printed_is_save
     assert not [text for text in crashed.storage.documents.values() if TOKEN in text]
 
 
+@pytest.mark.parametrize("withheld", ["the bucket's", "too many"])
+async def test_secrets_that_cannot_be_searched_for_hold_no_attempts_end_up(crashed: Harness, withheld: str) -> None:
+    """What is raised here would come before the deletion of the RayJob, and with it of the GPUs."""
+    if withheld == "too many":
+        crashed.api.secrets["wandb"]["key"] = encoded("\n".join(f"line-{i}-of-a-list" for i in range(5000)))
+    else:
+        crashed.storage.unknown = StorageProblem("SecretNotFound", "Secret s3 does not exist")
+    told = await crashed.save()
+    assert told is not None
+    assert told[0] == "PostMortemPartly"
+    assert "all program output" in told[1]
+    assert {k.rpartition("/")[2] for k in crashed.storage.documents} == {"events.json", "pods.json"}
+
+
+@pytest.mark.parametrize("role", ["samplers", "learners"])
 @pytest.mark.parametrize("left", ["the head", "no pod"])
-async def test_words_of_a_worker_that_is_gone_are_saved_without_its_secrets(crashed: Harness, left: str) -> None:
+async def test_words_of_a_worker_that_is_gone_are_saved_without_its_secrets(
+    crashed: Harness, left: str, role: str
+) -> None:
     hub = {"spec": {"containers": [{"name": "ray-worker", "envFrom": [{"secretRef": {"name": "hub"}}]}]}}
     stage = crashed.run.spec.stages[0]
-    resources = stage.resources.model_copy(update={"samplers": WorkerGroup(template=hub)})
+    resources = stage.resources.model_copy(update={role: WorkerGroup(template=hub)})
     spec = crashed.run.spec.model_copy(update={"stages": [stage.model_copy(update={"resources": resources})]})
     crashed.run = crashed.run.model_copy(update={"spec": spec})
     crashed.api.secrets["hub"] = {"k": encoded("key-of-hub")}

@@ -9,9 +9,10 @@ import pytest
 from observe_harness import Harness, job_object, training
 from plan_world import Cluster
 
-from deepcoder_contracts.api.stage import WorkerGroup
+from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.exit import ExitRecord
-from deepcoder_operator.domain.world import StoredStage
+from deepcoder_operator.controllers import quotes
+from deepcoder_operator.domain.world import StorageView, StoredStage
 
 
 @pytest.fixture
@@ -70,6 +71,64 @@ async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(ha
     job = (await harness.look(cluster.run)).rayjob
     assert job is not None
     assert job.message == "login with [redacted]", "it is known again"
+
+
+async def test_what_a_job_says_later_is_quoted_in_place_of_what_it_said(harness: Harness) -> None:
+    cluster = crashed(harness, "Traceback")
+    await harness.look(cluster.run)
+    harness.jobs.objects[0]["status"]["message"] = "Traceback: out of memory"
+    job = (await harness.look(cluster.run)).rayjob
+    assert job is not None
+    assert job.message == "Traceback: out of memory"
+
+
+async def test_secrets_are_those_of_the_stage_that_the_attempt_is_of(harness: Harness) -> None:
+    cluster = crashed(harness, "401 for key-of-second")
+    stage = cluster.run.spec.stages[0]
+
+    def reading(name: str) -> Stage:
+        containers = [{"name": "ray-worker", "envFrom": [{"secretRef": {"name": name}}]}]
+        group = WorkerGroup(template={"spec": {"containers": containers}})
+        resources = stage.resources.model_copy(update={"samplers": group})
+        return stage.model_copy(update={"name": name, "resources": resources})
+
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    status = cluster.run.status.model_copy(update={"attempt": attempt.model_copy(update={"stage_index": 1})})
+    spec = cluster.run.spec.model_copy(update={"stages": [reading("first"), reading("second")]})
+    run = cluster.run.model_copy(update={"spec": spec, "status": status})
+    harness.api.objects |= {name: secret(key=f"key-of-{name}") for name in ("first", "second", "demo-sandbox-token")}
+    job = (await harness.look(run)).rayjob
+    assert job is not None
+    assert job.message == "401 for [redacted]"
+    record = ExitRecord(code=1, reason="Crashed", message="401 for key-of-second", step=3)
+    answer = await harness.observer._quotes.exit(run, StorageView(stage=StoredStage(exit=record)))
+    assert answer is not None
+    assert answer.stage is not None
+    assert answer.stage.exit is not None
+    assert answer.stage.exit.message == "401 for [redacted]"
+
+
+async def test_key_of_a_hosted_judge_is_not_quoted(harness: Harness) -> None:
+    cluster = crashed(harness, "401 for key-of-together")
+    spec = cluster.run.spec
+    hosted = type(spec.sandbox).model_validate({"together": {"credentialsSecretRef": {"name": "together"}}})
+    harness.api.objects["together"] = secret(TOGETHER_API_KEY="key-of-together")
+    run = cluster.run.model_copy(update={"spec": spec.model_copy(update={"sandbox": hosted})})
+    job = (await harness.look(run)).rayjob
+    assert job is not None
+    assert job.message == "401 for [redacted]"
+
+
+async def test_of_what_was_said_only_the_newest_is_remembered(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotes, "_REMEMBERED", 2)
+    cluster = crashed(harness, "Traceback")
+    for number in range(4):
+        harness.jobs.objects[0]["metadata"]["uid"] = f"job-{number}"
+        await harness.look(cluster.run)
+    assert list(harness.observer._quotes._told) == ["job-2", "job-3"]
 
 
 async def test_secrets_are_read_once_for_what_a_job_says(harness: Harness) -> None:
