@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -257,3 +257,51 @@ async def test_loop_ends_with_the_leadership(world: World, monkeypatch: pytest.M
         world.now += RENEW_SECONDS
         with pytest.raises(errors.LeadershipLost):
             await task
+
+
+async def test_loop_ends_as_soon_as_another_is_seen_to_hold_the_lease(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own time is not over, but an uninstallation has taken the Lease and deletes what it would make again."""
+    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.01)
+    first = world.replica("a")
+    task = asyncio.create_task(first.run())
+    async with asyncio.timeout(60):
+        await first.leader.wait()
+        assert world.api.lease is not None
+        world.api.put(world.api.lease["spec"] | {"holderIdentity": "b"})
+        with pytest.raises(errors.LeadershipLost, match="is held by b"):
+            await task
+    assert lease.LEADER._value.get() == 0, "no longer served as the leader's"
+
+
+async def test_whoever_takes_the_lease_away_goes_on_once_nobody_can_lead_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    first, api = world.replica("a"), cast(Any, world.api)
+    await first.turn()
+    monkeypatch.setattr(lease.asyncio, "sleep", sleep)
+    await lease.take_away(api, "ns", "lease", "uninstallation", 300)
+    assert [seconds for seconds in slept if seconds] == [LEASE_SECONDS]
+
+
+async def test_lease_that_was_left_to_others_is_theirs_once_it_is_over_and_one_they_have_is_not_touched(
+    world: World,
+) -> None:
+    api: Any = world.api
+    await lease.take_away(api, "ns", "lease", "uninstallation", 300)
+    await lease.leave_to_others(api, "ns", "lease", "uninstallation", 5)
+    later = world.replica("a")
+    await later.turn()
+    assert not later.leads
+    world.now += 5
+    await later.turn()
+    assert later.leads
+    before = world.api.lease
+    await lease.leave_to_others(api, "ns", "lease", "uninstallation", 5)
+    assert world.api.lease == before
