@@ -138,7 +138,7 @@ async def test_report_reaches_the_board_and_wakes_the_run(operator: Operator) ->
     assert (status, reply["desired"]) == (200, "Run")
     heartbeat = operator.board.heartbeat(RUN, 3)
     assert heartbeat is not None
-    assert heartbeat.report.step == 7
+    assert (heartbeat.report.step, heartbeat.pod_uid) == (7, "uid-1"), "the next head's silence is not this one's"
     assert woken == [RUN]
     assert operator.board.expected_submissions("ml", "judges", heartbeat.received_at) == 64
 
