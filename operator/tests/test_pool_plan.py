@@ -149,3 +149,9 @@ def test_replacement_backs_off_and_the_backoff_is_bounded() -> None:
     assert backoff_until([1e6], 1e6 + 599) == 1e6 + 1
     assert backoff_until([1e6], 1e6 + 600) == 0.0
     assert plan([], 3, may_create=False).empty
+    assert backoff_until([0.0, 100.0], 100.0) == 102.0, "after the last one"
+
+
+def test_judge_that_ended_is_deleted_once() -> None:
+    """Each deletion counts as a failure, which slows the replacement of judges down."""
+    assert plan([pod(0, ready=False, ended=True, deleting=True)], 1).delete == ()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcoder_operator.domain.pool_scaling import Load, ScalingLimits, decide, recommend
+from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
 
 counts = st.integers(0, 5000)
 
@@ -103,6 +103,15 @@ def test_gap_between_batches_keeps_the_judges() -> None:
     gap = decide(Load(), FOUR, current=busy.replicas, history=busy.history, now=59)
     over = decide(Load(), FOUR, current=gap.replicas, history=gap.history, now=61)
     assert (busy.replicas, gap.replicas, over.replicas) == (4, 4, 1)
+
+
+def test_pool_shrinks_by_steps_as_the_peaks_leave_the_window() -> None:
+    current, sizes = 1, {}
+    history: tuple[Recommendation, ...] = ()
+    for now, programs in ((0, 16), (10, 12), (20, 8), (30, 8), (59, 0), (65, 0), (75, 0), (95, 0)):
+        current, history = decide(Load(queued=programs), FOUR, current=current, history=history, now=float(now))
+        sizes[now] = current
+    assert sizes == {0: 4, 10: 4, 20: 4, 30: 4, 59: 4, 65: 3, 75: 2, 95: 1}
 
 
 def test_restarted_operator_does_not_shrink_a_pool_before_its_window_has_passed() -> None:
