@@ -61,6 +61,7 @@ def test_contest_without_points_counts_problems_and_ten_of_penalty_a_miss() -> N
     icpc = contest(problems={"1A": None, "1B": None}, standings=[(2.0, 9.0), (2.0, 11.0), (1.0, 0.0)])
     assert points_of(icpc, {"1A": [True], "1B": [False, True]}) == (2.0, 10.0)
     assert place_in(icpc, 2.0, 10.0) == 1, "at equal points the lower penalty is before"
+    assert place_in(icpc, 2.0, 11.0) == 2, "who did the same did at least as well"
     assert place_in(icpc, 0.0, 0.0) == 3
 
 
@@ -68,10 +69,22 @@ def test_sample_that_no_judge_could_judge_is_neither_right_nor_a_miss() -> None:
     assert points_of(contest(), {"1A": [None, True]}) == (500.0, 0.0)
 
 
+def test_samples_are_successive_tries_by_their_index_in_whatever_order_they_are_stored() -> None:
+    rows = [
+        {"group_id": 0, "index": index, "contest_problem": "1A", "reward": float(right)}
+        for index, right in ((1, True), (0, False))
+    ]
+    # One miss leaves 450 of 500 points, and 32 have 480.
+    rated = codeforces_rating(rows, {"1": contest(standings=[(480.0, 0.0)] * 32 + [(400.0, 0.0)] * 269)}, None)
+    assert rated is not None
+    assert rated.by_contest == {"1": 1881}
+
+
 def test_rating_is_the_mean_over_contests_and_says_what_was_left_out() -> None:
     easy = contest(problems={"2A": 2000.0})
     small = contest(problems={"3A": 500.0}, standings=[(0.0, 0.0)] * 200, ratings=[1500] * 200)
     solved: dict[str, list[bool | None]] = {"1A": [True], "2A": [True], "3A": [True], "4A": [True], "5A": [None]}
+    solved["5B"] = [True]  # which alone would be a contest of which one problem was solved
     rated = rate({"1": contest(), "2": easy, "3": small, "4": "no standings/4.json", "5": contest()}, solved)
     assert rated is not None
     assert rated.by_contest == {"1": 1881, "2": 3099}
@@ -151,6 +164,14 @@ def test_files_that_are_not_the_apis_are_named(tmp_path: Path) -> None:
     (tmp_path / "ratings.json").write_text('{"high": 3}')
     with pytest.raises(BadConfig, match=r"ratings\.json: neither a list of ratings nor counts"):
         read_contests(tmp_path)
+
+
+def test_ratings_that_are_no_numbers_are_refused_because_nothing_is_above_or_below_them(tmp_path: Path) -> None:
+    write_contest(tmp_path)
+    for text in ("[1500, NaN, 1000]", '{"1500": 2, "nan": 1}'):
+        (tmp_path / "ratings.json").write_text(text)
+        with pytest.raises(BadConfig, match=r"ratings\.json: neither a list of ratings nor counts .*nan"):
+            read_contests(tmp_path)
 
 
 @pytest.mark.parametrize("counts", [{"1500": 10**12}, {"1500": 3, "1600": -3}], ids=["a bomb", "below 0"])

@@ -107,6 +107,10 @@ def test_comparison_pairs_problems_and_refuses_other_ones() -> None:
     assert comparison.difference.mean == 0.5
     assert comparison.difference.low > 0
     assert comparison.p_value == pytest.approx(2 / 2**4)
+    assert comparison.difference.over == 8
+    unjudged = compare("d", ("a", before), ("b", scores([row(g, 0, g % 2 if g else None) for g in range(8)])))
+    assert unjudged is not None
+    assert (unjudged.difference.over, unjudged.difference.mean) == (7, pytest.approx(4 / 7))
     assert compare("d", ("a", before), ("b", scores([row(g, 0, None) for g in range(8)]))) is None
     with pytest.raises(ValueError, match="different problems"):
         compare("d", ("a", before), ("b", scores([row(0, 0, 1)])))

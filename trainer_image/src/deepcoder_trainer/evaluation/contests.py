@@ -10,6 +10,7 @@ be read, the error names it. A contest whose files are missing or do not match i
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def _ratings(path: Path) -> tuple[float, ...] | None:
     given = _json(path)
     try:
         pairs = given.items() if isinstance(given, dict) else [(value, 1) for value in given]
-        counted = [(float(value), int(count)) for value, count in pairs]
+        counted = [(_finite(value), int(count)) for value, count in pairs]
     except (TypeError, ValueError, OverflowError) as error:
         raise BadConfig(
             f'{path}: neither a list of ratings nor counts by rating ({error}): write [1500, …] or {{"1500": 12, …}}',
@@ -124,6 +125,13 @@ def _ratings(path: Path) -> tuple[float, ...] | None:
             f"{path}: no rating in it: leave the file out, or put all users' ratings there", field="contests"
         )
     return ratings
+
+
+def _finite(value: Any) -> float:
+    """Return a number. Raises ValueError for NaN too: a list with it has no order, and no share is below a rating."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is no rating")
+    return number
 
 
 def _json(path: Path) -> Any:
