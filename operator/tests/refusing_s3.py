@@ -1,7 +1,7 @@
 """An S3 server that gives the answers which no server on this machine gives: conflicts, overload, errors of its own.
 
-It keeps objects and knows no signatures. With its first `refusals` it answers as many writes. Objects in `locked` stay
-when their bucket's are deleted, and the answer to that says so.
+It keeps objects and knows no signatures. It lists and deletes a thousand objects at once. With its first `refusals` it
+answers as many writes. Objects in `locked` stay when their bucket's are deleted, and the answer to that says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
+
+AT_ONCE = 1000
+"""Largest number of objects in an answer and in a request."""
 
 
 class RefusingS3:
@@ -40,9 +43,19 @@ class RefusingS3:
             def do_GET(self) -> None:
                 bucket, _, query = self.path.partition("?")
                 if "list-type=2" in query:
-                    after = parse_qs(query).get("start-after", [""])[0]
-                    keys = (path.removeprefix(f"{bucket}/") for path in sorted(server.objects))
-                    listed = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys if key > after)
+                    asked = parse_qs(query)
+                    [after] = asked.get("continuation-token") or asked.get("start-after") or [""]
+                    [prefix] = asked.get("prefix") or [""]
+                    paths = {path.removeprefix(f"{bucket}/"): path for path in sorted(server.objects)}
+                    keys = [key for key in paths if key > after and key.startswith(prefix)]
+                    listed = "".join(
+                        f"<Contents><Key>{key}</Key><Size>{len(server.objects[paths[key]])}</Size>"
+                        "<LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+                        for key in keys[:AT_ONCE]
+                    )
+                    if len(keys) > AT_ONCE:
+                        listed += f"<IsTruncated>true</IsTruncated><NextContinuationToken>{keys[AT_ONCE - 1]}"
+                        listed += "</NextContinuationToken>"
                     self.send(200, content=f"<ListBucketResult>{listed}</ListBucketResult>".encode())
                 else:
                     self.send(200 if self.path in server.objects else 404, "NoSuchKey")
@@ -52,8 +65,11 @@ class RefusingS3:
             def do_POST(self) -> None:
                 """Several objects are deleted."""
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                refused = ""
-                for key in re.findall("<Key>(.*?)</Key>", body):
+                refused, keys = "", re.findall("<Key>(.*?)</Key>", body)
+                if len(keys) > AT_ONCE:
+                    self.send(400, "MalformedXML")
+                    return
+                for key in keys:
                     if key in server.locked:
                         refused += f"<Error><Key>{key}</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
                     else:

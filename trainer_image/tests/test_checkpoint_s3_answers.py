@@ -76,6 +76,24 @@ def test_a_conflict_that_does_not_end_is_given_up(server: RefusingS3, store: Obj
     assert (len(pauses), server.refusals) == (4, [])
 
 
+def test_more_objects_than_an_answer_or_a_request_holds_are_listed_and_deleted(
+    server: RefusingS3, store: ObjectStore
+) -> None:
+    server.objects = {f"/bucket/run/old/{number:04d}": b"x" for number in range(2001)} | {"/bucket/run/older": b"x"}
+    assert [o.key for o in store.list("old/")] == [f"old/{number:04d}" for number in range(2001)]
+    assert store.delete_prefix("old/", keep=frozenset({"old/1500"})) == 2000
+    assert sorted(server.objects) == ["/bucket/run/old/1500", "/bucket/run/older"]
+
+
+def test_an_object_that_a_server_would_not_delete_is_told_though_the_request_succeeded(
+    server: RefusingS3, store: ObjectStore
+) -> None:
+    server.objects = {f"/bucket/run/old/{number}": b"x" for number in range(3)}
+    server.locked = {"run/old/1"}
+    with pytest.raises(StorageUnavailable, match="old/: 1 objects could not be deleted"):
+        store.delete_prefix("old/")
+
+
 @pytest.fixture
 def broken_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Endpoint of a server whose TLS connections break in the middle of each object."""

@@ -338,7 +338,8 @@ async def test_a_verdict_is_that_of_the_judge_that_gave_it(tmp_path: Path) -> No
 
 async def test_a_line_that_a_crash_cut_short_is_as_if_it_never_was(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    path.write_text('{"key": "a", "passed": true, "seconds": 1}\n{"key": "b", "pas')
+    cut = f'{{"key": "b", "passed": true, "seconds": 1, "judge": "{"1" * 99}'  # longer than the line after it
+    path.write_text('{"key": "a", "passed": true, "seconds": 1}\n' + cut)
     journal = Journal(FileLog(path))
     assert (journal.get("a"), journal.get("b")) == (True, None)
     await journal.put("c", False, 1.0)
