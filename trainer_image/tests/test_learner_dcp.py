@@ -115,7 +115,15 @@ def test_large_states_are_split_over_files(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing metadata", "metadata is no JSON", "path leaves the folder", "missing file", "file is cut"]
+    "damage",
+    [
+        "missing metadata",
+        "metadata is no JSON",
+        "path leaves the folder",
+        "a part is nowhere",
+        "missing file",
+        "file is cut",
+    ],
 )
 def test_damaged_files_are_told_as_damage(damage: str, make_learner: Callable, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
@@ -130,6 +138,10 @@ def test_damaged_files_are_told_as_damage(damage: str, make_learner: Callable, t
     elif damage == "path leaves the folder":
         metadata.write_text(metadata.read_text().replace("rank-00000", "../rank-00000"))
         save_file(load_file(tensors), tmp_path / tensors.name)
+    elif damage == "a part is nowhere":
+        document = json.loads(metadata.read_text())
+        document["tensors"]["model.model.norm.weight"]["chunks"] = []
+        metadata.write_text(json.dumps(document))
     elif damage == "missing file":
         tensors.unlink()
     else:

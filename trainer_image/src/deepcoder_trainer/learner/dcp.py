@@ -12,6 +12,7 @@ another rank for them. A state dict with anything but tensors is refused when it
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,6 +250,9 @@ def _metadata(tensors: dict[str, Any]) -> Metadata:
             if "/" in chunk["file"]:
                 raise ValueError(f"file {chunk['file']!r} is not beside {METADATA}")
             places[MetadataIndex(name, offsets, number)] = Place(chunk["file"], chunk["key"])
+        if sum(math.prod(chunk.sizes) for chunk in chunks) != math.prod(entry["size"]):
+            # DCP would leave the numbers that lie nowhere as they were before the load, and say nothing.
+            raise ValueError(f"the chunks of {name} are not all of it")
         properties = replace(TensorProperties(), dtype=_DTYPES[entry["dtype"]])
         entries[name] = TensorStorageMetadata(properties, torch.Size(entry["size"]), chunks)
     return Metadata(entries, storage_data=places)
