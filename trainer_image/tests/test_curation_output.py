@@ -292,3 +292,10 @@ def test_tests_that_are_bytes_are_not_taken_for_what_python_prints_of_them(tmp_p
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
     with pytest.raises(DatasetError, match=r"a\.parquet:1: tests: a bytes is no text"):
         load_dataset(tmp_path / "a.parquet")
+
+
+def test_a_date_that_python_does_not_have_is_named_by_its_row(tmp_path: Path) -> None:
+    days = pa.array([0, 1 << 30], pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"id": ["a", "b"], "prompt": ["p", "p"], "published": days}), tmp_path / "a.parquet")
+    with pytest.raises(DatasetError, match=r"a\.parquet:1: cannot be read \(days="):
+        list(read_rows(tmp_path / "a.parquet"))

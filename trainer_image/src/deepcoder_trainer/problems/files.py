@@ -146,7 +146,13 @@ def _parquet(path: Path) -> Iterator[FileRow]:
             for batch in file.iter_batches(batch_size=most, row_groups=[group]):
                 if batch.nbytes > most * MAX_ROW_BYTES:
                     raise _too_large(path, number + 1, row=True)
-                for row in batch.to_pylist():
+                try:
+                    rows = batch.to_pylist()
+                except (ValueError, OverflowError) as error:  # as of a date that Python does not have
+                    raise DatasetError(
+                        f"{path.name}:{number + 1}: cannot be read ({error}): leave out what is no text or number"
+                    ) from None
+                for row in rows:
                     number += 1
                     yield FileRow(number, {k: v for k, v in row.items() if v is not None}, min(1.0, number / total))
 
