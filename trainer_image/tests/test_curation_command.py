@@ -337,6 +337,21 @@ def test_mathematics_is_curated_by_statement_alone(tmp_path: Path, sets: Callabl
         assert (problem.answer, problem.tests, problem.source) == ("100", (), "deepscaler")
 
 
+def test_a_set_that_is_half_replaced_has_no_sums_of_the_one_before_it(
+    tmp_path: Path, sets: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["curate", *sets(deepscaler=[mathematics_row()]), "--output-dir", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert (tmp_path / "out/SHA256SUMS").exists()
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("deepcoder_trainer.curation.run.write_report", full)
+    assert main(command) != 0
+    assert not (tmp_path / "out/SHA256SUMS").exists()
+
+
 def shared_rows(name: str, count: int) -> list[dict[str, Any]]:
     """The problems with the smallest tests of a set, in our layout."""
     path = SHARED / f"{name}.jsonl"

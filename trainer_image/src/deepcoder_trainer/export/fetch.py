@@ -17,7 +17,7 @@ from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageError
 from deepcoder_trainer.checkpoint.opening import open_storage
-from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.reader import parse_manifest
 from deepcoder_trainer.checkpoint.transfer import download_files
 from deepcoder_trainer.checkpoint.verify import unlisted_files
 from deepcoder_trainer.errors import BadConfig
@@ -38,14 +38,12 @@ def main(options: argparse.Namespace) -> int:
     uri = as_uri(options.uri, "uri").rstrip("/")
     try:
         store = open_storage(uri, options.endpoint or None, options.region or None)  # a manifest's may be empty
-        manifest, digest = read_manifest(store, "")
+        data = store.get_bytes(MANIFEST)  # once: what is checked is what is kept
+        manifest, digest = parse_manifest(data, uri), sha256_digest(data)
         if options.digest is not None and digest != options.digest:
             raise CheckpointDamaged(f"{uri} has digest {digest}, --digest says {options.digest}: it is another export")
         if manifest.kind is not ManifestKind.EXPORT:
             raise BadConfig(f"{uri} is an {manifest.kind.value}: name an export, or make one of it first", field="uri")
-        data = store.get_bytes(MANIFEST)
-        if sha256_digest(data) != digest:
-            raise CheckpointDamaged(f"{uri}/{MANIFEST} changed while it was read: try again")
         _make_ready(options.directory, manifest, data)
         download_files(store, "", options.directory, manifest.files, check_present=True)
         (options.directory / MANIFEST).write_bytes(data)
