@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -229,6 +230,28 @@ async def test_a_set_that_was_changed_in_storage_is_not_trained_on(
     forged = CurationManifest.from_json(manifest.to_json()).model_copy(update={"inputs": manifest.inputs[:1]})
     Path(f"{config.storage.uri.removeprefix('file://')}/{place}/MANIFEST.json").write_bytes(forged.to_json())
     assert find_curated(store, config) is None, "its key is not that of what it names"
+
+
+async def test_of_two_sets_that_answer_one_wish_the_one_that_was_committed_first_counts(
+    make_config: Callable[..., StageConfig], model: Path, tmp_path: Path
+) -> None:
+    config = curating(make_config, tmp_path / "sets", model, problems=1)
+    await first(config, tmp_path / "one", tmp_path)
+    store = open_run_storage(config.storage)
+    made = find_curated(store, config)
+    assert made is not None
+    other = CurationManifest.from_json(made.to_json()).model_copy(update={"code_digest": f"sha256:{'0' * 64}"})
+    other = other.model_copy(update={"key": other.recomputed_key})
+    store.put_bytes(f"curation/{other.key}/MANIFEST.json", other.to_json())
+    for order in ([made.key, other.key], [other.key, made.key]):
+        for hour, key in enumerate(order):
+            os.utime(
+                Path(config.storage.uri.removeprefix("file://")) / f"curation/{key}/MANIFEST.json",
+                (3600 * hour, 3600 * hour),
+            )
+        found = find_curated(store, config)
+        assert found is not None
+        assert found.key == order[0]
 
 
 async def test_inputs_that_are_not_what_was_meant_end_it_by_field(

@@ -13,7 +13,7 @@ import export_world
 import pytest
 from checkpoint_saving import flip, run_to, save, state
 
-from deepcoder_contracts.manifest import Manifest
+from deepcoder_contracts.manifest import Manifest, ParentRef
 from deepcoder_contracts.recipe import Precision
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.__main__ import main
@@ -113,6 +113,11 @@ def test_a_card_tells_evaluations_of_one_set_apart_and_the_manifest_says_what_th
     export_world.evaluate(exported, figures, "b" * 64, context_tokens=65536, samples=16)
     edited = export_world.evaluate(exported, {"eval/lcb/pass_at_1": 0.99}, "c" * 64)
     (edited / "results.json").write_text("{}")
+    of_another = export_world.evaluate(exported, {"eval/aime/pass_at_1": 0.98}, "d" * 64) / "MANIFEST.json"
+    elsewhere = ParentRef(uri=f"file://{exported}", digest=f"sha256:{'0' * 64}")
+    of_another.write_bytes(
+        Manifest.from_json(of_another.read_bytes()).model_copy(update={"parent": elsewhere}).to_json()
+    )
     place = find(f"file://{exported}", None, None)
     measured = evaluations(place, None, None)
     assert agreed(measured) == {"eval/aime/pass_at_1": 0.75}, "of two figures of one name neither is the figure"
@@ -122,6 +127,7 @@ def test_a_card_tells_evaluations_of_one_set_apart_and_the_manifest_says_what_th
     assert f"| `eval/lcb/pass_at_1` | 0.5 | `{'b' * 12}` | 65536 | 16 |" in card
     assert "| `eval/held/pass_at_1` | 0.5 | from the source's manifest |" in card
     assert "0.99" not in card, "what was changed since was not measured"
+    assert "0.98" not in card, "another export of the run was"
     said = "The figures are the source's. This export computes differently"
     assert said not in card
     assert said in model_card("m", place, Format.GGUF_Q4_K_M, "bfloat16", same, measured, {})
