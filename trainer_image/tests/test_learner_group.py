@@ -147,18 +147,23 @@ async def test_two_ranks_train_like_one_and_load_each_others_checkpoints(
     for name, value in weights[0].items():
         np.testing.assert_allclose(value, weights[1][name], atol=5e-6, err_msg=name)
 
-    await two.save(str(tmp_path / "from-two"))
-    files = await two.upload(str(tmp_path / "from-two"), config.storage, "short/step-000002.a001")
-    names = [f.path for f in files]
-    assert {"learner/metadata.json", *(f"learner/rank-0000{r}-000.safetensors" for r in range(2))} < set(names)
-    manifest = manifest_of(config, files, world_size=2)
-    for learner in (one, two):
-        local = str(tmp_path / f"to-{learner.world_size}")
-        await learner.download(local, config.storage, "short/step-000002.a001", manifest)
-        await learner.load(local, optimizer=True)
-        assert not Path(local).exists()
-        for name, value in (await exported(learner)).items():
-            np.testing.assert_array_equal(value, weights[1][name], err_msg=name)
+    stored = {}
+    for saver in (one, two):
+        ranks, place = saver.world_size, f"short/step-000002.a00{saver.world_size}"
+        await saver.save(str(tmp_path / f"from-{ranks}"))
+        files = await saver.upload(str(tmp_path / f"from-{ranks}"), config.storage, place)
+        names = {f.path for f in files}
+        assert {"learner/metadata.json", *(f"learner/rank-0000{r}-000.safetensors" for r in range(ranks))} < names
+        stored[place] = manifest_of(config, files, world_size=ranks)
+    # Two ranks read a part each of what one has written, and one reads the parts of two.
+    for place, saved in zip(stored, weights, strict=True):
+        for learner in (one, two):
+            local = str(tmp_path / f"to-{learner.world_size}")
+            await learner.download(local, config.storage, place, stored[place])
+            await learner.load(local, optimizer=True)
+            assert not Path(local).exists()
+            for name, value in (await exported(learner)).items():
+                np.testing.assert_array_equal(value, saved[name], err_msg=name)
     # The optimizer came along: the next step takes both to the same place.
     for learner in (one, two):
         await learner.train(make_batch(9))
