@@ -2,9 +2,12 @@
 machine that is too busy gives no false verdict. The long forms are the full length."""
 
 import asyncio
+import contextlib
 import os
 import resource
+import socket
 
+import judge_servers
 import pytest
 from judge_servers import PatientClients, Server, metric, submission
 
@@ -136,9 +139,9 @@ UNLIMITED = resource.RLIM_INFINITY
     ("limits", "raised_to", "let_in"),
     [
         ((UNLIMITED, UNLIMITED), None, MAX_CONNECTIONS),
-        ((1024, UNLIMITED), 2432, MAX_CONNECTIONS),  # 32 for each slot, and for 8 more
-        ((1024, 4096), 2432, MAX_CONNECTIONS),
-        ((1024, 2000), 2000, MAX_CONNECTIONS - 432),
+        ((1024, UNLIMITED), 2560, MAX_CONNECTIONS),  # 32 for each slot, and for 8 more; and those turned away
+        ((1024, 4096), 2560, MAX_CONNECTIONS),
+        ((1024, 2000), 2000, MAX_CONNECTIONS - 560),
         ((64, 64), 64, 1),
     ],
 )
@@ -176,3 +179,19 @@ async def test_more_connections_than_are_let_in_are_told_to_come_back(tmp_path):
     for _, writer in streams:
         writer.close()
     listening.close()
+
+
+async def test_however_many_connect_at_once_descriptors_are_left_to_judge_with(tmp_path, monkeypatch):
+    few = ["sh", "-c", 'ulimit -n 600 && exec "$@"', "sh"]
+    monkeypatch.setattr(judge_servers, "COMMAND", [*few, *judge_servers.COMMAND])
+    body = {"code": "print(1)", "tests": [{"input": "", "output": "1"}]}
+    with Server(tmp_path, "--slots", "1") as server, contextlib.ExitStack() as clients:
+        async with server.session() as session:
+            for name, count in (("first", 0), ("beside some", 350), ("beside more", 350)):
+                for _ in range(count):
+                    client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                    client.setblocking(False)
+                    client.connect(str(tmp_path / "judge.sock"))
+                async with session.post("/v1/judge", json={"id": name, **body}) as response:
+                    assert (await response.json())["passed"] is True, name
+    assert not [line for line in server.log if "Too many open files" in line]

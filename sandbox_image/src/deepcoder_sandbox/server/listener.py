@@ -1,8 +1,9 @@
 """Listens, and limits the number of connections: each one costs memory and a descriptor before it sends anything.
 
-Further clients are told to come back and are disconnected. The HTTP server's keep-alive timer closes a connection that
-is silent for a while, or that never completes the head of its request. Raises OSError if the address is taken, and
-FileExistsError if the path of a socket is.
+Further clients are told to come back and are disconnected. However many come at once, descriptors are left for judging:
+few are accepted before they are counted, and few of those that are turned away stay open. The HTTP server's keep-alive
+timer closes a connection that is silent for a while, or that never completes the head of its request. Raises OSError if
+the address is taken, and FileExistsError if the path of a socket is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from aiohttp import web
 
@@ -26,9 +27,15 @@ KEEP_ALIVE_S: Final = 75.0
 BACKLOG: Final = 4096
 """Connections that may wait to be accepted: a thousand clients may connect at once."""
 
+_ACCEPTED_AT_ONCE = 16
+"""Connections accepted before they are counted. asyncio would accept a whole backlog, and without descriptors fail and
+log for each connection of it, during which nothing else is answered."""
 
 _LINGER_S = 1.0
 """Seconds in which a client that is turned away may finish sending."""
+
+MOST_LINGERING: Final = 128
+"""Maximum clients that may do so at once. Others are disconnected at once, and may not read why."""
 
 READ_BYTES: Final = 1 << 14
 """Bytes read from a connection at a time. Of a body that nobody reads yet, twice as many are kept."""
@@ -36,6 +43,8 @@ READ_BYTES: Final = 1 << 14
 
 class ConnectionLimit(asyncio.Protocol):
     """Passes new connections to `handler` while `inside` returns less than `most`, and turns others away."""
+
+    _lingering: ClassVar[set[asyncio.Protocol]] = set()
 
     def __init__(self, handler: Callable[[], asyncio.Protocol], inside: Callable[[], int], most: int) -> None:
         self._handler = handler
@@ -47,6 +56,10 @@ class ConnectionLimit(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         if self._inside() >= self._most:
             transport.write(_turned_away())
+            if len(self._lingering) >= MOST_LINGERING:
+                transport.close()
+                return
+            self._lingering.add(self)
             transport.write_eof()
             # To close with unread data would make the kernel discard the response before the client reads it.
             asyncio.get_running_loop().call_later(_LINGER_S, transport.close)
@@ -55,6 +68,10 @@ class ConnectionLimit(asyncio.Protocol):
         handler = self._handler()
         transport.set_protocol(handler)
         handler.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget a connection that was turned away; others are the handler's by then."""
+        self._lingering.discard(self)
 
 
 def _turned_away() -> bytes:
@@ -74,14 +91,24 @@ async def open_listener(
     assert server is not None, "the runner is set up"
     factory = partial(ConnectionLimit, server, lambda: len(server.connections), most)
     if path is None:
-        listening = await loop.create_server(factory, host, port, backlog=BACKLOG)
+        listening = await loop.create_server(factory, host, port, backlog=_ACCEPTED_AT_ONCE)
+        _let_wait(listening)
         return listening, f"{host}:{listening.sockets[0].getsockname()[1]}"
     _remove_stale_socket(path)
     before = os.umask(0o177)  # creates the socket with mode 0600
     try:
-        return await loop.create_unix_server(factory, str(path), backlog=BACKLOG), str(path)
+        listening = await loop.create_unix_server(factory, str(path), backlog=_ACCEPTED_AT_ONCE)
     finally:
         os.umask(before)
+    _let_wait(listening)
+    return listening, str(path)
+
+
+def _let_wait(listening: asyncio.Server) -> None:
+    """Let `BACKLOG` connections wait in the kernel: asyncio has one number for that and for what it accepts at once."""
+    for each in listening.sockets:
+        with socket.socket(fileno=os.dup(each.fileno())) as same:
+            same.listen(BACKLOG)
 
 
 def _remove_stale_socket(path: Path) -> None:

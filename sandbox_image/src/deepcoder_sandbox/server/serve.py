@@ -20,7 +20,7 @@ from aiohttp import web
 from deepcoder_contracts.server_log import server_log
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.auth import Token
-from deepcoder_sandbox.server.listener import KEEP_ALIVE_S, READ_BYTES, open_listener
+from deepcoder_sandbox.server.listener import KEEP_ALIVE_S, MOST_LINGERING, READ_BYTES, open_listener
 from deepcoder_sandbox.server.memory_budget import MAX_CONNECTIONS
 
 _log = logging.getLogger("deepcoder_sandbox")
@@ -80,7 +80,7 @@ async def serve(judge: Judge, listen: Listen) -> None:
 def _connections(slots: int) -> int:
     """Return the maximum number of connections, so that descriptors are always left for judging."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + _DESCRIPTORS_A_SLOT * (slots + 8)
+    wanted = MAX_CONNECTIONS + MOST_LINGERING + _DESCRIPTORS_A_SLOT * (slots + 8)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
