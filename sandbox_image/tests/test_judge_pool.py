@@ -162,6 +162,17 @@ def test_slot_that_works_again_at_this_moment_is_no_failing_one(slots):
     assert pool.close(10) is True
 
 
+def test_judge_fails_since_the_last_of_its_slots_does(slots):
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
+    wait_until(lambda: len(slots) == 2 and all(slot.ensured for slot in slots))
+    for slot, seconds in zip(slots, (1000, 1), strict=True):
+        slot.failed_starts, slot.failing_since = pools._FAILED_STARTS, time.monotonic() - seconds
+    assert 1 <= pool.failing_s < 900
+    for slot in slots:
+        slot.failed_starts, slot.failing_since = 0, None
+    assert pool.close(10) is True
+
+
 def test_defect_of_the_judge_is_tried_on_two_slots_and_is_no_verdict(slots, asked):
     pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
     answer = pool.submit(asked("a", "defect")).result(20)

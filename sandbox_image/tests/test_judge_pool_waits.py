@@ -76,6 +76,14 @@ def test_judging_that_takes_longer_than_it_may_is_the_judges_failure_though_it_h
     assert pool.close(10) is True
 
 
+def test_judging_that_took_until_the_deadline_is_a_failure_that_no_other_slot_could_mend(slots, asked, clock):
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
+    wait_until(lambda: len(slots) == 2 and all(slot.ensured for slot in slots))  # for another one to be there
+    assert pool.submit(asked("a", "slow", deadline_s=0.1)).result(20).passed is None
+    assert sorted(slot.judged for slot in slots) == [[], ["a"]]
+    assert pool.close(10) is True
+
+
 def test_judging_for_a_client_without_a_deadline_is_given_up_at_the_judges_own(slots, asked, clock, monkeypatch):
     monkeypatch.setattr(pools.limits, "judging_deadline_s", lambda *_: 0.1)
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
