@@ -69,6 +69,7 @@ def test_a_request_with_the_cookie_goes_on_with_the_token_and_nothing_of_the_gat
         (head("/", f"Cookie: {COOKIE}", "Content-Length: 5"), "400"),
         (head("/", f"Cookie: {COOKIE}", "Transfer-Encoding: chunked"), "400"),
         (head("http://evil.example/", f"Cookie: {COOKIE}"), "400"),
+        (head("//[", f"Cookie: {COOKIE}"), "400"),
         (head("/", f"Cookie: {COOKIE}", "X: a\nAuthorization: Bearer other"), "400"),
         (head("/", f"Cookie: {COOKIE}", " folded"), "400"),
         (head("/", f"Cookie: {COOKIE}", "Content-Length : 5"), "400"),

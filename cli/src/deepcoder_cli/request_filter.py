@@ -69,7 +69,10 @@ class RequestFilter:
             n in ("content-length", "transfer-encoding") and v != "0" for n, v in headers
         ):
             return Reply("400 Bad Request", "a path is expected, and no body")
-        address = urlsplit(target)
+        try:
+            address = urlsplit(target)
+        except ValueError:  # a path that begins like the name of a host, such as //[
+            return Reply("400 Bad Request", "this is not a valid path")
         given = parse_qs(address.query).get("key", [])
         if address.path == "/" and given:
             if not self._right(given[0]):
