@@ -85,3 +85,9 @@ def test_an_object_that_is_not_there_is_missing_and_no_fault_of_the_storage(serv
     server.status, server.body = 404, b"<Error><Code>NoSuchKey</Code></Error>"
     with pytest.raises(Missing, match="s3://runs/k"):
         server.bucket.get("k")
+
+
+@pytest.mark.parametrize("endpoint", ["http://[::1", "http://[one]", "http://"])
+def test_an_endpoint_that_is_no_url_is_told(endpoint: str) -> None:
+    with pytest.raises(StorageError, match="is not a URL of an S3 server"):
+        Bucket(S3(bucket="runs"), Credentials("keys", "key", "secret"), endpoint)

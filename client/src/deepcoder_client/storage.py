@@ -132,7 +132,6 @@ class Bucket:
         self._access = access
         named = None if limits else endpoint or os.environ.get("AWS_ENDPOINT_URL_S3")
         self._server = named or s3.endpoint
-        here = self._server is not None and names_this_machine(self._server)
         verify: str | None = None
         if access.ca:
             self._files = tempfile.TemporaryDirectory(prefix="deepcoder-client-")
@@ -141,6 +140,7 @@ class Bucket:
             verify = str(bundle)
         with self._translated(""):
             try:
+                here = self._server is not None and names_this_machine(self._server)
                 self._client: Any = _session().create_client(
                     "s3", endpoint_url=self._server, region_name=s3.region or os.environ.get("AWS_REGION", "us-east-1"),
                     aws_access_key_id=access.access_key, aws_secret_access_key=access.secret_key,
