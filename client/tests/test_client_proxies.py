@@ -3,6 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from kubernetes import client as kubernetes
 from deepcoder_client import connection
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Connection
-from deepcoder_client.errors import Unreachable
+from deepcoder_client.errors import NoCluster, Unreachable
 
 
 class _Refuses(BaseHTTPRequestHandler):
@@ -88,3 +89,38 @@ def test_a_proxy_that_refuses_to_connect_is_not_said_to_be_out_of_reach() -> Non
                 Client(connection=Connection(configuration, "team", 30.0)).list()
         finally:
             proxy.shutdown()
+
+
+def kubeconfig(path: Path, **cluster: str) -> Path:
+    content = {
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "one", "user": "me", "namespace": "team"}}],
+        "clusters": [{"name": "one", "cluster": {"server": "http://cluster.example", **cluster}}],
+        "users": [{"name": "me", "user": {"token": "mine"}}],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("place", ["kubeconfig", "environment"])
+def test_a_proxy_without_a_scheme_is_used_as_by_kubectl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    for name in ("HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Runs) as proxy:
+        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        address = f"127.0.0.1:{proxy.server_port}"
+        monkeypatch.setenv("http_proxy", address if place == "environment" else "")
+        file = kubeconfig(tmp_path / "config", **({"proxy-url": address} if place == "kubeconfig" else {}))
+        try:
+            found = Client(kubeconfig=file).raw_list()
+        finally:
+            proxy.shutdown()
+    assert [run["metadata"]["name"] for run in found] == ["demo"]
+
+
+@pytest.mark.parametrize("address", ["ftp://proxy.example", "http://["])
+def test_a_proxy_that_cannot_be_one_is_told(tmp_path: Path, address: str) -> None:
+    with pytest.raises(NoCluster, match=r"the proxy .* names cannot be used"):
+        Client(kubeconfig=kubeconfig(tmp_path / "config", **{"proxy-url": address}))

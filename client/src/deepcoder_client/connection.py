@@ -26,7 +26,7 @@ from kubernetes import client, config
 
 from deepcoder_client import deep_json
 from deepcoder_client.contexts import ActingAs
-from deepcoder_client.errors import BadName, ClientError, Conflict, Forbidden, NotFound, Refused, Unreachable
+from deepcoder_client.errors import BadName, ClientError, Conflict, Forbidden, NoCluster, NotFound, Refused, Unreachable
 from deepcoder_client.kubeconfig import Access, read
 from deepcoder_client.permissions import Right
 from deepcoder_client.settings import NO_OVERRIDES, TIMEOUT_SECONDS, Overrides
@@ -105,7 +105,13 @@ class Connection:
         self._use(configuration)
 
     def _use(self, configuration: client.Configuration) -> None:
-        self._api = client.ApiClient(configuration)
+        try:
+            self._api = client.ApiClient(configuration)
+        except (urllib3.exceptions.LocationValueError, ImportError) as error:  # the latter for socks
+            raise NoCluster(
+                "the proxy that clusters[].cluster.proxy-url of the kubeconfig, or else the environment, names "
+                f"cannot be used: {error}"
+            ) from error
         self.configuration, self._files = configuration, _files(configuration)
 
     @classmethod

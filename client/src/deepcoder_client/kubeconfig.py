@@ -91,6 +91,8 @@ def _from_files(file: str, context: str | None, overrides: Overrides) -> Access:
     inline_files.load(loader, configuration)
     if not re.match(r"https?://", str(configuration.host or "")):
         raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is not a URL")
+    if configuration.proxy and "://" not in configuration.proxy:
+        configuration.proxy = f"http://{configuration.proxy}"  # as kubectl and curl do
     if names_this_machine(str(configuration.host)) and "proxy-url" not in cluster.value["cluster"]:
         # As kubectl does. With proxy and no_proxy both set, WebSockets do not read the environment themselves.
         past = str(urlsplit(configuration.host).hostname)
