@@ -5,6 +5,7 @@ import gc
 import gzip
 import hashlib
 import json
+import threading
 
 import aiohttp
 import pytest
@@ -225,6 +226,19 @@ async def test_client_that_leaves_in_the_middle_leaves_nothing_behind_and_is_no_
     assert "a request failed" not in caplog.text
 
 
+async def test_body_in_chunks_holds_what_has_arrived_of_it(served):
+    judge, _, port = served
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(head + b"%x\r\n" % MIB + b" " * MIB + b"\r\n")
+    async with asyncio.timeout(60):
+        while judge.room.held != MIB:
+            await asyncio.sleep(0.01)
+        writer.close()
+        while judge.room.held:
+            await asyncio.sleep(0.01)
+
+
 async def test_submissions_that_take_too_much_memory_together_wait_outside(served, held_answers):
     judge, session, _ = served
     text = "x" * (3 * MIB)
@@ -283,6 +297,22 @@ async def test_same_id_twice_at_once_is_held_once(served, held_answers):
     assert texts == 1  # whoever asks again waits without them
     held_answers.set()
     assert (await again)[1] == (await first)[1]
+
+
+async def test_same_id_twice_while_its_tests_are_checked_is_judged_once_and_answered_twice(served):
+    judge, session, _ = served
+    tests = [{"input": "1", "output": "1"}] * 200  # short as a body, and long to check
+    body = json.dumps({**FUNCTION, "id": "checked", "code": "def f(x): return x", "tests": tests})
+    may_check = threading.Event()
+    judge.reader.submit(may_check.wait, 60)
+    asking = [asyncio.ensure_future(post(session, body)) for _ in range(2)]
+    async with asyncio.timeout(60):
+        while judge.reader._work_queue.qsize() < 2:
+            await asyncio.sleep(0.01)
+        may_check.set()
+        (_, first), (_, again) = await asyncio.gather(*asking)
+    assert JudgeResponse.model_validate_json(first).passed is True
+    assert again == first
 
 
 async def test_tests_in_use_are_not_dropped_for_others(served, held_answers):

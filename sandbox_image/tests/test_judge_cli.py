@@ -227,6 +227,21 @@ def test_line_longer_than_all_that_may_be_read_ahead_is_judged(monkeypatch):
     assert ended == [0]
 
 
+def test_lines_that_are_no_requests_leave_room_for_those_after_them(monkeypatch):
+    monkeypatch.setattr(batch, "AHEAD_BYTES", 1000)
+    pool, ended = HoldingPool(), []
+    source = io.BytesIO(b'{"id": "%b"}\n' % (b"x" * 600) * 3 + line(1).encode())
+    batching = threading.Thread(target=lambda: ended.append(batch.run(source, io.BytesIO(), pool, None)), daemon=True)
+    batching.start()
+    until = time.monotonic() + 30
+    while not pool.taken:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    pool.judge(0)
+    batching.join(30)
+    assert ended == [1]
+
+
 def test_answer_does_not_wait_for_the_next_line():
     with subprocess.Popen(
         [*COMMAND, "judge", "--workers", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

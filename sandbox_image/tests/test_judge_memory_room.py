@@ -30,6 +30,19 @@ def test_store_counts_memory_and_refuses_what_never_fits():
     assert (store.borrow("b"), store.borrow("c")) == ((), None)
 
 
+def test_set_that_is_stored_again_counts_once_and_stays_in_use():
+    store = TestStore(1000)
+    store.put("a", 600, ())
+    assert store.borrow("a") == ()
+    store.put("a", 600, ())  # from another client that did not find it
+    assert store.bytes == 600
+    with pytest.raises(StoreFull):
+        store.put("b", 600, ())
+    store.give_back("a")
+    store.put("b", 600, ())
+    assert store.bytes == 600
+
+
 def test_room_lends_no_more_than_it_has_but_to_one_alone():
     room = MemoryBudget(100)
     first, second = Share(room), Share(room)
@@ -72,6 +85,17 @@ def test_run_leaves_others_as_much_room_as_it_holds_beyond_its_first_request():
     flood[0].release()
     assert (room.held, room.held_by("flood"), room.held_by("new")) == (0, 0, 0)
     assert not room._held_by  # of names without number, none is kept
+
+
+def test_run_that_could_not_have_more_can_give_back():
+    room = MemoryBudget(100)
+    first, second, other = Share(room, "run"), Share(room, "run"), Share(room, "other")
+    first.resize(30)
+    second.resize(10)
+    other.resize(60)  # and nothing is free
+    second.resize(5)
+    second.release()
+    assert room.held == 90
 
 
 def test_text_of_wide_characters_counts_as_much_memory_as_it_takes():
