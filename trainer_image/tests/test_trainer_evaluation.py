@@ -200,6 +200,15 @@ async def test_judges_that_fail_conclude_nothing(tmp_path: Path) -> None:
     assert not [o for o in context.store.list("eval/") if o.key.endswith("MANIFEST.json")]
 
 
+async def test_more_than_one_in_a_hundred_without_a_verdict_conclude_nothing(tmp_path: Path) -> None:
+    async def fails_twice(problem: Problem, response: str, key: str) -> Outcome:
+        failed = key.endswith(("/7/1", "/8/1"))
+        return Outcome(None, "error", 0.01, attempts=3) if failed else Outcome(1.0, "passed", 0.01)
+
+    with pytest.raises(SandboxUnavailable, match="failed on 2 of 160 responses of held, more than 1%"):
+        await run_evaluate_stage(make_context(tmp_path, ["Base"], fails_twice))
+
+
 async def test_few_samples_without_a_verdict_are_counted_apart_and_never_as_wrong(tmp_path: Path) -> None:
     async def fails_once(problem: Problem, response: str, key: str) -> Outcome:
         failed = key.endswith("/7/1")
