@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import broken_tls
 import pytest
 from botocore.loaders import JSONFileLoader
 
@@ -85,6 +87,16 @@ def test_an_object_that_is_not_there_is_missing_and_no_fault_of_the_storage(serv
     server.status, server.body = 404, b"<Error><Code>NoSuchKey</Code></Error>"
     with pytest.raises(Missing, match="s3://runs/k"):
         server.bucket.get("k")
+
+
+def test_a_connection_that_tls_gives_up_in_the_middle_of_an_object_is_told(tmp_path: Path) -> None:
+    with broken_tls.running(tmp_path) as (endpoint, certificate):
+        access = Credentials("keys", "key", "secret", ca=certificate.read_text())
+        bucket = Bucket(S3(bucket="runs", endpoint=endpoint), access)
+        for read in (bucket.get, bucket.sha256):
+            with pytest.raises(StorageError, match="broke off its answer") as error:
+                read("k")
+            assert error.value.fault is StorageFault.UNREACHABLE
 
 
 @pytest.mark.parametrize("endpoint", ["http://[::1", "http://[one]", "http://"])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import broken_tls
 import pytest
 import refusing_s3
 from refusing_s3 import RefusingS3
@@ -94,49 +91,19 @@ def test_an_object_that_a_server_would_not_delete_is_told_though_the_request_suc
         store.delete_prefix("old/")
 
 
-@pytest.fixture
-def broken_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Endpoint of a server whose TLS connections break in the middle of each object."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    raw, _ = listening.accept()
-                except OSError:  # the test has ended
-                    return
-                with context.wrap_socket(raw, server_side=True) as tls:
-                    while b"\r\n\r\n" not in tls.recv(1 << 16):
-                        pass
-                    tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it")
-                    with socket.socket(fileno=tls.detach()) as bare:
-                        bare.sendall(b"\x17\x03\x03\x00\x20" + b"?" * 32)  # a record that no key fits
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"https://localhost:{listening.getsockname()[1]}"
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
-
-
 def test_a_connection_that_tls_gives_up_in_the_middle_of_an_object_may_be_better_the_next_time(
-    broken_tls: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    store = open_storage("s3://bucket/run", broken_tls)
-    for read in (
-        lambda: store.get_file("k", tmp_path / "file"),
-        lambda: store.get_bytes("k"),
-        lambda: store.get_range("k", 0, 100),
-        lambda: store.sha256("k"),
-    ):
-        with pytest.raises(StorageUnavailable, match="SSL"):
-            read()
+    with broken_tls.running(tmp_path) as (endpoint, certificate):
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        store = open_storage("s3://bucket/run", endpoint)
+        for read in (
+            lambda: store.get_file("k", tmp_path / "file"),
+            lambda: store.get_bytes("k"),
+            lambda: store.get_range("k", 0, 100),
+            lambda: store.sha256("k"),
+        ):
+            with pytest.raises(StorageUnavailable, match="SSL"):
+                read()

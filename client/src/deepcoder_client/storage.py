@@ -30,6 +30,7 @@ from typing import Any
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
+from urllib3.exceptions import HTTPError
 
 from deepcoder_client.connection import SECRETS, Connection
 from deepcoder_client.errors import Forbidden, NotFound, StorageError, StorageFault
@@ -245,6 +246,10 @@ class Bucket:
                 f"{server} cannot be reached from here ({type(error).__name__}): if it has another address outside "
                 "the cluster, set it with --endpoint or AWS_ENDPOINT_URL_S3",
                 StorageFault.UNREACHABLE,
+            ) from error
+        except HTTPError as error:  # in the middle of a body, botocore passes on what TLS says of a broken connection
+            raise StorageError(
+                f"{server} broke off its answer ({type(error).__name__}): try again", StorageFault.UNREACHABLE
             ) from error
 
 

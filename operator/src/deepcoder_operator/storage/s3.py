@@ -32,6 +32,7 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.session import Session
+from urllib3.exceptions import HTTPError
 
 from deepcoder_contracts.chain import Missing
 from deepcoder_operator.domain.world import Problem
@@ -278,6 +279,8 @@ class Bucket:
             # HTTPClientError quotes any library's message, perhaps headers with keys. Its subclasses quote addresses.
             text = "" if type(e) is HTTPClientError else f": {e}"
             raise StorageProblem(UNREACHABLE, f"{server} cannot be reached: {type(e).__name__}{text}") from e
+        except HTTPError as e:  # in the middle of a body, botocore passes on what TLS says of a broken connection
+            raise StorageProblem(UNREACHABLE, f"{server} broke off its answer: {type(e).__name__}") from e
 
 
 _MAKING = threading.Lock()

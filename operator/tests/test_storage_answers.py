@@ -1,10 +1,13 @@
-"""Two writes of one object at the same moment. No S3 server on this machine answers them with 409, as AWS does."""
+"""What no S3 server on this machine answers: 409 to one of two writes at the same moment, as AWS does, and half an
+object."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import broken_tls
 import pytest
 import refusing_s3
 from refusing_s3 import RefusingS3
@@ -70,3 +73,13 @@ def test_conflict_that_does_not_end_is_a_problem_that_names_object_and_server(
     assert (len(pauses), server.refusals) == (3, [])
     with pytest.raises(Missing):
         bucket(server).get("key")
+
+
+def test_connection_that_tls_gives_up_in_the_middle_of_an_object_leaves_storage_unreachable(tmp_path: Path) -> None:
+    with broken_tls.running(tmp_path) as (endpoint, certificate):
+        credentials = Credentials("a", "b", ca=certificate.read_text(), source="Secret s3")
+        there = Buckets().open(Target(endpoint, None, credentials), "bucket")
+        for read in (there.get, there.sha256):
+            with pytest.raises(StorageProblem, match="broke off its answer") as told:
+                read("k")
+            assert told.value.problem.reason == "StorageUnreachable"
