@@ -287,3 +287,13 @@ def test_the_harness_result_stands_beside_in_livecodebench_scoring_alone(judge_o
 @pytest.mark.parametrize("tag", ["", "FD", "Dc", "FDc", "x"])
 def test_tag_that_is_none_is_a_value_that_equals_nothing(tag):
     assert isinstance(values.decode(f'{{"{tag}": [3, 0]}}'.encode(), "3"), values.Opaque)
+
+
+@pytest.mark.parametrize(("scoring", "passed"), [("strict", False), ("livecodebench", True), ("taco-compat", True)])
+@pytest.mark.parametrize("returned", ["fractions.Fraction(n)", "collections.UserList([n])[:]"])
+def test_value_that_json_does_not_have_is_what_it_equals_in_the_published_scorings_alone(
+    judge_once, scoring, passed, returned
+):
+    code = f"import collections, fractions\ndef f(n): return {returned}"
+    expected = "4" if "Fraction" in returned else "[4]"
+    assert judge_once(code, ("4", expected), kind="function", fn_name="f", scoring=scoring).passed is passed
