@@ -117,6 +117,12 @@ def test_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
         of_kubeconfig(str(tmp_path / "none"))
 
 
+def test_kubeconfig_with_a_value_that_yaml_does_not_allow_is_named(tmp_path: Path) -> None:
+    (tmp_path / "k").write_text("current-context: 2026-02-30")
+    with pytest.raises(NoAccess, match=r"k cannot be read: .*set KUBECONFIG"):
+        of_kubeconfig(str(tmp_path / "k"))
+
+
 def test_account_without_its_authority_or_token_is_named(tmp_path: Path) -> None:
     with pytest.raises(NoAccess, match=r"ca\.crt is missing"):
         of_pod("10.0.0.1", "443", tmp_path)

@@ -28,6 +28,8 @@ def test_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("watchNamespaces: [Ml]", r"watchNamespaces\.0"),
         ("watchNamespaces: [ml, ml]", "name each once"),
         ("{", "not YAML"),
+        ("images: 2026-02-30", "not YAML"),
+        ("images: !!bool maybe", "not YAML"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_field(tmp_path: Path, text: str, message: str) -> None:

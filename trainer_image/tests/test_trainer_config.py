@@ -60,6 +60,9 @@ def with_recipe(index: int, recipe: dict[str, Any]) -> dict[str, Any]:
     [
         ("[1, 2]", None, "holds no object"),
         ("{", "--config", "neither JSON nor YAML"),
+        ("kind: 2026-02-30", "--config", "holds a value that is none of its type, such as a date"),
+        ("kind: !!bool maybe", "--config", "holds a value that is none of its type"),
+        ("kind: " + "[" * 5000, "--config", "nested too deeply"),
         ({"kind": "Deployment"}, "kind", "use one of StageConfig, LocalRun"),
         (changed(recipe={"groupSize": 1}), "recipe.groupSize", "recipe.groupSize is 1: .*greater than or equal to 2"),
         (changed(recipe={"groupsize": 8}), "recipe.groupsize", "there is no such field"),

@@ -156,6 +156,7 @@ def test_a_folder_without_a_certificate_is_refused_by_field(tmp_path: Path) -> N
     config.write_text("tlsPort: many")
     with pytest.raises(ConfigError, match="tlsPort"):
         load_config(config)
-    config.write_bytes(b"tlsPort: \xff")
-    with pytest.raises(ConfigError, match="not YAML"):
-        load_config(config)
+    for text in (b"tlsPort: \xff", b"tlsPort: 2026-02-30"):
+        config.write_bytes(text)
+        with pytest.raises(ConfigError, match="not YAML"):
+            load_config(config)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from deepcoder_contracts.recipe import Recipe
@@ -19,18 +18,14 @@ from deepcoder_contracts.stage import StageConfig, StageSettings
 from deepcoder_contracts.supported import stage_refusals
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.localrun import LocalRun
+from deepcoder_trainer.yaml_file import read_yaml
 
 _KINDS: dict[str, type[StageConfig] | type[LocalRun]] = {"StageConfig": StageConfig, "LocalRun": LocalRun}
 
 
 def load_config(path: Path) -> StageConfig | LocalRun:
     """Read and validate a file. Raises `BadConfig` that names every invalid field."""
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise BadConfig(f"--config {path} cannot be read: {error.strerror}", field="--config") from error
-    except yaml.YAMLError as error:
-        raise BadConfig(f"--config {path} is neither JSON nor YAML: {error}", field="--config") from error
+    document = read_yaml(path, "--config")
     if not isinstance(document, dict):
         raise BadConfig(f"--config {path} holds no object: write the fields of a StageConfig or a LocalRun")
     if "kind" not in document and "stages" in document:

@@ -53,8 +53,8 @@ def load_config(path: Path | None) -> WebConfig:
         return WebConfig.model_validate(yaml.safe_load(path.read_bytes()) or {})
     except OSError as e:
         raise ConfigError(f"--config {path}: {e.strerror}") from e
-    except yaml.YAMLError as e:
-        raise ConfigError(f"--config {path} is not YAML: {e}") from e
     except ValidationError as e:
         wrong = [f"{'.'.join(map(str, x['loc'])) or 'file'}: {x['msg']}" for x in e.errors(include_url=False)]
         raise ConfigError(f"--config {path}: {'; '.join(wrong)}") from e
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as e:  # the parser's, for a date that is none
+        raise ConfigError(f"--config {path} is not YAML: {e}") from e

@@ -137,7 +137,7 @@ class _Kubeconfig:
         for path in [p for p in paths if p.exists()] or paths:  # like kubectl, ignore missing files
             try:
                 found = yaml.safe_load(path.read_text()) or {}
-            except (OSError, yaml.YAMLError) as e:
+            except (OSError, yaml.YAMLError, ValueError, LookupError, AttributeError) as e:  # the parser's own, too
                 raise NoAccess(f"{path} cannot be read: {e}: set KUBECONFIG to a kubeconfig") from e
             if not isinstance(found, Mapping):
                 raise NoAccess(f"{path} is not a kubeconfig: set KUBECONFIG to one")

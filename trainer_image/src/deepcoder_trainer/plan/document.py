@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
@@ -18,6 +17,7 @@ from deepcoder_contracts.rope import RopeScaling
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_trainer.config import explain
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.yaml_file import read_yaml
 
 KINDS = ("DeepCoderRun", "LocalRun", "StageConfig")
 
@@ -96,12 +96,7 @@ class Planned(_Read):
 
 def read_planned(path: Path) -> Planned:
     """Read the run in a file. Raises `BadConfig` that names every invalid field."""
-    try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise BadConfig(f"{path} is neither JSON nor YAML: {error}") from error
+    document = read_yaml(path)
     if not isinstance(document, dict) or (kind := document.get("kind", "StageConfig")) not in KINDS:
         raise BadConfig(f"{path} holds no run: give a file of kind {', '.join(KINDS)}", field="kind")
     fields: Any = document
