@@ -12,11 +12,13 @@ from observe_harness import Harness, head_object, job_object, make_run, training
 from plan_world import Cluster
 
 from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_operator.controllers import observe
 from deepcoder_operator.controllers.observe import run_group
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS, RAYJOBS
+from deepcoder_operator.progress_board import Heartbeat, RunKey
 
 PROBLEM = Problem("SecretNotFound", "create it")
 
@@ -319,3 +321,50 @@ async def test_node_that_is_not_reached_is_told_by_its_pods_condition(harness: H
         head["status"]["conditions"] = [{"type": "Ready", "status": status}]
         harness.pods.objects = [head]
         assert [p.unreachable for p in (await harness.look(cluster.run)).pods] == [unreachable]
+
+
+async def test_job_and_head_that_a_cache_lacks_are_gone_only_if_the_api_server_says_so(harness: Harness) -> None:
+    """Otherwise a watch that is behind would have a second attempt made beside the first."""
+    cluster = training(harness)
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    head = head_object(cluster)
+    head["metadata"]["labels"]["deepcoder.dev/run-uid"] = cluster.run.metadata.uid
+    harness.api.objects[head["metadata"]["name"]] = head
+    harness.jobs.objects = []
+    before = head | {"metadata": head["metadata"] | {"uid": "of-the-name-before"}}
+    for cached in ([], [before]):
+        harness.pods.objects = list(cached)
+        world = await harness.look(cluster.run)
+        assert world.rayjob is not None
+        assert [seen.uid for seen in world.pods] == [attempt.head_uid]
+    harness.api.objects.clear()
+    assert (await harness.look(cluster.run)).rayjob is None
+
+
+async def test_run_with_a_hosted_judge_asks_for_no_gpu_until_its_key_is_there(harness: Harness) -> None:
+    run = make_run(sandbox={"together": {"credentialsSecretRef": {"name": "together"}}})
+
+    async def reason() -> str | None:
+        refusal = (await harness.look(run)).refusal
+        return refusal.reason if refusal else None
+
+    assert await reason() == "SecretNotFound"
+    harness.api.objects["together"] = {"data": {}}
+    assert await reason() == "CredentialsInvalid"
+    harness.api.objects["together"] = {"data": {"TOGETHER_API_KEY": "a2V5"}}
+    assert await reason() is None
+
+
+async def test_pod_that_a_report_came_from_is_seen_with_it(harness: Harness) -> None:
+    """The report of a head that is gone says nothing of the next one."""
+    cluster = training(harness)
+    key = RunKey("ml", "demo")
+    harness.observer.board.post(key, run_uid="u", ordinal=1, reply=ProgressReply(), pool=None)
+    report = ProgressReport(
+        ordinal=1, stage="short", phase=TrainerPhase.TRAINING, step=1, max_steps=2, sent_at=harness.now
+    )
+    harness.observer.board.receive(key, Heartbeat(report, harness.now.timestamp(), "the-head"))
+    beat = (await harness.look(cluster.run)).beat
+    assert beat is not None
+    assert beat.pod_uid == "the-head"
