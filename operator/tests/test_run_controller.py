@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from plan_world import UID
+from plan_world import UID, running
 from run_harness import KEY, OTHER_UID, Harness, Observer, manifest, phases, progressing, running_controller
 
 from deepcoder_operator.controllers import reconcile
+from deepcoder_operator.controllers.reconcile import Memory, Obstacle, version
 from deepcoder_operator.domain.draft import CreateAttempt, Plan
 from deepcoder_operator.domain.world import Problem, StorageView, World
 from deepcoder_operator.kube import errors
@@ -242,3 +243,27 @@ async def test_events_that_come_together_share_a_pass(monkeypatch: pytest.Monkey
         passed[0] += settle
         await asyncio.sleep(0.1)
         assert len(looks) == 2
+
+
+def test_what_is_refused_is_tried_again_after_growing_bounded_pauses() -> None:
+    refused = Problem("RayJobForbidden", "exceeded quota")
+    assert [Obstacle("uid", refused, tries).pause for tries in (1, 2, 3, 6, 7, 1000)] == [1, 2, 4, 32, 60, 60]
+
+
+def test_event_that_is_older_than_what_is_known_changes_nothing() -> None:
+    """A watch may be behind the answer to our own write, and a plan from before it would only meet a conflict."""
+    memory = Memory(manifest(7))
+    memory.adopt(manifest(6))
+    assert version(memory.obj) == 7
+    memory.adopt(manifest(8))
+    assert version(memory.obj) == 8
+
+
+async def test_only_the_head_that_was_seen_may_report_and_its_silence_counts_from_then(harness: Harness) -> None:
+    cluster = running()
+    attempt, reconciler = cluster.run.status.attempt, harness.controller._reconciler
+    assert attempt is not None
+    assert attempt.head_uid
+    reconciler._answer(KEY, cluster.run, cluster.now)
+    entry = reconciler.board.entries[KEY]
+    assert (entry.head_uid, entry.posted_at) == (attempt.head_uid, cluster.now.timestamp())
