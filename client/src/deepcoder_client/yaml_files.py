@@ -1,4 +1,4 @@
-"""Reads files that users write in YAML."""
+"""Reads files that users write in YAML or JSON. Whatever is wrong with one is a `BadFile` that names it."""
 
 from __future__ import annotations
 

@@ -86,9 +86,9 @@ def _claimed(output: str, endpoint: str | None, region: str | None) -> Iterator[
         store.put_bytes(claim, uuid.uuid4().bytes, if_absent=True)
     except ObjectExists as error:
         raise BadConfig(f"--output {output} is being written by another export", field="--output") from error
+    # Until the place is known to be empty, all but the claim may be another export, which releases its claim once it is
+    # complete.
     partly_ours = False
-    """Until the place is known to be empty, all but the claim may be another export, which releases its claim once it
-    is complete."""
     try:
         if any(found.key != claim for found in store.list(f"{name}/")):
             raise BadConfig(f"--output {output} was written meanwhile", field="--output")
