@@ -15,6 +15,9 @@ Garbage is not looked for while test files are loaded, nor later in what they ha
 Many tests kill what they start, which then removes neither its folders nor its sockets. So a run of the tests has a
 temporary directory of its own, which is removed with all of that. Its name is short, since paths of sockets have to be.
 pytest's own folders stay where they are, for who looks into a failure.
+
+Of a worker that ends, pytest-xdist tells which test it was at, but not why: its status and what Ray wrote last are added.
+Ray ends a driver, as a worker is one, without an exception, and pytest has captured what it said.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ from pathlib import Path
 import pytest
 from _pytest.assertion import rewrite
 from hypothesis import settings
+
+_LINES = 10
+"""So many of a log of Ray's."""
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -75,6 +81,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 _write_test(file, session.config)
             elif not Path(cache_from_source(file)).exists():
                 py_compile.compile(str(file), quiet=2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(report: pytest.TestReport) -> None:
+    """Say how the worker ended, and what Ray wrote in its log in the end."""
+    process = report.node.gateway._io.popen  # type: ignore[attr-defined]
+    told = [f"{report.longrepr}, with status {process.wait(10)}"]
+    for log in sorted(Path(tempfile.gettempdir()).glob(f"ray/session_*/logs/python-core-driver-*_{process.pid}.log")):
+        told += ["", str(log), *log.read_text(errors="replace").splitlines()[-_LINES:]]
+    report.longrepr = "\n".join(told)
 
 
 def _write_test(file: Path, config: pytest.Config) -> None:

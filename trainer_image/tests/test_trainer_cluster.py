@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import ray
 from ray._private import ray_constants, services, utils
 from ray._private.node import Node
-from ray._raylet import AuthenticationTokenLoader
+from ray._raylet import AuthenticationTokenLoader, Config
 
 from deepcoder_contracts.stage import StageResources
 from deepcoder_trainer import cluster
@@ -55,6 +56,7 @@ def test_too_little_shared_memory_is_refused_with_how_much_is_needed(free: Simpl
 
 
 SLOW = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+SLOW_GCS = "Timed out waiting for file /tmp/ray/session/gcs_server_port_0"
 
 
 class Starts:
@@ -125,7 +127,7 @@ def test_actors_have_how_threads_wait_from_a_cluster_of_our_own_and_ask_another_
     assert begun_with(THREADS) == {"runtime_env": {"env_vars": THREADS}}
 
 
-@pytest.mark.parametrize("starts", [(2,)], indirect=True)
+@pytest.mark.parametrize("starts", [(2,), (2, SLOW_GCS)], indirect=True)
 def test_a_start_that_the_machine_was_too_busy_for_is_tried_again_and_leaves_no_daemons(starts: Starts) -> None:
     before = cluster._descendants()
     others = subprocess.Popen(["sleep", "600"])
@@ -192,6 +194,42 @@ def test_libraries_of_the_dashboard_are_not_loaded_to_leave_it_out(monkeypatch: 
         assert isinstance(utils.get_dashboard_dependency_error(), ImportError)
     assert loads == []
     assert utils.get_dashboard_dependency_error is find, "whoever else starts a cluster has it"
+
+
+PATIENT = """
+import os, signal, subprocess, sys
+import ray
+from ray._private import worker
+from deepcoder_trainer import cluster
+
+connect = worker.connect
+
+def connect_to_frozen(node, *args, **settings):
+    raylet = node.all_processes["raylet"][0].process.pid
+    os.kill(raylet, signal.SIGSTOP)
+    subprocess.Popen(["sh", "-c", f"sleep 60; kill -CONT {raylet}"])
+    connect(node, *args, **settings)
+
+worker.connect = connect_to_frozen
+cluster.start_ray(num_cpus=1, object_store_memory=100 << 20)
+print("nodes:", len(ray.nodes()))
+"""
+
+
+@pytest.mark.long
+def test_a_raylet_that_does_not_answer_for_a_while_does_not_end_its_driver() -> None:
+    """With Ray's own limits it ended with status 1 after 30 s."""
+    ended = subprocess.run([sys.executable, "-c", PATIENT], capture_output=True, text=True, timeout=200)
+    assert (ended.returncode, ended.stdout) == (0, "nodes: 1\n"), ended.stderr
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_driver_and_actors_wait_for_raylet_and_gcs_longer_than_ray_has_them() -> None:
+    @ray.remote(num_cpus=0)
+    def tries() -> int:
+        return int(Config.raylet_client_num_connect_attempts())
+
+    assert int(Config.raylet_client_num_connect_attempts()) == ray.get(tries.remote(), timeout=120) == 120
 
 
 @pytest.mark.usefixtures("ray_cluster")

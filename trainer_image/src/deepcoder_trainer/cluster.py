@@ -2,7 +2,7 @@
 
 In a RayJob, the driver finds its cluster by RAY_ADDRESS. Otherwise it starts a small one without a dashboard, with an
 object store for the model's weights, which ends with the driver. If the machine is too busy to start it in time, the
-start is retried a few times. A machine whose shared memory is too small for the weights is refused, because Ray would
+start is retried a few times; daemons that it leaves without time for a while are waited for, two minutes at most. A machine whose shared memory is too small for the weights is refused, because Ray would
 move them over the disk at each step.
 """
 
@@ -30,14 +30,23 @@ HALF = 0.5
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Environment that a computing process needs before it loads torch. Threads that spin at barriers starve each other if
 processes share cores: measured 4.6 times the CPU time on two busy cores."""
-OWN = THREADS | {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Otherwise Ray starts one worker per core in advance; samplers and learners start theirs on demand.
-    "RAY_prestart_worker_first_driver": "0",
-    # Ray runs its workers at nice 15. Next to judges on the same machine, learners and samplers then had a fiftieth of
-    # a core, and did not even finish loading torch.
-    "RAY_worker_niceness": "0",
-}
+PATIENCE = {"RAY_raylet_client_num_connect_attempts": "120", "RAY_gcs_rpc_server_connect_timeout_s": "120"}
+"""Ray's limits on reaching raylet, at least a second a try, and GCS. Its own are 10 tries and 5 s. A driver that raylet
+does not answer by then, as on a busy machine, ends without an exception: measured after 30 s."""
+OWN = (
+    THREADS
+    | PATIENCE
+    | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Otherwise Ray starts one worker per core in advance; samplers and learners start theirs on demand.
+        "RAY_prestart_worker_first_driver": "0",
+        # Ray runs its workers at nice 15. Next to judges on the same machine, learners and samplers then had a fiftieth of
+        # a core, and did not even finish loading torch.
+        "RAY_worker_niceness": "0",
+        # GCS has a raylet that is silent for some 35 s end itself. On one machine nothing is gained by that.
+        "RAY_health_check_failure_threshold": "40",
+    }
+)
 """Environment of our own cluster."""
 PLACES_SECONDS = 1800.0
 """Deadline for shared places, including pods that come late."""
@@ -47,8 +56,8 @@ OBJECT_STORE_BYTES = 512 << 20
 WEIGHT_SETS = 2.5
 """Sets of weights for which the object store has room: the loaded ones, the next ones, and half a set for batches."""
 STARTS = 3
-"""Number of tries to start our own cluster. Ray gives up after 30 s, which no setting changes."""
-_TOO_SLOW = "timed out during startup"
+"""Number of tries to start our own cluster. Ray gives up after 15 s for GCS, 30 s for all, which no setting changes."""
+_TOO_SLOW = ("timed out during startup", "Timed out waiting for file")
 _IDLE_DAEMONS = ("start_api_server", "start_log_monitor", "start_monitor")
 """Methods of Ray's `Node` that start the dashboard's server, the forwarding of logs, and the autoscaler's monitor."""
 _AGENT = "--dashboard_agent_command"
@@ -156,6 +165,7 @@ def connect_ray(resources: StageResources, weights: float) -> None:
     if ray.is_initialized():
         return
     if in_cluster():
+        _set_by_default(PATIENCE)
         ray.init(address="auto", log_to_driver=True, logging_level=logging.ERROR)
         return
     _lock_out()
@@ -171,8 +181,7 @@ def start_ray(**settings: Any) -> None:
     """Start our own cluster with these settings of `ray.init`, in addition to those that every such cluster has."""
     import ray
 
-    for name, value in OWN.items():
-        os.environ.setdefault(name, value)
+    _set_by_default(OWN)
     for left in reversed(range(STARTS)):
         before = _descendants()
         try:
@@ -180,10 +189,16 @@ def start_ray(**settings: Any) -> None:
                 ray.init(address="local", include_dashboard=False, log_to_driver=False, **settings)
             return
         except Exception as error:
-            if _TOO_SLOW not in str(error) or not left:
+            if not left or not any(words in str(error) for words in _TOO_SLOW):
                 raise
-            log.warning("Ray's daemons did not start within Ray's limit of 30 s, as on a busy machine: trying again")
+            log.warning("Ray's daemons did not start within Ray's limits, as on a busy machine: trying again")
             _end(_descendants() - before)
+
+
+def _set_by_default(variables: Mapping[str, str]) -> None:
+    """Ray's own settings are read once more when this process connects, and by all processes that it starts."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager
