@@ -16,8 +16,8 @@ Many tests kill what they start, which then removes neither its folders nor its 
 temporary directory of its own, which is removed with all of that. Its name is short, since paths of sockets have to be.
 pytest's own folders stay where they are, for who looks into a failure.
 
-Of a worker that ends, pytest-xdist tells which test it was at, but not why: its status and what Ray wrote last are added.
-Ray ends a driver, as a worker is one, without an exception, and pytest has captured what it said.
+Of a worker that ends, pytest-xdist tells which test it was at, but not why: its status and what Ray wrote last are
+added. Ray ends a process that is a driver without an exception, and pytest has captured what it said.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 In a RayJob, the driver finds its cluster by RAY_ADDRESS. Otherwise it starts a small one without a dashboard, with an
 object store for the model's weights, which ends with the driver. If the machine is too busy to start it in time, the
-start is retried a few times; daemons that it leaves without time for a while are waited for, two minutes at most. A machine whose shared memory is too small for the weights is refused, because Ray would
-move them over the disk at each step.
+start is retried a few times; Ray's daemons may be silent for two minutes. A machine whose shared memory is too small
+for the weights is refused, because Ray would move them over the disk at each step.
 """
 
 from __future__ import annotations
@@ -33,20 +33,18 @@ processes share cores: measured 4.6 times the CPU time on two busy cores."""
 PATIENCE = {"RAY_raylet_client_num_connect_attempts": "120", "RAY_gcs_rpc_server_connect_timeout_s": "120"}
 """Ray's limits on reaching raylet, at least a second a try, and GCS. Its own are 10 tries and 5 s. A driver that raylet
 does not answer by then, as on a busy machine, ends without an exception: measured after 30 s."""
-OWN = (
-    THREADS
-    | PATIENCE
-    | {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Otherwise Ray starts one worker per core in advance; samplers and learners start theirs on demand.
-        "RAY_prestart_worker_first_driver": "0",
-        # Ray runs its workers at nice 15. Next to judges on the same machine, learners and samplers then had a fiftieth of
-        # a core, and did not even finish loading torch.
-        "RAY_worker_niceness": "0",
-        # GCS has a raylet that is silent for some 35 s end itself. On one machine nothing is gained by that.
-        "RAY_health_check_failure_threshold": "40",
-    }
-)
+OWN = {
+    **THREADS,
+    **PATIENCE,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Otherwise Ray starts one worker per core in advance; samplers and learners start theirs on demand.
+    "RAY_prestart_worker_first_driver": "0",
+    # Ray runs its workers at nice 15. Next to judges on the same machine, learners and samplers then had a fiftieth of
+    # a core, and did not even finish loading torch.
+    "RAY_worker_niceness": "0",
+    # GCS has a raylet that is silent for some 35 s end itself. On one machine nothing is gained by that.
+    "RAY_health_check_failure_threshold": "40",
+}
 """Environment of our own cluster."""
 PLACES_SECONDS = 1800.0
 """Deadline for shared places, including pods that come late."""
