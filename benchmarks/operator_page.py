@@ -54,11 +54,11 @@ def page(found: dict[str, Any], commit: str) -> str:
         f"Commit {commit}, {machine()}. `benchmarks/operator_scale.py` says what is"
         " measured, `make bench-operator` repeats it. API server, etcd, garbage collector and S3 server are real, and"
         " so are TLS, tokens and the chart's rights; a process of ours plays KubeRay, kubelets and trainers, so pods"
-        " are objects that nobody runs, and kwok is not used. All of it shares the cores with the operator. S3's checks"
-        " are part of every time. Adopted is a run whose first pass is done: one that waits for its bucket is not, and"
-        " here no bucket is slow. Memory grows with the runs: that of fewer than 1,000 says nothing of the bound.\n\n"
-        + table(found)
-        + "\n\nHow the CPU time grows:\n\n"
+        " are objects that nobody runs, and kwok is not used. All of it shares the cores with the operator, and the"
+        f" servers look for garbage when their heaps have grown by {found['server_heap_growth_percent']} percent, at"
+        " Go's own 100 with a quarter more CPU time. S3's checks are part of every time. Adopted is a run whose first"
+        " pass is done: one that waits for its bucket is not, and here no bucket is slow. Memory grows with the runs:"
+        " that of fewer than 1,000 says nothing of the bound.\n\n" + table(found) + "\n\nHow the CPU time grows:\n\n"
         "| runs | operator's CPU, s | ms a run | wall, s |\n|---|---|---|---|\n"
         + curve
         + "\n\n| | |\n|---|---|\n"
