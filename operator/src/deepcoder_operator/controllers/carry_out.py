@@ -47,6 +47,7 @@ from deepcoder_operator.domain.owners import is_left_over, owned_by
 from deepcoder_operator.domain.resolve import ResolvedConfig, resolve
 from deepcoder_operator.domain.world import RAYJOB_INVALID, Problem
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.at_once import at_once
 from deepcoder_operator.kube.client import Kube, Object, unless_changed
 from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.informer import Informer
@@ -151,9 +152,8 @@ class Executor:
 
     async def _run_objects(self, run: DeepCoderRun) -> None:
         await self._storage.claim(run)
-        await self._create(run, build_service_account(run))
         policy = build_network_policy(run, self.settings)
-        found = await self._create(run, policy)
+        _, found = await at_once(self._create(run, obj) for obj in (build_service_account(run), policy))
         if found is not None:
             await self._kube.apply(unless_changed(policy, found))
 
@@ -161,14 +161,14 @@ class Executor:
         provenance = run.status.provenance
         if provenance is None:
             raise AssertionError("an attempt is intended only after acceptance")
-        config = await self._resolved(run, provenance.config_digest)
+        config, missing = await self._resolved(run, provenance.config_digest)
         credentials = await self._storage.credentials(run)
         stage = build_stage_config(run, attempt, config, provenance, self.settings)
         mounted = build_stage_config_map(run, stage, attempt.name, self.settings.ca_bundle)
         name = mounted["metadata"]["name"]
         job = build_rayjob(run, attempt, provenance.image, name, s3_ca=credentials.ca is not None)
         try:
-            await self._create(run, mounted)
+            await at_once([self._create(run, mounted), *(self._keep(run, config_map) for config_map in missing)])
             created = await self._create_whole(run, job)
         except errors.AlreadyExists:
             return
@@ -218,30 +218,27 @@ class Executor:
             log.warning("run %s/%s: ConfigMap %s is left: %s", namespace, run.metadata.name, mounted, e)
         await self._kube.delete(RAYJOBS, namespace, name, uid=uid)
 
-    async def _resolved(self, run: DeepCoderRun, digest: str) -> ResolvedConfig:
-        """Return the config as it was resolved when the run was accepted, never as this release would resolve it.
-
-        The first attempt creates it without looking for it first.
-        """
+    async def _resolved(self, run: DeepCoderRun, digest: str) -> tuple[ResolvedConfig, list[Object]]:
+        """Return the config as it was resolved when the run was accepted, never as this release would resolve it, and
+        the ConfigMap that is to hold it, if it may be missing. The first attempt does not look for it."""
         meta, name = run.metadata, config_name(run.metadata.name)
         first = run.status.ordinal == 1
         stored = None if first else await self._kube.find(CONFIGMAPS, meta.namespace, name)
+        missing = []
         if stored is None:
-            fresh = build_config_map(run, resolve(run, _origin(run)))
-            text = fresh["data"][CONFIG_FILE]
-            if sha256_digest(text.encode()) == digest:
-                stored = await self._create(run, fresh) or fresh
-            elif first:
-                stored = await self._kube.find(CONFIGMAPS, meta.namespace, name)
-        text = ((stored or {}).get("data") or {}).get(CONFIG_FILE, "")
-        if sha256_digest(text.encode()) != digest:
-            raise CannotDo(
-                "ConfigLost",
-                f"ConfigMap {name}, with the config that the run was accepted with, "
-                + ("is gone, and this release would resolve another" if stored is None else "was replaced by another")
-                + ": restore it, or make a new run that continues with spec.from",
-            )
-        return ResolvedConfig.from_json(text)
+            stored = build_config_map(run, resolve(run, _origin(run)))
+            missing.append(stored)
+            if not _holds(stored, digest):
+                stored, missing = await self._kube.find(CONFIGMAPS, meta.namespace, name) if first else None, []
+        if stored is None or not _holds(stored, digest):
+            raise _config_lost(name, gone=stored is None)
+        return ResolvedConfig.from_json(stored["data"][CONFIG_FILE]), missing
+
+    async def _keep(self, run: DeepCoderRun, config_map: Object) -> None:
+        """Create the ConfigMap with the resolved config, unless it exists with the same one."""
+        found = await self._create(run, config_map)
+        if found is not None and _text(found) != _text(config_map):
+            raise _config_lost(config_map["metadata"]["name"], gone=False)
 
     async def _create(self, run: DeepCoderRun, obj: Object) -> Object | None:
         """Create an object unless it exists. Returns the existing one. Raises `CannotDo` if it is not the run's."""
@@ -258,6 +255,24 @@ class Executor:
                 text = f"{obj['kind']} {meta['name']} exists and is not this run's: delete it; it is never adopted"
                 raise CannotDo("NameConflict", text) from None
             return found
+
+
+def _text(config_map: Object) -> str:
+    """Return the resolved config that a ConfigMap holds, or nothing."""
+    return str((config_map.get("data") or {}).get(CONFIG_FILE, ""))
+
+
+def _holds(config_map: Object, digest: str) -> bool:
+    return sha256_digest(_text(config_map).encode()) == digest
+
+
+def _config_lost(name: str, *, gone: bool) -> CannotDo:
+    return CannotDo(
+        "ConfigLost",
+        f"ConfigMap {name}, with the config that the run was accepted with, "
+        + ("is gone, and this release would resolve another" if gone else "was replaced by another")
+        + ": restore it, or make a new run that continues with spec.from",
+    )
 
 
 def _problem(error: Exception, action: str) -> Problem:

@@ -41,6 +41,7 @@ from deepcoder_operator.domain.world import (
     rayjob_view,
 )
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.at_once import at_once
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import (
@@ -314,8 +315,8 @@ class Observer:
         ]
         if run.spec.sandbox.template is not None:
             wanted.append((POOLS, own_pool_name(name)))
-        for resource, child in wanted:
-            found = await self.kube.find(resource, namespace, child)
+        there = await at_once(self.kube.find(resource, namespace, child) for resource, child in wanted)
+        for (resource, child), found in zip(wanted, there, strict=True):
             if found is not None and not owned_by(found, run.metadata.uid):
                 if is_left_over(found, RUNS.kind, name):
                     text = f"{resource.kind} {child} of the run that had this name before is still being removed"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, PodPl
 from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
 from deepcoder_operator.domain.pool_status import POD_INVALID, PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.at_once import at_once, raise_first
 from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.dropped_fields import DROPPED, DroppedFields
@@ -262,7 +263,7 @@ class PoolReconciler:
             async with limit:
                 await self._delete(obj, pool, deletion, memory)
 
-        _raise_first(await asyncio.gather(*(delete(d) for d in plan.delete), return_exceptions=True))
+        await at_once(delete(d) for d in plan.delete)
         tried = [create(i) for i in plan.create[:_CREATIONS_A_PASS]]
         outcomes = await asyncio.gather(*tried, return_exceptions=True)
         created = sum(outcome is True for outcome in outcomes)
@@ -273,7 +274,7 @@ class PoolReconciler:
             memory.refusal = refusals[0] if refusals else None
         if refusals:
             self._note_failure(memory)
-        _raise_first(outcomes)
+        raise_first(outcomes)
 
     def _note_failure(self, memory: _Memory) -> None:
         memory.failures = [*memory.failures[-31:], self.clock()]
@@ -304,13 +305,6 @@ class PoolReconciler:
         obj.update(trim_for_cache(POOLS, written))
         if told:
             self.record(obj, DROPPED, told, warning=True)
-
-
-def _raise_first(outcomes: Iterable[object]) -> None:
-    """Raise the first error among the outcomes."""
-    error = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
-    if error is not None:
-        raise error
 
 
 def _existing(pods: Sequence[JudgePod]) -> int:
