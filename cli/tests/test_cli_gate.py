@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from aiohttp import WSMsgType, web
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from kubernetes import client as kubernetes
 
 from deepcoder_cli import proxy as proxies
+from deepcoder_cli.commands import dashboard
 from deepcoder_cli.commands.dashboard import following
 from deepcoder_cli.proxy import HEAD_SECONDS, Proxy
 from deepcoder_cli.request_filter import MOST_HEAD_BYTES, Reply, RequestFilter
@@ -40,8 +43,36 @@ def test_the_first_address_becomes_a_cookie_that_no_other_site_can_send() -> Non
     reply = judged(head(f"/?key={KEY}"))
     assert isinstance(reply, Reply)
     headers = dict(reply.headers)
-    assert (reply.status, headers["Location"]) == ("303 See Other", "/")
+    assert (reply.status, reply.media_type) == ("200 OK", "text/html")
+    assert 'location.replace("/" + location.hash)' in reply.text
+    assert KEY not in reply.text
     assert headers["Set-Cookie"] == f"{COOKIE}; Path=/; HttpOnly; SameSite=Strict"
+
+
+@pytest.mark.parametrize("other", ['prefs={"theme":"dark"}', "a[b]=1", "flag", "theme=dark mode", "name=José", "x=a=b"])
+@pytest.mark.parametrize("first", [True, False])
+def test_cookies_of_other_programs_on_this_host_do_not_hide_ours(other: str, first: bool) -> None:
+    """A browser sends those of all ports, the oldest first."""
+    cookies = f"{other}; {COOKIE}" if first else f"{COOKIE}; {other}"
+    request = head("/api/runs").decode().replace("\r\n\r\n", f"\r\nCookie: {cookies}\r\n\r\n")
+    assert isinstance(judged(request.encode("latin-1")), bytes)
+
+
+def test_no_program_argument_has_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody on the machine could read it there, and open the dashboard as this user."""
+    shown: list[Path] = []
+
+    def open_page(address: str) -> None:
+        page = Path(unquote(urlsplit(address).path))
+        assert KEY not in address
+        assert f'url=http://127.0.0.1/?key={KEY}&amp;x#/runs/ml/demo"' in page.read_text()
+        assert page.parent.stat().st_mode & 0o077 == 0
+        shown.append(page)
+
+    monkeypatch.setattr(dashboard.webbrowser, "open", open_page)
+    with dashboard.opened(f"http://127.0.0.1/?key={KEY}&x#/runs/ml/demo"):
+        assert shown[0].exists()
+    assert not shown[0].parent.exists()
 
 
 def test_a_request_with_the_cookie_goes_on_with_the_token_and_nothing_of_the_gates() -> None:
@@ -192,7 +223,7 @@ def asked(proxy: Proxy, target: str, cookie: str = "") -> tuple[int, dict[str, s
 def test_a_browser_reaches_the_pod_through_the_api_server_as_the_user(pod: Pod, serve: Serve) -> None:
     proxy = serve(lambda: port_forward(pod.connection(), "deepcoder", "page-0", 8090))
     status, headers, _ = asked(proxy, f"/?key={KEY}")
-    assert (status, headers["location"]) == (303, "/")
+    assert status == 200
     status, _, text = asked(proxy, "/api/runs", headers["set-cookie"].partition(";")[0])
     assert status == 200
     assert text.startswith("GET /api/runs HTTP/1.1")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hmac
 import re
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 MOST_HEAD_BYTES = 64 << 10
@@ -22,6 +21,13 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OURS = frozenset({"authorization", "cookie", "connection", "keep-alive", "proxy-connection", "upgrade", "te"})
 """Browser headers that are not forwarded: we set our own, or they apply to this connection only."""
 
+_GO_ON = """<!doctype html><title>DeepCoder</title>
+<script>location.replace("/" + location.hash)</script>
+<noscript><a href="/">Open the dashboard</a></noscript>
+"""
+"""What the browser gets for the key. A redirect from a page of another site, as a local file is one, would be followed
+without the cookie; this page asks for itself, and leaves the key out of the history."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -30,13 +36,14 @@ class Reply:
     status: str
     text: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    media_type: str = "text/plain"
 
     def encode(self) -> bytes:
         """Return the response's bytes."""
         body = self.text.encode()
         own = (
             *self.headers,
-            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Type", f"{self.media_type}; charset=utf-8"),
             ("Content-Length", str(len(body))),
             ("Cache-Control", "no-store"),
             ("Connection", "close"),
@@ -78,9 +85,7 @@ class RequestFilter:
             if not self._right(given[0]):
                 return Reply("403 Forbidden", "this address is from an earlier start: open the one printed last")
             cookie = f"{self.cookie}={self._key}; Path=/; HttpOnly; SameSite=Strict"
-            return Reply(
-                "303 See Other", "", (("Location", "/"), ("Set-Cookie", cookie), ("Referrer-Policy", "no-referrer"))
-            )
+            return Reply("200 OK", _GO_ON, (("Set-Cookie", cookie), ("Referrer-Policy", "no-referrer")), "text/html")
         if not self._right(self._shown(headers)):
             return Reply("403 Forbidden", "open the address that `kubectl deepcoder dashboard` printed")
         kept = "".join(f"{name}: {value}\r\n" for name, value in headers if name not in _OURS)
@@ -88,11 +93,10 @@ class RequestFilter:
         return f"{method} {target} HTTP/1.1\r\n{kept}{own}\r\n".encode("latin-1")
 
     def _shown(self, headers: list[tuple[str, str]]) -> str:
-        try:
-            cookies = SimpleCookie("; ".join(value for name, value in headers if name == "cookie"))
-        except CookieError:
-            return ""
-        return cookies[self.cookie].value if self.cookie in cookies else ""
+        """Return the value of our cookie. Other programs on this host set cookies that a stricter reader refuses."""
+        pairs = (pair.strip() for name, value in headers if name == "cookie" for pair in value.split(";"))
+        ours = f"{self.cookie}="
+        return next((pair.removeprefix(ours) for pair in pairs if pair.startswith(ours)), "")
 
     def _right(self, key: str) -> bool:
         return hmac.compare_digest(key.encode(), self._key.encode())

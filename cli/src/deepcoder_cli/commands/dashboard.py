@@ -6,10 +6,14 @@ permission is named with the role that grants it. If the pod goes away, the comm
 
 from __future__ import annotations
 
+import html
 import secrets
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -50,9 +54,21 @@ def dashboard(
         raise click.UsageError(f"--port {port}: {error.strerror}: choose another, or leave it out") from None
     address = f"http://127.0.0.1:{proxy.port}/?key={key}" + (f"#/runs/{place}/{run}" if run else "")
     click.echo(f"{address}\nPress Ctrl-C to stop.")
-    if not no_open:
-        webbrowser.open(address)
-    proxy.serve()
+    with nullcontext() if no_open else opened(address):
+        proxy.serve()
+
+
+@contextmanager
+def opened(address: str) -> Iterator[None]:
+    """Open an address in the browser, by a file that only this user can read: all users of this machine can see the
+    arguments of the program that is started for it. A browser that may not read it is given the printed address."""
+    with TemporaryDirectory(prefix="deepcoder-") as directory:  # of mode 0700
+        page = Path(directory, "dashboard.html")
+        target = html.escape(address)
+        text = f'<!doctype html><title>DeepCoder</title><meta http-equiv="refresh" content="0; url={target}">\n'
+        page.write_text(text + f'<a href="{target}">Open the dashboard</a>\n')
+        webbrowser.open(page.as_uri())
+        yield
 
 
 def following(pod: str, find: Callable[[], str], dial: Callable[[str], Stream]) -> Callable[[], Stream]:
