@@ -6,7 +6,8 @@ in these namespaces, so the kernel removes them with this process, however it en
 files have to be cleaned up separately.
 
 A component that ends is restarted, as by an init system, unless it ended five times in a minute: then it stays down and
-the status file says so. Fails, with the reason in the status file, if the node's view cannot be made.
+the status file says so. One that cannot be started counts as one that ends. A full disk delays the status file. Fails,
+with the reason in the status file, if the node's view cannot be made.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ _MS_BIND, _MS_REC, _MS_SLAVE, _MS_SHARED = 0x1000, 0x4000, 0x80000, 0x100000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 _ENDS_TOLERATED, _WITHIN_SECONDS = 5, 60.0
 _COMMAND_SECONDS = 20.0
+_LOGS = Path("/var/log")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -92,7 +95,8 @@ class _Node:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
         while True:
             self._start_due()
-            self._write_status()
+            with suppress(OSError):  # a full disk: tried again as long as what was written differs
+                self._write_status()
             received = signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM}, 0.1 if self._waiting_for_api else 1.0)
             if received is not None and received.si_signo == signal.SIGTERM:
                 return 0
@@ -123,11 +127,14 @@ class _Node:
             component = self._commands[state.name]
             if state.pid or state.gave_up or (component["needs_api"] and self._waiting_for_api):
                 continue
-            state.pid = self._start(component)
+            try:
+                state.pid = self._start(component)
+            except (OSError, subprocess.SubprocessError) as reason:
+                self._ended(state, f"not started: {reason}")
 
     @staticmethod
     def _start(component: dict[str, Any]) -> int:
-        with Path(f"/var/log/{component['name']}.log").open("ab") as log:
+        with (_LOGS / f"{component['name']}.log").open("ab") as log:
             process = subprocess.Popen(
                 component["command"],
                 env={**os.environ, **component["environment"]},
@@ -151,14 +158,14 @@ class _Node:
                 return
             for state in self._running:
                 if state.pid == pid:
-                    self._ended(state, status)
+                    code = os.waitstatus_to_exitcode(status)
+                    self._ended(state, f"signal {-code}" if code < 0 else f"exit code {code}")
 
     @staticmethod
-    def _ended(state: Running, status: int) -> None:
+    def _ended(state: Running, how: str) -> None:
         now = time.monotonic()
-        code = os.waitstatus_to_exitcode(status)
         state.pid = 0
-        state.last_exit = f"signal {-code}" if code < 0 else f"exit code {code}"
+        state.last_exit = how
         state.ends = [moment for moment in state.ends if now - moment < _WITHIN_SECONDS] + [now]
         state.restarts += 1
         state.gave_up = len(state.ends) >= _ENDS_TOLERATED
