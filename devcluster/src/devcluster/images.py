@@ -1,9 +1,8 @@
 """Builds the project's images and loads them into the cluster. The tag of each is the hash of its inputs.
 
-The inputs of an image are the files that its Dockerfile copies, the Dockerfile, the base image and the folder of
-wheels. An image that exists under that tag is neither built nor loaded again. From buildah's storage an image goes into
-an OCI layout, and only the blobs that the cluster lacks are sent: a code change moves kilobytes, not the layer of
-gigabytes.
+The inputs of an image are the files that its Dockerfile copies, the Dockerfile, the base image and the local wheels. An
+image that exists under that tag is neither built nor loaded again. From buildah's storage an image goes into an OCI
+layout, and only the blobs that the cluster lacks are sent: a code change moves kilobytes, not the layer of gigabytes.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def describe(name: str, base: str, local: Path | None, repository: Path = REPOSI
         raise ConfigError(f"image {name!r} is unknown. Choose from: {', '.join(DOCKERFILES)}")
     path = repository / DOCKERFILES[name]
     inputs = dockerfile.copied_paths(path.read_text())
-    offered = sorted(entry.name for entry in local.glob("*.whl")) if local else []
+    offered = wheels.contents(local) if local else []
     tag = content_hash.tree_digest(repository, inputs, path.read_text(), base, *offered)
     return ProjectImage(name, repository, path, tuple(inputs), f"{IMAGE_PREFIX}{name}:{tag}")
 
@@ -154,10 +153,12 @@ class _Builder:
             context = Path(tempfile.mkdtemp(prefix=f"{image.name}-", dir=self._home / "tmp"))
             try:
                 stage(image.inputs, context, image.repository)
-                arguments = {"BASE_IMAGE": self.base}
+                arguments, mounts = {"BASE_IMAGE": self.base}, {}
                 if self.wheels:
-                    arguments |= {"UV_FIND_LINKS": _WHEELS_INSIDE, "PIP_FIND_LINKS": _WHEELS_INSIDE}
-                mounts = {self.wheels: _WHEELS_INSIDE} if self.wheels else {}
+                    # Layers are found again by their arguments, not by what is mounted: other wheels, another name.
+                    inside = f"{_WHEELS_INSIDE}-{content_hash.digest(*wheels.contents(self.wheels))}"
+                    arguments |= {"UV_FIND_LINKS": inside, "PIP_FIND_LINKS": inside}
+                    mounts = {self.wheels: inside}
                 self._buildah.build(image.dockerfile, context, image.reference, arguments, mounts)
             finally:
                 shutil.rmtree(context)
