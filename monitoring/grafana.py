@@ -20,6 +20,8 @@ class Panel:
     width: int = 12
     kind: str = "timeseries"
     stacked: bool = False
+    signed: bool = False
+    """Whether values may be below 0. Otherwise the axis begins there, and Grafana would cut them off."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
     custom: dict[str, Any] = {"fillOpacity": 20 if panel.stacked else 5, "spanNulls": True}
     if panel.stacked:
         custom["stacking"] = {"mode": "normal"}
+    defaults: dict[str, Any] = {"unit": panel.unit} | ({} if panel.signed else {"min": 0})
     return {
         "id": number,
         "type": panel.kind,
@@ -122,7 +125,7 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
         "gridPos": place,
         "datasource": {"type": "prometheus", "uid": "${datasource}"},
         "fieldConfig": {
-            "defaults": {"unit": panel.unit, "min": 0} | ({} if panel.kind == "stat" else {"custom": custom}),
+            "defaults": defaults | ({} if panel.kind == "stat" else {"custom": custom}),
             "overrides": [],
         },
         "options": _CHART if panel.kind == "timeseries" else _FIGURE,

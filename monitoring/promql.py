@@ -27,6 +27,13 @@ def all_namespaces(by: str, metric: str) -> str:
     return f"sum by ({by}) (max by (namespace, {by}) ({OPERATOR}{metric}{{{NAMESPACE}}}))"
 
 
+def of_the_last_hour(counter: str) -> str:
+    """Return the increase of a counter of the operator, by namespace and reason. Rules of the chart's alerts record it:
+    increase() does not see what a series has counted when it appears. Without these rules the rest is shown."""
+    recorded = f"max by (namespace, reason) (namespace_reason:{OPERATOR}{counter}:increase1h{{{NAMESPACE}}})"
+    return f"{recorded} or sum by (namespace, reason) (increase({OPERATOR}{counter}_total{{{NAMESPACE}}}[1h]))"
+
+
 def quantile(q: str, metric: str, selector: str, by: str = "") -> str:
     """Return a quantile of a histogram, by labels if `by` names some."""
     labels = f"le, {by}" if by else "le"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import Dashboard, Panel, Variable
-from promql import NAMESPACE, OPERATOR, all_namespaces, quantile, rate
+from promql import NAMESPACE, OPERATOR, all_namespaces, of_the_last_hour, quantile, rate
 
 RUNS = Dashboard(
     uid="deepcoder-runs",
@@ -13,12 +13,7 @@ RUNS = Dashboard(
         Panel("Runs", ((all_namespaces("phase", "runs"), "{{phase}}"),), stacked=True),
         Panel(
             "Failed attempts",
-            (
-                (
-                    f"sum by (namespace, reason) (increase({OPERATOR}attempt_failures_total{{{NAMESPACE}}}[1h]))",
-                    "{{namespace}} {{reason}}",
-                ),
-            ),
+            ((of_the_last_hour("attempt_failures"), "{{namespace}} {{reason}}"),),
             "short",
             "In the last hour, by cause.",
         ),
@@ -27,12 +22,7 @@ RUNS = Dashboard(
         ),
         Panel(
             "Warnings",
-            (
-                (
-                    f"sum by (namespace, reason) (increase({OPERATOR}warnings_total{{{NAMESPACE}}}[1h]))",
-                    "{{namespace}} {{reason}}",
-                ),
-            ),
+            ((of_the_last_hour("warnings"), "{{namespace}} {{reason}}"),),
             "short",
             "Events that somebody should look at.",
         ),

@@ -5,13 +5,23 @@ from __future__ import annotations
 from grafana import Dashboard, Panel, Variable
 from promql import RUN, of_run, quantile, rate
 
+_PARTS_OF_TRAIN = "pack|recompute|forward_backward|optimizer"
+"""Phases within the phase `train`, whose seconds count them already."""
+
+
+def _seconds_of_a_step(phases: str) -> str:
+    """Return the mean seconds of a step by phase, of the phases that a matcher names."""
+    seconds = rate("deepcoder_trainer_phase_seconds_sum", "namespace, run, phase", f"{RUN},{phases}")
+    steps = rate("deepcoder_trainer_phase_seconds_count", "namespace, run", f'{RUN},phase="train"')
+    return f"{seconds} / ignoring(phase) group_left {steps}"
+
 
 def _per_second_of_steps(counter: str) -> str:
     """Return a counter per second of the steps that ended. It grows only when a step ends, so its rate alone would be
     many times too high after a long step, and 0 until the next one."""
-    parts_of_train = 'phase!~"pack|recompute|forward_backward|optimizer"'
+    phases = f'{RUN},phase!~"{_PARTS_OF_TRAIN}"'
     counted = rate(f"deepcoder_trainer_{counter}", "namespace, run", RUN)
-    return f"{counted} / {rate('deepcoder_trainer_phase_seconds_sum', 'namespace, run', f'{RUN},{parts_of_train}')}"
+    return f"{counted} / {rate('deepcoder_trainer_phase_seconds_sum', 'namespace, run', phases)}"
 
 
 TRAINING = Dashboard(
@@ -23,7 +33,7 @@ TRAINING = Dashboard(
     ),
     panels=(
         Panel("Step", ((of_run("step"), "{{namespace}}/{{run}} {{stage}}"),), width=6, kind="stat"),
-        Panel("Mean reward", ((of_run("reward_mean"), "{{namespace}}/{{run}}"),), width=6, kind="stat"),
+        Panel("Mean reward", ((of_run("reward_mean"), "{{namespace}}/{{run}}"),), width=6, kind="stat", signed=True),
         Panel(
             "Truncated share",
             ((of_run("truncated_ratio"), "{{namespace}}/{{run}}"),),
@@ -45,6 +55,7 @@ TRAINING = Dashboard(
                 (of_run("solved_all_ratio"), "{{namespace}}/{{run}} all solved"),
                 (of_run("solved_none_ratio"), "{{namespace}}/{{run}} none solved"),
             ),
+            signed=True,
         ),
         Panel(
             "Response length",
@@ -90,16 +101,16 @@ TRAINING = Dashboard(
         ),
         Panel(
             "Seconds by phase",
-            (
-                (
-                    rate("deepcoder_trainer_phase_seconds_sum", "namespace, run, phase", RUN)
-                    + " / ignoring(phase) group_left "
-                    + rate("deepcoder_trainer_phase_seconds_count", "namespace, run", f'{RUN},phase="train"'),
-                    "{{namespace}}/{{run}} {{phase}}",
-                ),
-            ),
+            ((_seconds_of_a_step(f'phase!~"{_PARTS_OF_TRAIN}"'), "{{namespace}}/{{run}} {{phase}}"),),
             "s",
             "Mean over the steps of the interval.",
+            stacked=True,
+        ),
+        Panel(
+            "Seconds of training",
+            ((_seconds_of_a_step(f'phase=~"{_PARTS_OF_TRAIN}"'), "{{namespace}}/{{run}} {{phase}}"),),
+            "s",
+            "Parts of the phase train, each on its slowest rank. Mean over the steps of the interval.",
             stacked=True,
         ),
         Panel(
