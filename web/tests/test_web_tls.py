@@ -7,6 +7,7 @@ import logging
 import ssl
 import subprocess
 import threading
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +17,9 @@ import aiohttp
 import pytest
 from web_fakes import ApiServer, until
 
+from deepcoder_contracts.tls_buffers import TLS_BUFFER_BYTES
 from deepcoder_web import __main__ as program
-from deepcoder_web import tls
+from deepcoder_web import newcomers, tls
 from deepcoder_web.config import ConfigError, WebConfig, load_config
 from deepcoder_web.tls import Certificate
 
@@ -131,6 +133,40 @@ async def test_a_connection_without_a_request_is_closed(
         reader, writer = await asyncio.open_connection("127.0.0.1", ports[port], ssl=secure)
         writer.write(sent)
         assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("port", [0, 2], ids=["page", "https"])
+async def test_a_connection_is_kept_for_long_only_after_its_first_request(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newcomers, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(newcomers, "LOOK_SECONDS", 0.05)
+    write_certificate(tmp_path, "first")
+    secure = ssl.create_default_context(cafile=str(tmp_path / "tls.crt")) if port == 2 else None
+    async with served(tls_directory=tmp_path) as ports, asyncio.timeout(30):
+        asking, silent = [await asyncio.open_connection("127.0.0.1", ports[port], ssl=secure) for _ in range(2)]
+        for _ in range(2):
+            asking[1].write(b"GET /api/nothing HTTP/1.1\r\nHost: a\r\n\r\n")
+            head = await asking[0].readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 4")
+            length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+            await asking[0].readexactly(length)
+            assert await silent[0].read() == b"", "closed, or still closed"
+            await asyncio.sleep(0.5)
+        for _, writer in (asking, silent):
+            writer.close()
+
+
+async def test_open_connections_over_https_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens them has shown nothing. Those that this process opens have the same buffers as the server's."""
+    monkeypatch.setattr(SSLProtocol, "max_size", 256 * 1024)  # asyncio's own
+    write_certificate(tmp_path, "first")
+    secure = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
+    async with served(tls_directory=tmp_path) as ports:
+        _, writer = await asyncio.open_connection("127.0.0.1", ports[2], ssl=secure)
+        transport: Any = writer.transport
+        assert len(transport._ssl_protocol._ssl_buffer) == TLS_BUFFER_BYTES
         writer.close()
 
 

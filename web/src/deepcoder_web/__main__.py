@@ -19,9 +19,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from deepcoder_client.client import Client
 from deepcoder_client.errors import NoCluster
 from deepcoder_contracts.server_log import server_log
+from deepcoder_contracts.tls_buffers import use_small_tls_buffers
 from deepcoder_web.access import Access
 from deepcoder_web.app import Dashboard
 from deepcoder_web.config import LOOPBACK, ConfigError, WebConfig, load_config
+from deepcoder_web.newcomers import Newcomers
 from deepcoder_web.runs import Runs
 from deepcoder_web.storage import Storage
 from deepcoder_web.tls import Certificate
@@ -40,18 +42,20 @@ async def serve(
     certificate = Certificate(config.tls_directory) if config.tls_directory else None
     runs = Runs(client, config.watch_namespaces)
     storage = Storage(client.connection, config.allowed_endpoints)
-    dashboard = Dashboard(client, Access(client.connection), runs, storage)
+    application, newcomers = Dashboard(client, Access(client.connection), runs, storage).application(), Newcomers()
+    newcomers.watch(application)
     page, probes = (
-        web.AppRunner(
-            application, access_log=None, logger=server_log(), shutdown_timeout=2, keepalive_timeout=IDLE_SECONDS
-        )
-        for application in (dashboard.application(), _probes(runs))
+        web.AppRunner(served, access_log=None, logger=server_log(), shutdown_timeout=2, keepalive_timeout=IDLE_SECONDS)
+        for served in (application, _probes(runs))
     )
-    following = asyncio.create_task(certificate.follow()) if certificate else None
+    use_small_tls_buffers()
+    tasks = [asyncio.create_task(certificate.follow())] if certificate else []
     runs.start()
     try:
         for runner in (page, probes):
             await runner.setup()
+        assert page.server is not None, "it is set up"
+        tasks.append(asyncio.create_task(newcomers.close_silent(page.server)))
         await web.TCPSite(page, LOOPBACK, config.port).start()
         await web.TCPSite(probes, None, config.health_port).start()
         ports = [_port(page), _port(probes, everywhere=True)]
@@ -66,8 +70,8 @@ async def serve(
         await stop.wait()
     finally:
         runs.stop()
-        if following:
-            following.cancel()
+        for task in tasks:
+            task.cancel()
         await page.cleanup()
         await probes.cleanup()
 

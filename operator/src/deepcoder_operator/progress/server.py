@@ -12,7 +12,6 @@ import logging
 import math
 import ssl
 import time
-from asyncio.sslproto import SSLProtocol
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 
 from deepcoder_contracts.progress import MAX_BODY_BYTES, ProgressReport
 from deepcoder_contracts.server_log import server_log
+from deepcoder_contracts.tls_buffers import use_small_tls_buffers
 from deepcoder_operator.kube import errors
 from deepcoder_operator.progress.admission import NotAdmitted, admit
 from deepcoder_operator.progress.authentication import (
@@ -40,10 +40,6 @@ READ_SECONDS = 10.0
 
 IDLE_SECONDS = 30.0
 """Time, in seconds, after which a connection is closed on which no whole head of a request has arrived."""
-
-TLS_BUFFER_BYTES = 8 * 1024
-"""Read buffer of a TLS connection. asyncio's own is 256 KiB and not configurable: for a thousand open connections that
-would be a quarter of a gigabyte. A report has about two kilobytes; a longer one arrives in several pieces."""
 
 RETRY_SECONDS = 5
 """Retry-After of a 503: one heartbeat."""
@@ -87,7 +83,7 @@ class ProgressServer:
 
     async def start(self, host: str | None, port: int, context: ssl.SSLContext) -> int:
         """Start listening. Returns the port."""
-        SSLProtocol.max_size = TLS_BUFFER_BYTES
+        use_small_tls_buffers()
         self._runner = web.AppRunner(
             self.application(), access_log=None, logger=server_log(), keepalive_timeout=IDLE_SECONDS
         )
