@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Adds llama-cpp-python to .venv, for exports as GGUF and their tests; without it these are refused and skipped.
+# Adds llama-cpp-python to .venv, for exports as GGUF and their tests; without it these are refused and skipped. Costs
+# nothing where it is there as pinned.
 #
 # The registry has its source alone: it is compiled, which takes minutes of two cores. uv keeps what was built, under its
 # settings, so another checkout takes seconds; so what is included lies in the cache. It is built for any x86-64 machine
@@ -8,7 +9,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh
-if .venv/bin/python -c 'import llama_cpp' 2> /dev/null; then exit 0; fi
+as_pinned='import sys, llama_cpp; from importlib.metadata import version
+sys.exit(any(version(name) != pin for name, pin in (line.split("==") for line in sys.stdin.read().split())))'
+if .venv/bin/python -c "$as_pinned" < constraints/gguf.txt 2> /dev/null; then exit 0; fi
 if ! { command -v c++ && command -v make; } > /dev/null; then
   echo "gguf: llama.cpp is compiled here, which needs a C++ compiler (Debian: apt-get install g++ make)." >&2; exit 64
 fi

@@ -29,6 +29,7 @@ fi
 
 export UV_LINK_MODE="${UV_LINK_MODE:-hardlink}" UV_HTTP_TIMEOUT=300
 step() { printf 'setup: %s\n' "$*"; }
+rm -f .venv/.stamp  # ended half-way, .venv is neither what it was nor what it is to be
 [ "$(readlink -f .venv/bin/python 2> /dev/null)" = "$(readlink -f "$python")" ] || "$uv" venv -q --clear --python "$python" .venv
 install=("$uv" pip install -q --python .venv/bin/python)
 step "torch"
