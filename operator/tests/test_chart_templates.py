@@ -195,7 +195,8 @@ def test_missing_standby_is_told_where_there_is_to_be_one(helm: str, replicas: i
 
 @pytest.mark.parametrize(("said", "page"), [("", "docs/alerts.md"), ("https://docs.test/alerts/",) * 2])
 def test_each_alert_says_where_to_read_what_to_do(helm: str, said: str, page: str) -> None:
-    rule = only(render(helm, {"metrics": {"alerts": {"enabled": True, "runbooks": said}}}), "PrometheusRule")
+    metrics = {"alerts": {"enabled": True, "runbooks": said}}
+    rule = only(render(helm, {"metrics": metrics, "networkPolicy": {"monitoringNamespace": "m"}}), "PrometheusRule")
     rules = [r for group in rule["spec"]["groups"] for r in group["rules"]]
     alerts = [r for r in rules if "alert" in r]
     assert {tuple(sorted(r)) for r in rules if "alert" not in r} == {("expr", "record")}, "Prometheus takes no more"
@@ -311,12 +312,19 @@ def test_metrics_are_open_to_the_namespace_that_is_named_alone_and_by_default_to
         assert test["app.kubernetes.io/component"] == "test", "and what helm test starts"
 
 
-@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitors"])
+@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitors", "alerts"])
 def test_monitor_whose_prometheus_would_be_kept_out_is_refused_with_the_mend(helm: str, monitor: str) -> None:
+    """And alerts: that nobody leads is told of for ever where nothing is seen."""
     done = run_helm(helm, "template", "demo", values={"metrics": {monitor: {"enabled": True}}})
     assert done.returncode != 0
     assert f"metrics.{monitor}.enabled is true" in done.stderr
     assert "name its namespace in networkPolicy.monitoringNamespace" in done.stderr
+
+
+def test_alerts_and_the_operators_monitor_name_no_namespace_where_no_policy_keeps_anybody_out(helm: str) -> None:
+    metrics = {"serviceMonitor": {"enabled": True}, "alerts": {"enabled": True}}
+    objects = render(helm, {"metrics": metrics, "networkPolicy": {"enabled": False}})
+    assert {"PrometheusRule", "ServiceMonitor"} <= {o["kind"] for o in objects}
 
 
 def test_values_of_an_older_release_that_are_used_again_render(helm: str) -> None:

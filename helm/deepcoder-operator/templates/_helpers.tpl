@@ -84,7 +84,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
       app.kubernetes.io/component: test
 {{- end -}}
 
-{{/* Call with (list root value) before creating a monitor: fails if NetworkPolicies would keep Prometheus out. */}}
+{{/* Call with (list root value) before creating a monitor or alerts: fails if NetworkPolicies would keep Prometheus out. */}}
 {{- define "deepcoder.letsPrometheusIn" -}}
 {{- $root := index . 0 -}}
 {{- if not $root.Values.networkPolicy.monitoringNamespace -}}
