@@ -90,6 +90,32 @@ def test_the_launcher_starts_through_a_link_with_an_interpreter_that_has_the_pac
     assert started("kubectl_complete-deepcoder", "stag").stdout.startswith("stages\t")
 
 
+def program(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def unpacked(tmp_path: Path) -> Path:
+    """The launcher in a folder, and the folder of all tools that it finds."""
+    tools, store = tmp_path / "tools", tmp_path / "store"
+    tools.mkdir()
+    store.mkdir()
+    shutil.copy(ROOT / "packaging/krew/kubectl-deepcoder", store)
+    (store / "VERSION").write_text("0.1.0\n")
+    for tool in ("sh", "dirname", "basename", "cat", "readlink", "ls", "mkdir", "ln", "rm"):
+        (tools / tool).symlink_to(Path("/bin") / tool if (Path("/bin") / tool).exists() else Path("/usr/bin") / tool)
+    return tools
+
+
+def status(tmp_path: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Start the launcher."""
+    return subprocess.run(
+        [str(tmp_path / "store/kubectl-deepcoder"), "status"],
+        env={"PATH": str(tmp_path / "tools")} | environment,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
 PYTHONS = {
     "none": None,
     "without pip": 'case "$*" in *ensurepip*) exit 1 ;; esac',
@@ -110,20 +136,86 @@ def test_where_it_cannot_start_the_launcher_says_what_is_missing(
     python: str, home: bool, told: str, tmp_path: Path
 ) -> None:
     """Debian's Python has venv, and what venv needs in a package of its own."""
-    tools, store = tmp_path / "tools", tmp_path / "store"
-    tools.mkdir()
-    store.mkdir()
-    shutil.copy(ROOT / "packaging/krew/kubectl-deepcoder", store)
-    (store / "VERSION").write_text("0.1.0\n")
-    for tool in ("sh", "dirname", "basename", "cat", "readlink"):
-        (tools / tool).symlink_to(Path("/bin") / tool if (Path("/bin") / tool).exists() else Path("/usr/bin") / tool)
+    tools = unpacked(tmp_path)
     if (script := PYTHONS[python]) is not None:
-        (tools / "python3.11").write_text(f"#!/bin/sh\n{script}\n")
-        (tools / "python3.11").chmod(0o755)
-    answer = subprocess.run(
-        [str(store / "kubectl-deepcoder"), "status"],
-        env={"PATH": str(tools)} | ({"HOME": str(tmp_path)} if home else {}),
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        program(tools / "python3.11", script)
+    answer = status(tmp_path, {"HOME": str(tmp_path)} if home else {})
     assert answer.returncode == 6, answer.stderr
     assert told in answer.stderr
+
+
+# What a virtual environment's Python has is kept by its minor version, and is told here to whoever starts it.
+PYTHON = """\
+echo "$*" >> "$HOME/started"
+packages=$(dirname "$0")/../lib/python$VERSION
+case "$*" in
+  "-m venv"*) for home in "$@"; do :; done
+    case "$*" in *--clear*) rm -rf "$home" ;; esac
+    mkdir -p "$home/bin"
+    if [ ! -h "$home/bin/python" ]; then ln -s "$0" "$home/bin/python"; fi ;;
+  "-m pip"*) mkdir -p "$packages" ;;
+  *"import deepcoder_cli") test -d "$packages" ;;
+  "-m deepcoder_cli status") test -d "$packages" || { echo "No module named deepcoder_cli" >&2; exit 1; } ;;
+esac
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The folder of tools after the launcher's first start, with a Python 3.12 that is called python3."""
+    tools = unpacked(tmp_path)
+    replaced(tools / "python3", "3.12")
+    assert starts(tmp_path)[1:] == ["-m venv", "-m pip", "-m deepcoder_cli"]
+    return tools
+
+
+def replaced(python: Path, version: str) -> None:
+    """As an upgrade does it: another file, and nothing else."""
+    making = python.with_name("making")
+    program(making, f"VERSION={version}\n{PYTHON}")
+    making.rename(python)
+
+
+def starts(tmp_path: Path) -> list[str]:
+    """What the launcher starts Python for, when it starts the command line in the end."""
+    (tmp_path / "started").unlink(missing_ok=True)
+    answer = status(tmp_path, {"HOME": str(tmp_path)})
+    assert answer.returncode == 0, answer.stderr
+    return [" ".join(line.split()[:2]) for line in (tmp_path / "started").read_text().splitlines()]
+
+
+def test_a_second_start_starts_python_once(installed: Path, tmp_path: Path) -> None:
+    assert starts(tmp_path) == ["-m deepcoder_cli"]
+
+
+def test_a_python_that_is_gone_is_replaced_by_another(installed: Path, tmp_path: Path) -> None:
+    (installed / "python3").unlink()
+    replaced(installed / "python3.13", "3.13")
+    assert starts(tmp_path)[1:] == ["-m venv", "-m pip", "-m deepcoder_cli"]
+    assert starts(tmp_path) == ["-m deepcoder_cli"]
+
+
+def test_a_python_that_is_gone_without_another_is_missed(installed: Path, tmp_path: Path) -> None:
+    (installed / "python3").unlink()
+    answer = status(tmp_path, {"HOME": str(tmp_path)})
+    assert answer.returncode == 6
+    assert "install one, or name it in DEEPCODER_PLUGIN_PYTHON" in answer.stderr
+
+
+def test_another_minor_version_gets_the_packages_too(installed: Path, tmp_path: Path) -> None:
+    replaced(installed / "python3", "3.13")
+    assert starts(tmp_path)[-2:] == ["-m pip", "-m deepcoder_cli"]
+    assert starts(tmp_path) == ["-m deepcoder_cli"]
+
+
+def test_another_build_of_the_same_version_needs_no_package_index(installed: Path, tmp_path: Path) -> None:
+    replaced(installed / "python3", "3.12")
+    assert len(starts(tmp_path)) == 2
+    assert starts(tmp_path) == ["-m deepcoder_cli"]
+
+
+def test_a_set_up_that_ended_before_its_python_went_is_made_anew(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / ".local/share/kubectl-deepcoder/0.1.0/ready").unlink()
+    (installed / "python3").unlink()
+    replaced(installed / "python3.13", "3.13")
+    assert starts(tmp_path)[1:] == ["-m venv", "-m pip", "-m deepcoder_cli"]
