@@ -95,6 +95,23 @@ def test_what_is_written_is_json_whatever_a_step_came_to() -> None:
     assert ProgressReport.from_json(report.to_json()) == report
 
 
+@pytest.mark.parametrize(
+    ("count", "seconds", "name"),
+    [(int("7" * 400), 60.0, "count"), (2**53 + 1, 60.0, "count"), (64, 1e300, "within")],
+    ids=["beyond a float", "beyond other readers", "for ever"],
+)
+def test_a_load_beyond_all_reason_is_no_announcement(count: int, seconds: float, name: str) -> None:
+    announced = {"count": count, "withinSeconds": seconds}
+    with pytest.raises(ValidationError, match=f"expectedSubmissions.{name}"):
+        ProgressReport.model_validate(PROGRESS | {"expectedSubmissions": announced})
+
+
+def test_an_announcement_may_be_of_a_step_that_takes_weeks() -> None:
+    """A step that ends with a long evaluation is still a step. A trainer whose announcement is refused is not heard."""
+    announced = {"count": 65536 * 1024, "withinSeconds": 30 * 86400.0}
+    ProgressReport.model_validate(PROGRESS | {"expectedSubmissions": announced})
+
+
 def test_what_a_later_change_of_a_document_brings_in_is_never_written_as_no_json() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         ProgressReport.model_validate(PROGRESS).model_copy(update={"metrics": {"loss": math.nan}}).to_json()

@@ -207,6 +207,22 @@ def test_pass_over_a_pool_looks_at_its_own_runs_alone() -> None:
     assert board.heard(RunKey("ml", "a"), 0.0) == 1.0
 
 
+def test_announcements_of_many_runs_do_not_add_up_to_more_than_a_gauge_holds() -> None:
+    """Their pool is shared: a pass that fails on one run's report would fail for every run."""
+    board, most = ProgressBoard(), {"expected_submissions": ExpectedSubmissions(count=2**53, within_seconds=60)}
+    for name in ("a", "b"):
+        key = RunKey("ml", name)
+        board.post(key, run_uid=name, ordinal=1, reply=ProgressReply(), pool="judges")
+        reports(board, key, 1.0, **most)
+    assert board.expected_submissions("ml", "judges", 2.0) == 2**53
+
+
+def test_announcement_is_believed_for_an_hour_at_most(board: Board) -> None:
+    """A trainer announces anew with each report. One that is not heard any more does not hold judges for ever."""
+    board.hear(0, expected_submissions=ExpectedSubmissions(count=3, within_seconds=86400))
+    assert [board.expected_submissions("ml", "judges", at) for at in (3600.0, 3601.0)] == [3, 0]
+
+
 def test_run_that_changes_its_pool_is_asked_for_at_the_new_one_alone() -> None:
     """A suspended run's sandbox.poolRef may be edited."""
     board = ProgressBoard()

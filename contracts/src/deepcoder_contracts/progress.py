@@ -53,11 +53,12 @@ class CheckpointSummary(Contract):
 class ExpectedSubmissions(Contract):
     """Programs that will reach the judges soon. They let the pool grow before the burst."""
 
-    count: int = Field(ge=0)
+    count: Count
     """Number of programs."""
 
-    within_seconds: float = Field(gt=0)
-    """Time, in seconds, within which the programs are expected."""
+    within_seconds: float = Field(gt=0, le=10**9)
+    """Time, in seconds, within which the programs are expected. It is the duration of the last step, which may contain
+    an evaluation of many hours. So the bound is far above that: a refused report would make the attempt seem silent."""
 
 
 class ProgressReport(Record):

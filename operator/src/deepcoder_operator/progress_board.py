@@ -23,6 +23,13 @@ OVERTAKEN_SECONDS = 60.0
 reviewed, and is ignored. If it seems older than that, its sender's clock was set back, and the report is the newest."""
 
 
+MOST_EXPECTED = 2**53
+"""Most programs that count as announced to a pool. A gauge cannot hold every sum, and the pool's pass would fail on it."""
+
+EXPECTED_SECONDS = 3600.0
+"""Longest time for which an announcement counts. Each report renews it, so only that of a silent trainer expires."""
+
+
 class RunKey(NamedTuple):
     """A DeepCoderRun by name."""
 
@@ -227,9 +234,10 @@ class ProgressBoard:
         for key in self._of_pool.get((namespace, pool), ()):
             heartbeat = self.entries[key].heartbeat if key in self.entries else None
             expected = heartbeat.report.expected_submissions if heartbeat else None
-            if heartbeat and expected and now <= heartbeat.received_at + expected.within_seconds:
-                total += expected.count
-        return total
+            if heartbeat and expected:
+                seconds = min(expected.within_seconds, EXPECTED_SECONDS)
+                total += expected.count if now <= heartbeat.received_at + seconds else 0
+        return min(total, MOST_EXPECTED)
 
     def runs_at(self, namespace: str, pool: str) -> int:
         """Return the number of runs that need a judge of this pool: those whose live attempt has a known head pod, and
