@@ -195,6 +195,8 @@ class MemoryCheckpoints:
     learner: ScriptedLearner
     saved: list[Saved] = field(default_factory=list)
     copied: list[int] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
+    """Copied aside, and not committed."""
     failing: int = 0
     failed: bool = False
     uploaded: asyncio.Event = field(default_factory=asyncio.Event)
@@ -215,6 +217,9 @@ class MemoryCheckpoints:
         self.failing -= 1
         if not self.failed:
             self.saved.append(Saved(state, self.weights, final, gate, dict(metrics)))
+
+    async def close(self) -> None:
+        self.forgotten.append(self.copied[-1])
 
     async def wait(self) -> None:
         await self.uploaded.wait()

@@ -9,6 +9,7 @@ from controller_world import EVALUATE, PROMPTS, World, finished_as_one, scripted
 from virtual_time import in_virtual_time
 
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.types import Outcome, Problem
 
 
@@ -198,6 +199,36 @@ async def test_a_stop_while_a_checkpoint_waits_for_verdicts_commits_what_was_cop
         await finished_as_one(config, saved, world)
     else:
         assert saved.state.pending == (3, 4, 5), "cut off, and sampled anew"
+
+
+@pytest.mark.parametrize("every", [1, 2, 100])
+@pytest.mark.parametrize("cause", ["drain", "sampler"])
+@in_virtual_time
+async def test_a_deterministic_run_whose_work_is_cut_off_goes_on_as_if_it_had_not_been(every: int, cause: str) -> None:
+    """Sampled again, that work would have newer weights and smaller waves."""
+    config = stage_config(6, every=every, recipe={"deterministic": True})
+    whole = World(config, turns=12)
+    await whole.run()
+    first = World(config)
+    cut = 5 * PROMPTS - 1
+    first.sampler.holds = lambda group: group == cut
+    task = asyncio.create_task(first.run())
+    await until(lambda: len(first.learner.trained) == 4 and first.sampler.held > 0)
+    if cause == "drain":
+        first.stop.request(0.4, "test")
+        ending = await task
+        assert (ending.step, ending.drained) == (first.checkpoints.saved[-1].state.step if every < 100 else 0, True)
+    else:
+        first.sampler.lost = True
+        first.sampler.hold.set()
+        [failure] = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(failure, SamplerLost)
+    assert first.checkpoints.forgotten[-1] == 4
+    saved = first.checkpoints.saved[-1] if every < 100 else None
+    assert saved is None or saved.state.step < 4
+    second = World(config, resume=saved, turns=3)
+    await second.run()
+    assert second.learner.weights == whole.learner.weights
 
 
 async def test_a_second_wish_with_less_time_ends_the_wait_of_the_first() -> None:

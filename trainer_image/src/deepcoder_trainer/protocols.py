@@ -43,6 +43,10 @@ class Checkpoints(Protocol):
         """Wait until the last save is committed. Raises `CheckpointFailed` if that fails."""
         ...
 
+    async def close(self) -> None:
+        """Forget weights that were copied aside and will not be committed."""
+        ...
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -85,6 +89,7 @@ class Ending:
     """How the loop ended."""
 
     step: int
+    """Step of the newest checkpoint that was committed."""
     drained: bool
     """False: the stage is over (maxSteps, or its gate was met)."""
     gate: GateRecord | None = None

@@ -12,6 +12,9 @@ is committed, and the run ends only when storage has it.
 
 If a save fails in the background, the next save tries again. At the end there is no next save, so it is tried once more
 here; if that fails, the run fails.
+
+A deterministic run never commits work that was cut off: it would be sampled again with newer weights and in other
+waves. It leaves without that checkpoint, and goes on from the newest one, whose bits are those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -92,20 +95,21 @@ class Saving:
 
     async def leave(self) -> Ending:
         """Save everything unsaved, weights first, and record how the run ended."""
-        final = self._progress.over
+        final, exact = self._progress.over, True
         if (promise := self._promise) is not None:
             await self.close()
-            if promise.state.step == self._progress.step:
+            newest = promise.state.step == self._progress.step
+            if newest:
                 await self._settle(promise.left)
-            await self._commit(promise)
-        if self.owed:
+            exact = await self._commit_exact(promise) or not newest
+        if self.owed and exact:
             await self.copy()
             promise = self._what_goes_with_them()
             if not final:  # the next stage draws its own problems, so unfinished work of this one is not needed
                 await self._settle(promise.left)
-            await self._commit(promise, final=final)
+            await self._commit_exact(promise, final=final)
         await self._until_committed(final=final)
-        return Ending(self._progress.step, drained=not final, gate=self._progress.gate)
+        return Ending(self._saved_step, drained=not final, gate=self._progress.gate)
 
     async def close(self) -> None:
         """End the background tasks of the loop."""
@@ -129,14 +133,29 @@ class Saving:
         self._promise = self._copied = None
         self._saved_step = state.step
 
+    async def _commit_exact(self, promise: _Promise, *, final: bool = False) -> bool:
+        """Commit, unless work of a deterministic run was cut off. Returns whether it did."""
+        lost = promise.left.waiting_for
+        if final or not lost or not self._work.policy.deterministic:
+            await self._commit(promise, final=final)
+            return True
+        log.warning(
+            "step %d is not saved: groups %s were cut off, and what they would be sampled as now is not what an "
+            "undisturbed run has; the next attempt goes on from step %d",
+            promise.state.step, lost, self._saved_step,
+        )  # fmt: skip
+        await self._checkpoints.close()
+        self._promise = self._copied = None
+        return False
+
     async def _settle(self, left: Left) -> None:
-        """Let work in flight finish while there is time. The resumed run samples the rest again."""
+        """Let work in flight finish while there is time."""
         try:
             await self._stop.before(Moment.SETTLED, self._work.settled(left))
         except StopReached:
-            log.warning("groups %s are cut off by the stop and will be sampled again", left.waiting_for)
+            log.warning("groups %s are cut off by the stop", left.waiting_for)
         except Exception as error:  # the run is leaving: it saves what is left
-            log.error("groups %s are lost and will be sampled again: %s", left.waiting_for, error)
+            log.error("groups %s are lost: %s", left.waiting_for, error)
 
     async def _until_committed(self, *, final: bool) -> None:
         """Wait until storage has this step's checkpoint. There is no later save, so it is tried twice."""
@@ -145,5 +164,5 @@ class Saving:
         except CheckpointFailed as error:
             log.warning("saving step %d once more: %s", self._progress.step, error)
             await self.copy()
-            await self._commit(self._what_goes_with_them(), final=final)
+            await self._commit_exact(self._what_goes_with_them(), final=final)
             await self._checkpoints.wait()
