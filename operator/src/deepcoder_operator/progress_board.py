@@ -24,7 +24,7 @@ reviewed, and is ignored. If it seems older than that, its sender's clock was se
 
 
 MOST_EXPECTED = 2**53
-"""Most programs that count as announced to a pool. A gauge cannot hold every sum, and the pool's pass would fail on it."""
+"""Most programs that count as announced to a pool. A gauge cannot hold every sum, and a pass would fail on it."""
 
 EXPECTED_SECONDS = 3600.0
 """Longest time for which an announcement counts. Each report renews it, so only that of a silent trainer expires."""
