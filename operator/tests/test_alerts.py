@@ -11,6 +11,7 @@ from typing import Any
 import promql
 import pytest
 import yaml
+from chart_render import EVERYTHING, only, run_helm
 from prometheus_client import REGISTRY
 
 from deepcoder_contracts.api.failure import FailureReason
@@ -33,6 +34,8 @@ KNOWN_VALUES = {
     "result": {"ok", "error", "conflict"},
 }
 PREFIX = "deepcoder_operator_"
+RELEASE = "deepcoder_release"
+"""A label of what Prometheus scrapes by the chart's monitor."""
 CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     # alert: series that fire it, series that do not, when it is looked at; values as promtool writes them
     "DeepCoderRunFailed": (
@@ -391,6 +394,59 @@ def test_prometheus_itself_agrees(tmp_path: Path) -> None:
         )
         (tmp_path / f"{name}-tests.yaml").write_text(yaml.safe_dump(spec))
     _prometheus(promtool, tmp_path, "test", "rules", *(f"{name}-tests.yaml" for name in CASES))
+
+
+def test_of_two_releases_that_one_prometheus_scrapes_neither_hides_the_others_failure(
+    helm: str, tmp_path: Path
+) -> None:
+    """The monitor of each gives its series a label by which its rules know them. Of series without it, which somebody
+    scrapes in a way of his own, the rules of each take all."""
+    rendered = {name: _rendered(helm, name) for name in ("demo", "other")}
+    for name, objects in rendered.items():
+        (endpoint,) = only(objects, "ServiceMonitor")["spec"]["endpoints"]
+        given = {rule["targetLabel"]: rule["replacement"] for rule in endpoint.get("relabelings", ())}
+        assert given == {RELEASE: f"dc/{name}"}
+    files = []
+    for alert, (firing, silent, at) in CASES.items():
+        groups = [{"name": name, "rules": _of(objects, alert)} for name, objects in rendered.items()]
+        (tmp_path / f"{alert}.yaml").write_text(yaml.safe_dump({"groups": groups}))
+        one = _labelled(firing, "dc/demo") | _labelled(silent, "dc/other")
+        tests = [
+            {
+                "name": f"{alert} of {fired_of}",
+                "interval": "1m",
+                "input_series": [{"series": f"{PREFIX}{s}", "values": values} for s, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count by ({RELEASE}) (ALERTS{{alertname="{alert}",alertstate="firing"}})',
+                        "eval_time": at,
+                        "exp_samples": [{"labels": f'{{{RELEASE}="{name}"}}', "value": 1} for name in fired_of],
+                    }
+                ],
+            }
+            for series, fired_of in ((one, ["dc/demo"]), (firing, ["dc/demo", "dc/other"]))
+        ]
+        spec = {"rule_files": [f"{alert}.yaml"], "evaluation_interval": "1m", "tests": tests}
+        files.append(f"{alert}-tests.yaml")
+        (tmp_path / files[-1]).write_text(yaml.safe_dump(spec))
+    _prometheus(testprograms.prometheus(cache_root()).parent / "promtool", tmp_path, "test", "rules", *files)
+
+
+def _rendered(helm: str, release: str) -> list[dict[str, Any]]:
+    done = run_helm(helm, "template", release, values=EVERYTHING)
+    assert done.returncode == 0, done.stderr
+    return [doc for doc in yaml.load_all(done.stdout, yaml.CSafeLoader) if doc]
+
+
+def _of(objects: list[dict[str, Any]], alert: str) -> list[dict[str, Any]]:
+    """A release's rules that record something, and one of its alerts."""
+    groups = only(objects, "PrometheusRule")["spec"]["groups"]
+    return [rule for group in groups for rule in group["rules"] if rule.get("alert") in (None, alert)]
+
+
+def _labelled(series: dict[str, str], release: str) -> dict[str, str]:
+    label = f'{RELEASE}="{release}"'
+    return {f"{s[:-1]},{label}}}" if "{" in s else f"{s}{{{label}}}": values for s, values in series.items()}
 
 
 def _prometheus(promtool: Path, directory: Path, *words: str) -> None:

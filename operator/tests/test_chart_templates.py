@@ -199,7 +199,7 @@ def test_each_alert_says_where_to_read_what_to_do(helm: str, said: str, page: st
     rule = only(render(helm, {"metrics": metrics, "networkPolicy": {"monitoringNamespace": "m"}}), "PrometheusRule")
     rules = [r for group in rule["spec"]["groups"] for r in group["rules"]]
     alerts = [r for r in rules if "alert" in r]
-    assert {tuple(sorted(r)) for r in rules if "alert" not in r} == {("expr", "record")}, "Prometheus takes no more"
+    assert {tuple(sorted(r)) for r in rules if "alert" not in r} == {("expr", "labels", "record")}, "and no more"
     assert {a["annotations"]["runbook_url"] for a in alerts} == {f"{page}#{a['alert'].lower()}" for a in alerts}
     assert all("{{" in a["annotations"]["summary"] for a in alerts if a["alert"] == "DeepCoderPoolNotReady")
 

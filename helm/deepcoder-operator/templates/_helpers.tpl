@@ -84,6 +84,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
       app.kubernetes.io/component: test
 {{- end -}}
 
+{{/* Label deepcoder_release of the operator's series, by which the alerts of several releases are told apart. */}}
+{{- define "deepcoder.release" -}}
+{{ .Release.Namespace }}/{{ .Release.Name }}
+{{- end -}}
+
 {{/* Call with (list root value) before creating a monitor or alerts: fails if NetworkPolicies would keep Prometheus out. */}}
 {{- define "deepcoder.letsPrometheusIn" -}}
 {{- $root := index . 0 -}}
