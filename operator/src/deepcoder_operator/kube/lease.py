@@ -2,10 +2,14 @@
 
 Clocks of machines differ, so a time written by another replica is never compared with ours: a holder counts as alive
 for the duration of its lease after *we* last saw the Lease change. A leader that has not renewed for `RENEW_SECONDS`,
-counted from the start of the last successful attempt, has lost: it raises, the process ends, and restarts as a
-candidate. That is `LEASE_SECONDS` - `RENEW_SECONDS` before another replica may take over, time in which requests in
-flight end. A process that was paused and resumes finds out through `check`, before it sends anything, that its time is
-over. Requests that arrive late anyway do no harm (`session` says why).
+counted from the moment before it sent the last successful write, has lost: it raises, the process ends, and restarts as
+a candidate. Others saw that write later than it was sent, so there are `LEASE_SECONDS` - `RENEW_SECONDS` before another
+replica may take over, time in which requests in flight end. A process that was paused and resumes finds out through
+`check`, before it sends anything, that its time is over. Requests that arrive late anyway do no harm (`session` says
+why).
+
+A leader renews with one request: a write that succeeds only if the Lease is still as it last wrote it. It reads the
+Lease only when it no longer knows that: after a conflict or a failed write, and if the Lease is gone.
 
 It fails closed: while the API server cannot be reached, no replica becomes leader, and the leader stops in time.
 """
@@ -34,14 +38,16 @@ RENEW_SECONDS = 10.0
 """Time without a renewal after which a leader stops leading."""
 
 RETRY_SECONDS = 2.0
-"""Time between two reads of the Lease, and between two renewals."""
+"""Time between two reads of the Lease, and between the starts of two renewals."""
 
 FAILED_SECONDS = 0.5
-"""Time after which a leader retries a failed renewal. It is short, because `RENEW_SECONDS` is running."""
+"""Time after which a leader retries a failed renewal, and its shortest pause after a slow one. It is short, because
+`RENEW_SECONDS` is running."""
 
 CONNECTIONS = 2
 ANSWER_SECONDS = 4.0
-"""Deadline of one request, so that a leader can try at least twice within `RENEW_SECONDS`."""
+"""Deadline of one request. A leader has time for two that take nearly as long within `RENEW_SECONDS`, so it keeps the
+Lease however slow they are."""
 
 _TAKE_TRIES = 5
 
@@ -131,6 +137,8 @@ class Election:
         self._seen: Seen | None = None
         self._written: Object | None = None
         self._until: float | None = None
+        self._in_doubt = False
+        """Whether a write was sent whose outcome is not known, so that the Lease may not be as `_written` says."""
         self._let_go = False
 
     @property
@@ -191,8 +199,12 @@ class Election:
         return RENEW_SECONDS if self._until is None else max(self._until - self._clock(), 0.0)
 
     async def turn(self) -> float:
-        """Read the Lease and act on it once. Returns the seconds until the next turn."""
-        began = self._clock()
+        """Renew the Lease, or read it and act on it once. Returns the seconds until the next turn."""
+        if self.leads and self._written is not None and not self._in_doubt:
+            try:
+                return await self._hold(Step.RENEW, self._written, RETRY_SECONDS)
+            except (errors.Conflict, errors.NotFound) as e:
+                log.debug("the lease %s is not as it was written, reading it: %s", self._name, e)
         lease = await self._kube.find(LEASES, self._namespace, self._name)
         self._seen = look(self._seen, read(lease), self._clock())
         if self._seen is not None:
@@ -202,13 +214,22 @@ class Election:
         step, pause = decide(self._seen, self.identity, self._clock())
         if step is Step.WAIT:
             return pause
+        return await self._hold(step, lease, pause)
+
+    async def _hold(self, step: Step, lease: Object | None, pause: float) -> float:
+        """Write the Lease, and lead from then on. Returns what is left of the pause, counted like the leader's time."""
+        began = self._clock()
+        self._in_doubt = True  # until there is an answer: a write that timed out may have been carried out
         self._written = await self._write(step, lease, self.identity)
+        self._in_doubt = False
         self._until = began + RENEW_SECONDS
+        if (record := read(self._written)) is not None:
+            TRANSITIONS.set(record.transitions)
         if not self.leader.is_set():
             log.info("%s leads", self.identity)
             LEADER.set(1)
             self.leader.set()
-        return pause
+        return max(pause - (self._clock() - began), FAILED_SECONDS)
 
     async def _write(self, step: Step, lease: Object | None, holder: str) -> Object:
         return await _write(self._kube, self._namespace, self._name, step, lease, holder)
