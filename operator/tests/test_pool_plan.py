@@ -141,6 +141,14 @@ def test_judges_past_their_age_are_recycled_one_surge_at_a_time() -> None:
     assert plan([*pods, young], 2, max_age=60.0).delete[0].cause is Cause.TOO_OLD
 
 
+def test_judge_that_has_not_started_yet_is_not_too_old() -> None:
+    """An image may take longer to pull than a judge may become old. Its successor would have to pull it, too."""
+    starting = [pod(0, ready=False, load=None), pod(1, ready=False, load=None)]
+    assert plan(starting, 2, max_age=60.0).empty
+    assert plan(starting, 2).empty
+    assert [d.cause for d in plan([pod(0, OLD, ready=False)], 1, max_age=60.0).delete] == [Cause.OUTDATED]
+
+
 def test_replacement_backs_off_and_the_backoff_is_bounded() -> None:
     assert backoff_until([], 100.0) == 0.0
     assert backoff_until([100.0], 100.0) == 101.0

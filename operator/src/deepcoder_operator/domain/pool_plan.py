@@ -171,7 +171,8 @@ def backoff_until(failures: Sequence[float], now: float) -> float:
 def _stale(pod: JudgePod, template_hash: str, now: float, max_age: float | None) -> Cause | None:
     if pod.template_hash != template_hash:
         return Cause.OUTDATED
-    if max_age is not None and now - pod.created_at >= max_age:
+    # A judge that has not started is not worn, and its successor would start no sooner.
+    if max_age is not None and pod.ready and now - pod.created_at >= max_age:
         return Cause.TOO_OLD
     return None
 
