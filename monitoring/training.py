@@ -132,7 +132,7 @@ TRAINING = Dashboard(
                 ),
             ),
             "s",
-            "As the trainer sees it, including the wait.",
+            "What judges needed for a sample, without the wait for them.",
         ),
         Panel(
             "Tokens per second",

@@ -224,6 +224,22 @@ def test_the_mismatch_with_the_sampler_is_that_of_the_recomputed_log_probabiliti
     assert float(sums["logprob_gap"]) == pytest.approx(0.5 if recompute else 1.0)
 
 
+@pytest.mark.parametrize("diverged", [math.nan, math.inf])
+def test_a_token_without_a_number_counts_as_far_off_as_can_be(diverged: float) -> None:
+    """A step that diverged would look like perfect agreement of learner and sampler."""
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
+    row = lambda *x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
+    behaviour, advantages = row(-1.0, -1.0, -1.0), row(1.0, 1.0, 1.0)
+    logprob = row(-1.0, diverged, diverged)
+    _, sums = policy_loss(
+        logprob, row(0, 0, 0), behaviour, behaviour, advantages, torch.tensor([True, True, True]), LossSettings()
+    )
+    metrics = summarize({k: v.reshape(-1).tolist() for k, v in sums.items()})
+    assert metrics["logprob_gap_above/10"] == pytest.approx(2 / 3)
+    assert metrics["logprob_gap_abs_p95"] == 100
+
+
 def test_metrics_of_no_token_at_all_are_finite() -> None:
     from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 

@@ -221,6 +221,22 @@ async def test_a_drain_in_the_reply_stops_the_run_within_its_deadline(
                 await heard(server)
 
 
+async def test_a_draining_run_reports_no_more_often_than_others(
+    tmp_path: Path, make_config: Callable[..., StageConfig]
+) -> None:
+    """Each reply asks to drain, and a node pool that is upgraded drains many runs at once."""
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        server.reply = ProgressReply(desired=Desired.DRAIN, deadline_seconds=33)
+        seldom = endpoint(url, cert, tmp_path).model_copy(update={"interval_seconds": 30})
+        async with reporting(Progress(make_config(), Stop()), seldom):
+            async with asyncio.timeout(60):
+                while not server.reports or server.reports[-1].phase is not TrainerPhase.DRAINING:
+                    await heard(server)
+            await asyncio.sleep(1)
+        assert [r.phase for r in server.reports].count(TrainerPhase.DRAINING) == 1
+
+
 async def test_a_later_reply_with_less_time_takes_it(tmp_path: Path, make_config: Callable[..., StageConfig]) -> None:
     cert, key = certificate(tmp_path, "op")
     async with operator(cert, key) as (server, url):

@@ -168,7 +168,8 @@ def test_the_tails_of_the_gap_between_learner_and_sampler_add_up_over_steps(
     assert gaps, "a learner tells them"
     quiet = {**gaps, "logprob_gap_abs_mean": 1e-7, "tokens_trained": 60.0}
     loud = {**quiet, **dict.fromkeys(gaps, 0.5), "logprob_gap_above/10": 0.0, "logprob_gap_abs_mean": 2.0}
-    for metrics in (quiet, loud):
+    diverged = {**gaps, "logprob_gap_abs_mean": float("nan"), "tokens_trained": 0.0}
+    for metrics in (quiet, diverged, loud):
         sink.on_step(report(make_batch, metrics=metrics))
     assert value(sink, "logprob_gap_abs_bucket", le="1e-06") == 60 + 30
     assert value(sink, "logprob_gap_abs_bucket", le="10") == 120

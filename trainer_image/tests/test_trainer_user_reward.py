@@ -178,20 +178,49 @@ async def test_a_users_programs_run_as_asked_and_otherwise_as_the_problems_own()
     assert all(f"{text} \N{REPLACEMENT CHARACTER}" in sent for text in ("c", "1", "2")), "it can be sent"
 
 
-async def test_a_problem_that_no_judge_takes_is_not_sent_to_one() -> None:
+async def passes_own_tests(problem: Problem, response: str, programs: Programs) -> float:
+    return float(await programs.passes(response))
+
+
+@pytest.mark.parametrize("told_by", ["the trainer", "the judge"])
+async def test_a_problem_that_no_judge_takes_ends_the_attempt_and_tests_of_the_functions_own_do_not(
+    told_by: str,
+) -> None:
+    """A model that has a part in its tests could end the run."""
     judge: Any = Judging()
-    judge.refusal = lambda problem: f"{problem.tests[0].input} is too much"
-    with pytest.raises(JudgeRefused, match="double cannot be judged: 9 is too much"):
-        await Programs(judge, DOUBLE, "k").judge("a", [("9", "18")])
+
+    async def refuse(submission: Submission) -> Judgement:
+        raise JudgeRefused("too much", field="judge.backend")
+
+    if told_by == "the trainer":
+        judge.refusal = lambda problem: "too much"
+    else:
+        judge.judge = refuse
+
+    async def own_tests(problem: Problem, response: str, programs: Programs) -> float:
+        return float(await programs.passes(response, [("9", response)]))
+
+    with pytest.raises(JudgeRefused, match="too much"):
+        await UserReward(passes_own_tests, wants_programs=True, judge=judge)(DOUBLE, "print(6)", "k")
+    outcome = await UserReward(own_tests, wants_programs=True, judge=judge)(DOUBLE, "print(6)", "k")
+    assert (outcome.reward, outcome.verdict) == (None, "error")
+    assert judge.asked == []
+
+
+@pytest.mark.parametrize("program", ["print(6)\0", "#" * (1 << 20) + "\nprint(6)"], ids=["NUL", "long"])
+async def test_a_program_that_no_judge_could_read_is_wrong_and_not_unjudged(program: str) -> None:
+    """A model would learn to avoid its verdict, and enough of them would end the attempt."""
+    judge: Any = Judging()
+    outcome = await UserReward(passes_own_tests, wants_programs=True, judge=judge)(DOUBLE, program, "k")
+    assert (outcome.reward, outcome.verdict) == (0.0, "wrong_answer")
+    response = await Programs(judge, DOUBLE, "k").judge(program)
+    assert [v.verdict for v in response.verdicts] == [Verdict.COMPILE_ERROR]
     assert judge.asked == []
 
 
 async def test_a_judge_that_failed_quarantines_the_users_sample() -> None:
-    async def asks(problem: Problem, response: str, programs: Programs) -> float:
-        return float(await programs.passes(response))
-
     judge: Any = Judging()
-    outcome = await UserReward(asks, wants_programs=True, judge=judge)(DOUBLE, "broken", "k")
+    outcome = await UserReward(passes_own_tests, wants_programs=True, judge=judge)(DOUBLE, "broken", "k")
     assert (outcome.reward, outcome.verdict) == (None, "error")
 
 

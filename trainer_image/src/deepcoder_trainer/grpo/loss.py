@@ -132,7 +132,9 @@ def _sums(
 ) -> dict[str, Tensor]:
     difference = (learner - behaviour).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     first = GAP_DECADES[0]
-    exponent = (learner - behaviour).abs().clamp(min=10.0**first).log10()
+    # No number has no place of its own, and is as far off as can be: a step that diverged must not look exact.
+    gap = (learner - behaviour).abs().nan_to_num(nan=10.0 ** GAP_DECADES[1])
+    exponent = gap.clamp(min=10.0**first).log10()
     place = ((exponent - first) * GAP_BINS_PER_DECADE).long().clamp(0, GAP_BINS - 1)
     histogram = torch.zeros(GAP_BINS, dtype=weight.dtype, device=weight.device).index_add_(0, place, weight)
     return {

@@ -16,8 +16,12 @@ from deepcoder_contracts.model_shape import ModelShape
 from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import MicroBatch
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12}
-"""Peak dense bfloat16 FLOP/s by a part of the device's name. For other devices, no MFU is reported."""
+PEAK_FLOPS = {
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200 NVL": 835e12,
+    "H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12,
+}  # fmt: skip
+"""Peak dense bfloat16 FLOP/s by a part of the device's name, the first that matches (NVIDIA's data sheets). For other
+devices, no MFU is reported."""
 
 
 class Meter:

@@ -1,7 +1,8 @@
 """Lets a custom reward function run programs on the run's judges.
 
 A failed judge gives no verdict: `JudgeFailed` passes through the reward function, and the sample is quarantined, as it
-is when the function itself fails.
+is when the function itself fails. A program that no judge could read gets `compile_error`, as with the recipe's own
+reward: a model must not be able to avoid its verdict. A problem that no judge accepts ends the attempt.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from deepcoder_contracts.judge import JudgeResponse, Kind, TestCase
+from deepcoder_contracts.judge import MAX_CODE_BYTES, JudgeResponse, Kind, TestCase, TestVerdict, Verdict
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.submission import JudgedProblem
@@ -24,6 +25,15 @@ PARAMETER = "programs"
 
 class JudgeFailed(RuntimeError):
     """No judge could judge a program."""
+
+
+class GivenTestsRefused(RuntimeError):
+    """No judge accepts the tests that the reward function gave. They may be made of the response."""
+
+
+def unreadable(code: str) -> bool:
+    """Whether no judge could read a program, whatever it does."""
+    return "\0" in code or len(code.encode()) > MAX_CODE_BYTES
 
 
 class Programs:
@@ -40,7 +50,7 @@ class Programs:
         """Run a program on (input, expected output) pairs, by default the problem's own tests with its own kind.
 
         The response has a verdict for each test up to the first that failed. Raises `JudgeFailed` if no judge could
-        judge the program, and `JudgeRefused` if no judge accepts the problem.
+        judge the program, `JudgeRefused` if no judge accepts the problem, and `GivenTestsRefused`.
         """
         problem = self._problem
         if tests is not None:
@@ -48,11 +58,19 @@ class Programs:
             problem = replace(problem, tests=cases, kind=kind, fn_name=fn_name)
         if time_limit_s is not None:
             problem = replace(problem, time_limit_s=time_limit_s)
-        if (reason := self._judge.refusal(problem)) is not None:
-            raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
+        code, key = whole(code), f"{self._key}/{self._asked + 1}"
         self._asked += 1
-        submission = JudgedProblem(problem).submission(whole(code), f"{self._key}/{self._asked}")
-        judgement = await self._judge.judge(submission)
+        if unreadable(code):
+            verdict = TestVerdict(verdict=Verdict.COMPILE_ERROR, seconds=0.0)
+            return JudgeResponse(id=key, passed=False, verdicts=[verdict], seconds=0.0, worker="")
+        try:
+            if (reason := self._judge.refusal(problem)) is not None:
+                raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
+            judgement = await self._judge.judge(JudgedProblem(problem).submission(code, key))
+        except JudgeRefused as refused:
+            if tests is None and time_limit_s is None:
+                raise
+            raise GivenTestsRefused(str(refused)) from refused
         if judgement.response is None or judgement.response.passed is None:
             raise JudgeFailed(f"no judge could judge program {self._asked} of sample {self._key}")
         return judgement.response

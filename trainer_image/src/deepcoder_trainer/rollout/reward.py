@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from deepcoder_contracts.judge import MAX_CODE_BYTES, Verdict
+from deepcoder_contracts.judge import Verdict
 from deepcoder_trainer.background import abandonable
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
@@ -25,7 +25,7 @@ from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.problems.answers import last_boxed
 from deepcoder_trainer.problems.extract import program_of
 from deepcoder_trainer.rollout.answers import AnswerVerifier
-from deepcoder_trainer.rollout.programs import Programs, wants_programs
+from deepcoder_trainer.rollout.programs import Programs, unreadable, wants_programs
 from deepcoder_trainer.types import Outcome, Problem
 from deepcoder_trainer.unicode_text import whole
 
@@ -65,7 +65,7 @@ class JudgeReward:
         if code is None:
             return Outcome(0.0, NO_CODE, 0.0, attempts=0)
         code = whole(code)
-        if "\0" in code or len(code.encode()) > MAX_CODE_BYTES:
+        if unreadable(code):
             return Outcome(0.0, Verdict.COMPILE_ERROR.value, 0.0, attempts=0)
         judgement = await self._judge.judge(self._problem(problem).submission(code, key))
         if judgement.response is None:
@@ -126,6 +126,8 @@ class UserReward:
                     reward = await self._value(problem, response, key)
                 if not math.isfinite(reward):
                     raise ValueError(f"a reward is a finite number, not {reward}")
+            except JudgeRefused:
+                raise  # no other program for this problem would be judged either
             except Exception as error:
                 if limit.expired():  # a TimeoutError may also be the function's own, of a server that it asks
                     log.error("the reward function returned nothing for sample %s within %.0f s", key, USER_SECONDS)

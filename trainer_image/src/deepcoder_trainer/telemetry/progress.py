@@ -71,10 +71,10 @@ class Progress:
     _given_up: bool = False
 
     def on_phase(self, phase: TrainerPhase) -> None:
-        """Send the phase at once. DRAINING is final."""
-        if self.phase is not TrainerPhase.DRAINING:
+        """Send a new phase at once. DRAINING is final, and each reply asks for it."""
+        if self.phase not in (phase, TrainerPhase.DRAINING):
             self.phase = phase
-        self._changed.set()
+            self._changed.set()
 
     def on_step(self, report: StepReport) -> None:
         """Send the step at once."""

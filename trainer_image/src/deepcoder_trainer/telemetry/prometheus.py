@@ -8,6 +8,7 @@ read at each scrape. Failures to serve metrics are logged and never stop trainin
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -200,7 +201,8 @@ class _GapHistogram:
         if "logprob_gap_abs_mean" not in metrics:
             return
         self._tokens += tokens
-        self._sum += tokens * metrics["logprob_gap_abs_mean"]
+        if math.isfinite(mean := metrics["logprob_gap_abs_mean"]):  # the sum of a step that diverged would stay NaN
+            self._sum += tokens * mean
         for edge in GAP_EDGES:
             self._above[edge] += tokens * metrics[f"{GAP_ABOVE}{edge:g}"]
 
