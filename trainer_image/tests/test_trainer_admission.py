@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from controller_world import GROUP, PROBLEMS, PROMPTS, ScriptedSampler, World, scripted_reward, stage_config
+from controller_world import EVALUATE, GROUP, PROBLEMS, PROMPTS, ScriptedSampler, World, scripted_reward, stage_config
 from virtual_time import in_virtual_time
 
 from deepcoder_trainer.errors import SamplerLost
@@ -113,3 +113,16 @@ async def test_a_steps_report_says_what_waits_for_what() -> None:
     assert sum(v for name, v in gauges.items() if name.startswith("groups_active{state=")) == PROMPTS
     assert 0 <= gauges["idle_ratio{role=learner}"] <= 1
     assert "idle_ratio{role=sampler}" in gauges
+
+
+@in_virtual_time
+async def test_samplers_that_answer_an_evaluation_are_not_idle() -> None:
+    world = World(stage_config(4, every=100, eta=0, evaluate=EVALUATE))
+
+    async def take_time(_step: int) -> None:
+        await asyncio.sleep(10)
+
+    world.on_evaluate = take_time
+    await world.run(seconds=60)
+    assert [step for step, _ in world.evaluated] == [2, 4]
+    assert world.notes.steps[1].gauges["idle_ratio{role=sampler}"] < 0.1

@@ -284,7 +284,7 @@ class Controller:
         if self._progress.save_due and self._trained is not None:
             await self._copy()
         self.observer.on_phase(TrainerPhase.EVALUATING)
-        with self._timed("evaluate"):
+        with self._timed("evaluate"), self.rollout.sampling.one():  # which keeps the samplers busy
             figures = await self._unless_stopped(self.evaluate(self._progress.step))
         self.observer.on_phase(TrainerPhase.TRAINING)
         self._progress.evaluated(figures)
