@@ -8,9 +8,10 @@ from typing import Any
 
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.controllers.pool import pool_group
+from deepcoder_operator.domain.pool_names import LABEL_POOL
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.informer import Informer
-from deepcoder_operator.kube.resources import PODS
+from deepcoder_operator.kube.resources import PODS, Resource
 from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.judges import Judges
@@ -37,8 +38,9 @@ class API:
         self.under_way = 0
         self.pool: dict[str, Any] = {}
 
-    async def find(self, *_: Any) -> None:
-        return None
+    async def find(self, resource: Resource, _: Any, name: str) -> dict[str, Any] | None:
+        found = self.pods if resource == PODS else []
+        return next((p for p in found if p["metadata"]["name"] == name), None)
 
     async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
         if obj["kind"] == self.forbidden:
@@ -47,7 +49,7 @@ class API:
 
     async def list(self, *_: Any) -> tuple[list[dict[str, Any]], str]:
         self.lists += 1
-        return list(self.pods), "1"
+        return [p for p in self.pods if LABEL_POOL in p["metadata"]["labels"]], "1"
 
     async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
         if obj["kind"] == self.forbidden:
@@ -57,6 +59,8 @@ class API:
         self.tries += 1
         if self.contended:
             await self._contend(obj["metadata"]["labels"]["deepcoder.dev/pool-index"])
+        if any(p["metadata"]["name"] == obj["metadata"]["name"] for p in self.pods):
+            raise errors.AlreadyExists("it already exists", 409)
         if len(self.pods) >= self.quota:
             raise errors.Forbidden("exceeded quota: pods", 403)
         meta = obj["metadata"] | {
@@ -118,6 +122,12 @@ class Harness:
         """What the cache sees of a pod."""
         pod["metadata"] |= {"labels": pod["metadata"]["labels"] | labels, "resourceVersion": "3"}
         pod["status"] = status
+        self.pods.observe(pod)
+
+    def unlabel(self, pod: dict[str, Any], label: str) -> None:
+        """Remove a label of a pod, as `kubectl label pod … label-` does."""
+        labels = {k: v for k, v in pod["metadata"]["labels"].items() if k != label}
+        pod["metadata"] |= {"labels": labels, "resourceVersion": "3"}
         self.pods.observe(pod)
 
     def live(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from pool_passes import Harness
 
 from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.controllers.pool import PoolController
+from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_POOL, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.world import pool_view
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.resources import PODS, POOLS
@@ -56,6 +57,70 @@ async def test_pod_that_somebody_else_has_under_a_judges_name_is_told_and_counts
     harness.api.create, harness.api.find = taken, find  # type: ignore[method-assign]
     await harness.passes(2)
     assert harness.accepted() == ("False", "NameConflict")
+    assert "JudgesCreated" not in [reason for reason, _ in harness.events]
+
+
+@pytest.mark.parametrize("label", [LABEL_POOL, LABEL_INDEX, LABEL_TEMPLATE_HASH])
+async def test_judge_that_was_isolated_by_its_labels_is_named_and_not_created_each_second(
+    harness: Harness, label: str
+) -> None:
+    """It has left the pool, and still has the name that its successor would get."""
+    harness.edit(minReplicas=3, maxReplicas=3)
+    harness.api.quota = 99
+    await harness.passes(2)
+    pod = harness.live()[0]
+    put_back = f"{label}={pod['metadata']['labels'][label]}"
+    labels = pod["metadata"]["labels"]
+    for other in harness.live():
+        harness.change(other, {"conditions": [{"type": "Ready", "status": "True"}]})
+    harness.unlabel(pod, label)
+    harness.edit(minReplicas=4, maxReplicas=4)
+    harness.api.tries, harness.events = 0, []
+    await harness.passes(120)
+    assert harness.accepted() == ("False", "NameConflict")
+    accepted = next(c for c in harness.pool["status"]["conditions"] if c["type"] == "Accepted")
+    assert f"Pod {pod['metadata']['name']} " in accepted["message"]
+    assert f"put the label {put_back} back, or delete the pod" in accepted["message"]
+    assert ("JudgesCreated", "judges created: 1, wanted: 4") not in harness.events[1:], "at most the fourth judge"
+    assert harness.api.tries < 12
+    harness.change(pod, {}, **labels)
+    await harness.passes(70)
+    assert harness.accepted() == ("True", "Valid")
+    assert len(harness.live()) == 4
+
+
+async def test_isolated_judge_that_is_being_deleted_is_followed_as_soon_as_it_is_gone(harness: Harness) -> None:
+    harness.edit(minReplicas=1, maxReplicas=1)
+    harness.api.quota = 99
+    await harness.passes(2)
+    (pod,) = harness.live()
+    harness.unlabel(pod, LABEL_POOL)
+    await harness.api.delete(PODS, "ml", pod["metadata"]["name"], uid=pod["metadata"]["uid"])
+    harness.events = []
+    await harness.passes(60)
+    assert harness.accepted() == ("True", "Valid"), "nobody has to do anything"
+    assert harness.events == []
+    harness.api.pods.remove(pod)
+    await harness.passes(1)
+    assert len(harness.live()) == 1
+
+
+async def test_refusal_stays_known_when_a_judge_turns_out_to_exist(harness: Harness) -> None:
+    """It was not created, so nothing shows that the API server takes pods again."""
+    harness.api.quota = 0
+    harness.edit(minReplicas=1, maxReplicas=1)
+    await harness.passes(1)
+    assert harness.accepted() == ("False", "PodRefused")
+    create = harness.api.create
+
+    async def exists(obj: dict[str, Any]) -> dict[str, Any]:
+        if obj["kind"] == "Pod":
+            raise errors.AlreadyExists("it already exists", 409)
+        return await create(obj)
+
+    harness.api.create = exists  # type: ignore[method-assign]
+    await harness.passes(3)
+    assert harness.accepted() == ("False", "PodRefused")
     assert "JudgesCreated" not in [reason for reason, _ in harness.events]
 
 

@@ -254,10 +254,10 @@ class PoolReconciler:
 
         async def create(index: int) -> bool:
             async with limit:
-                refusal = refusals[0] if refusals else await self.judges.create(pool, built.template, index, avoidance)
-            if refusal is not None:
-                refusals.append(refusal)
-            return refusal is None
+                outcome = refusals[0] if refusals else await self.judges.create(pool, built.template, index, avoidance)
+            if isinstance(outcome, Refusal):
+                refusals.append(outcome)
+            return outcome is True
 
         async def delete(deletion: Deletion) -> None:
             async with limit:
@@ -270,10 +270,11 @@ class PoolReconciler:
         if created:
             metrics.PODS_CREATED.labels(pool.namespace, pool.name).inc(created)
             self.record(obj, "JudgesCreated", f"judges created: {created}, wanted: {facts.desired}")
-        if plan.create:
-            memory.refusal = refusals[0] if refusals else None
         if refusals:
+            memory.refusal = refusals[0]
             self._note_failure(memory)
+        elif created:
+            memory.refusal = None
         raise_first(outcomes)
 
     def _note_failure(self, memory: _Memory) -> None:
