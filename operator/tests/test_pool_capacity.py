@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import pytest
@@ -15,6 +16,7 @@ from aiohttp import web
 from deepcoder_operator.domain.pool_plan import JudgeLoad, JudgePod
 from deepcoder_operator.sandbox import capacity
 from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.observe import judge_pods
 
 TOKEN = "secret"
 GOOD = '{"slots": 4, "busy": 3, "queued": 7, "tier": "Landlock", "limits": {"memory": true}}'
@@ -166,6 +168,21 @@ async def test_judges_that_are_not_ready_are_not_asked(judge: Judge) -> None:
     async with polling(judge, [0.0]) as poller:
         assert await poller.poll([pod(ready=False), pod(address=None)], TOKEN) == {}
     assert judge.asked == 0
+
+
+async def test_pod_that_only_carries_the_pools_label_does_not_get_its_token(judge: Judge) -> None:
+    """Whoever may create pods may set the label, and would learn the token."""
+
+    def ready(name: str, owner: str) -> dict[str, Any]:
+        owners = [{"uid": owner, "controller": True}]
+        metadata = {"name": name, "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": owners}
+        status = {"podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
+        return {"metadata": metadata, "status": status}
+
+    pods = judge_pods([ready("ours", "pool"), ready("theirs", "another")], "pool")
+    async with polling(judge, [0.0]) as poller:
+        assert set(await poller.poll(pods, TOKEN)) == {"ours"}
+    assert judge.asked == 1
 
 
 async def test_unreachable_judge_does_not_hold_up_the_others(judge: Judge) -> None:

@@ -243,6 +243,7 @@ def test_pod_of_an_earlier_pool_takes_a_name_and_nothing_else() -> None:
     (theirs,) = judge_pods([obj], "now")
     assert (ours.deleting, ours.ready, ours.index) == (False, True, 0)
     assert theirs.deleting
+    assert (ours.foreign, theirs.foreign) == (False, True)
 
 
 def test_where_a_judge_is_and_since_when_it_is_not_ready_is_read() -> None:

@@ -54,7 +54,10 @@ class JudgePod:
     """Whether it is in the Service."""
 
     deleting: bool = False
-    """Whether it is being deleted."""
+    """Whether it is being deleted, or foreign: both only occupy a name."""
+
+    foreign: bool = False
+    """Whether it carries the pool's label but does not belong to the pool. It must not learn the pool's token."""
 
     ended: bool = False
     """Whether its phase is Failed or Succeeded: it will never judge again."""

@@ -57,7 +57,7 @@ class CapacityPoller:
 
     async def poll(self, pods: Iterable[JudgePod], token: str) -> dict[str, JudgeLoad]:
         """Poll the judges that are due. Returns the load, by pod UID, of all judges that have answered recently."""
-        ready = [p for p in pods if p.ready and p.address is not None]
+        ready = [p for p in pods if p.ready and p.address is not None and not p.foreign]
         now = self._clock()
         due = [p for p in ready if now - self._asked.get(p.uid, float("-inf")) >= POLL_SECONDS]
         self._asked |= {p.uid: now for p in due}

@@ -53,6 +53,7 @@ def _judge_pod(obj: Mapping[str, Any], *, foreign: bool) -> JudgePod:
         created_at=datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
         ready=ready.get("status") == "True",
         deleting=foreign or metadata.get("deletionTimestamp") is not None,
+        foreign=foreign,
         ended=status.get("phase") in ("Failed", "Succeeded"),
         address=status.get("podIP"),
         node=(obj.get("spec") or {}).get("nodeName") or "",
