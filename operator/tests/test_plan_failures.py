@@ -12,7 +12,7 @@ from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_operator.domain.classify import pod_failure
 from deepcoder_operator.domain.conditions import find_condition
-from deepcoder_operator.domain.world import RayJobView, StoredStage, pod_view
+from deepcoder_operator.domain.world import PodView, RayJobView, StoredStage, pod_view
 
 
 def test_crash_is_retried_after_a_pause_from_the_newest_checkpoint() -> None:
@@ -339,3 +339,62 @@ def test_head_that_its_node_refuses_is_lost_with_the_nodes_words() -> None:
     cluster.settle()
     assert failed_of(cluster) is FailureReason.HEAD_LOST
     assert f"UnexpectedAdmissionError: {said}" in (cluster.run.status.stages[0].message or "")
+
+
+def seen_pod(cluster: Cluster, name: str, controller: str | None, status: dict[str, object]) -> PodView:
+    """A pod with a head's labels, as it is read."""
+    labels = {"deepcoder.dev/ordinal": "1", "deepcoder.dev/role": "head"}
+    owners = [{"uid": controller, "controller": True}] if controller else []
+    meta = {"name": name, "uid": f"uid of {name}", "labels": labels, "ownerReferences": owners}
+    return pod_view({"metadata": meta, "spec": {"containers": []}, "status": status})
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["its head is known", "its head was not seen before"])
+@pytest.mark.parametrize(
+    "status",
+    [{"phase": "Running"}, {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}],
+    ids=["it runs", "it was evicted"],
+)
+def test_copy_of_the_head_that_somebody_debugs_is_not_the_attempts_head_and_is_left_alone(
+    noted: bool, status: dict[str, object]
+) -> None:
+    """`kubectl debug --copy-to=… --keep-labels` makes a pod with the head's labels and without an owner."""
+    cluster = Cluster(make_run())
+    cluster.settle()
+    cluster.start_job()
+    head = f"{cluster.name}-head"
+    cluster.pods[head] = replace(cluster.pods[head], controller="c")
+    uid = cluster.pods[head].uid
+    if noted:
+        cluster.settle()
+    cluster.pods["a-copy"] = seen_pod(cluster, "a-copy", None, status)
+    cluster.settle()
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    assert (attempt.head_uid, attempt.reason) == (uid, None)
+    assert cluster.run.status.phase is Phase.RUNNING
+    assert not cluster.ended
+
+    cluster.end_pod(head)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.BACKOFF
+    assert "a-copy" in cluster.ended, "without its head, pods that their cluster has left behind look the same"
+
+
+def test_head_that_its_cluster_has_left_behind_is_still_the_attempts() -> None:
+    """`kubectl delete --cascade=orphan` takes the owner from a pod, and what has none may also be a copy."""
+    cluster = running()
+    head = cluster.pods[f"{cluster.name}-head"]
+    assert head.controller is None
+    cluster.pods["a-copy"] = seen_pod(cluster, "a-copy", None, {"phase": "Running"})
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+
+
+def test_head_of_the_live_cluster_comes_before_that_of_another() -> None:
+    cluster = running()
+    head = f"{cluster.name}-head"
+    cluster.pods[head] = replace(cluster.pods[head], controller="c")
+    cluster.pods["a-copy"] = seen_pod(cluster, "a-copy", "a copied cluster", {"phase": "Running"})
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING

@@ -164,7 +164,7 @@ def _note_pods(draft: Draft, world: World) -> None:
     failure = pod_failure(mine)
     if failure and attempt.reason is not FailureReason.PREEMPTED:
         draft.update_attempt(reason=failure.reason, evidence=failure.evidence)
-    note_head(draft, world.head(attempt.ordinal))
+    note_head(draft, world.head(attempt))
 
 
 def _queued(draft: Draft, job: RayJobView, stop: DrainCause | None) -> None:
@@ -208,7 +208,7 @@ def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
     attempt = draft.attempt
     if attempt.admitted_time is None:
         attempt = draft.update_attempt(admitted_time=draft.now)
-    head = world.head(attempt.ordinal)
+    head = world.head(attempt)
     if attempt.head_uid is None and head is not None and not head.deleting:
         attempt = draft.update_attempt(head_pod=head.name, head_uid=head.uid)
     if world.cluster is not None and attempt.cluster_uid != world.cluster.uid:
@@ -236,7 +236,7 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
             draft.update_attempt(reason=FailureReason.MANIFEST_MISSING, evidence=told)
         end_attempt(draft, Outcome.SUCCEEDED)
         return True
-    failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal)) or _node_lost(draft, world)
+    failure = job_failure(job) or head_failure(attempt, world.head(attempt)) or _node_lost(draft, world)
     if failure is None and not (attempt.drain_cause and _has_exited(world)):
         return False
     if attempt.drain_cause is DrainCause.EVICTION:
@@ -249,7 +249,7 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
 
 def _node_lost(draft: Draft, world: World) -> Failure | None:
     """Return a failure if the head was lost with its node, so that waiting for it is in vain."""
-    head, beat = world.head(draft.attempt.ordinal), world.beat_of(draft.attempt.ordinal)
+    head, beat = world.head(draft.attempt), world.beat_of(draft.attempt.ordinal)
     bound = lost_after(head) if head is not None and head_leaves(draft.attempt, head) else None
     if head is None or bound is None:
         return None
@@ -266,7 +266,7 @@ def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:
     attempt = draft.attempt
     preempted = attempt.evidence if attempt.reason is FailureReason.PREEMPTED else None
     lost = preempted or f"RayJob {attempt.name} was deleted by someone else"
-    lost_head = head_failure(attempt, world.head(attempt.ordinal)) or _node_lost(draft, world)
+    lost_head = head_failure(attempt, world.head(attempt)) or _node_lost(draft, world)
     lives = attempt.head_uid is not None and lost_head is None
     if lives and attempt.running_time is not None and not _has_exited(world):
         _drain(draft, world, _why_stop(attempt, world, stop) or DrainCause.EVICTION, lost)
@@ -284,7 +284,7 @@ def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> 
     """Return why the attempt should save and stop. A drain cannot be revoked, and keeps its first cause."""
     if attempt.state is AttemptState.DRAINING:
         return attempt.drain_cause
-    if stop is None and head_leaves(attempt, world.head(attempt.ordinal)):
+    if stop is None and head_leaves(attempt, world.head(attempt)):
         return DrainCause.EVICTION
     return stop
 

@@ -81,7 +81,7 @@ def _ends_anyway(run: DeepCoderRun, attempt: AttemptStatus, world: World) -> boo
     saves = attempt.state is AttemptState.DRAINING or run.metadata.deletion_timestamp is not None
     if not saves and cannot_be_judged(run, attempt, world):
         return True
-    return evicted or failed or head_failure(attempt, world.head(attempt.ordinal)) is not None
+    return evicted or failed or head_failure(attempt, world.head(attempt)) is not None
 
 
 def rayjob_in_doubt(attempt: AttemptStatus, world: World) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run_status import CheckpointStatus
 from deepcoder_contracts.base import Digest
 from deepcoder_contracts.exit import ExitRecord
@@ -125,6 +126,8 @@ class PodView:
     node_selector: Mapping[str, str] | None = None
     scheduled: datetime | None = None
     finished: datetime | None = None
+    controller: str | None = None
+    """UID of its controller: its RayCluster. None if that left it behind, or if it is somebody's copy of a pod."""
 
 
 @dataclass(frozen=True)
@@ -245,13 +248,26 @@ class World:
         return self.rayjob if self.rayjob is not None and self.rayjob.owner_uid == run_uid else None
 
     def pods_of(self, ordinal: int) -> list[PodView]:
-        """Return the pods of an attempt."""
-        return [p for p in self.pods if p.ordinal == ordinal]
+        """Return the pods of an attempt.
 
-    def head(self, ordinal: int) -> PodView | None:
-        """Return the head pod of an attempt, preferably one that is not being deleted."""
-        heads = [p for p in self.pods_of(ordinal) if p.role == "head"]
-        return min(heads, key=lambda p: (p.deleting, p.name), default=None)
+        Somebody may copy a pod to look into it (`kubectl debug --copy-to --keep-labels`). The copy has its labels, but
+        no controller. A pod whose RayCluster was deleted without it has none either, but then its head has none.
+        """
+        pods = [p for p in self.pods if p.ordinal == ordinal]
+        if any(p.role == "head" and p.controller for p in pods):
+            return [p for p in pods if p.controller]
+        return pods
+
+    def head(self, attempt: AttemptStatus) -> PodView | None:
+        """Return the head pod of an attempt: that of its cluster, or the one that it was seen to have, or another."""
+        heads = [p for p in self.pods_of(attempt.ordinal) if p.role == "head"]
+        cluster = self.cluster.uid if self.cluster else attempt.cluster_uid
+
+        def strangeness(head: PodView) -> tuple[bool, bool, bool, str]:
+            foreign = head.controller is None or head.controller != cluster
+            return foreign, head.uid != attempt.head_uid, head.deleting, head.name
+
+        return min(heads, key=strangeness, default=None)
 
     def with_waits(self, text: str, ordinal: int) -> str:
         """Append to a text why an attempt's pods are not ready: each reason once, with the name of a pod."""
@@ -320,6 +336,7 @@ def pod_view(obj: Object) -> PodView:
         name=meta["name"],
         uid=meta["uid"],
         role=(meta.get("labels") or {}).get(LABEL_ROLE, ""),
+        controller=controller_uid(obj),
         ordinal=_ordinal(meta),
         phase=status.get("phase") or "",
         ready=conditions.get("Ready", {}).get("status") == "True",
