@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
+from weakref import WeakValueDictionary
 
 import aiohttp
 from pydantic import ValidationError
@@ -32,7 +33,8 @@ STALE_SECONDS = 5.0
 
 _DEADLINE_SECONDS = 2.0
 _CONCURRENT = 32
-"""Largest number of judges that one pass of a pool polls at a time, and as many silent ones in the background."""
+"""Largest number of judges that one pass of a pool polls at a time. In the background, all passes of a pool together
+poll at most as many silent ones."""
 _MAX_ANSWER_BYTES = 64 * 1024
 _MOST = 2**31 - 1
 """Largest figure that is believed. A status could not hold the sum of larger ones, and a pass would fail on them."""
@@ -48,6 +50,8 @@ class CapacityPoller:
         self._answers: dict[str, tuple[float, JudgeLoad]] = {}
         self._silent: set[str] = set()
         self._in_background: dict[str, asyncio.Task[None]] = {}
+        self._background: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """Slots of each pool's background polls, shared by all its passes. They last as long as a poll holds them."""
 
     async def close(self) -> None:
         """Close all connections."""
@@ -55,13 +59,15 @@ class CapacityPoller:
         if self._session is not None:
             await self._session.close()
 
-    async def poll(self, pods: Iterable[JudgePod], token: str) -> dict[str, JudgeLoad]:
-        """Poll the judges that are due. Returns the load, by pod UID, of all judges that have answered recently."""
+    async def poll(self, pool: str, pods: Iterable[JudgePod], token: str) -> dict[str, JudgeLoad]:
+        """Poll the judges that are due of the pool with this UID. Returns the load, by pod UID, of all judges that have
+        answered recently."""
         ready = [p for p in pods if p.ready and p.address is not None and not p.foreign]
         now = self._clock()
         due = [p for p in ready if now - self._asked.get(p.uid, float("-inf")) >= POLL_SECONDS]
         self._asked |= {p.uid: now for p in due}
-        slots, background = asyncio.Semaphore(_CONCURRENT), asyncio.Semaphore(_CONCURRENT)
+        slots = asyncio.Semaphore(_CONCURRENT)
+        background = self._background.setdefault(pool, asyncio.Semaphore(_CONCURRENT))
         for pod in due:
             if pod.uid in self._silent and pod.uid not in self._in_background:
                 task = asyncio.create_task(self._ask(pod, token, background), name=f"poll {pod.name}")

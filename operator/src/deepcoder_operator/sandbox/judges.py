@@ -64,7 +64,7 @@ class Judges:
         uids = {p.uid for p in pods}
         self._poller.forget(self._known.get(pool.uid, set()) - uids)
         self._known[pool.uid] = uids
-        loads = await self._poller.poll(pods, token) if token else {}
+        loads = await self._poller.poll(pool.uid, pods, token) if token else {}
         return [replace(p, load=loads.get(p.uid)) for p in pods]
 
     async def create(
