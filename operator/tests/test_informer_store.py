@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from virtual_clock import run_virtually
 
 from deepcoder_operator.domain.names import LABEL_RUN_UID
 from deepcoder_operator.domain.world import cluster_view, pod_view, rayjob_view
@@ -263,6 +268,37 @@ async def test_server_that_says_gone_each_time_is_asked_at_growing_intervals(
         while server.lists < 7:
             await _sleep(0)
     assert slept == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
+
+
+def test_lists_that_take_long_do_not_make_the_pauses_between_them_short_again() -> None:
+    """A server that cannot keep up is slow with each list, and says that the watch is too old. In virtual time."""
+    told: list[float] = []
+    rests: list[float] = []
+
+    class Busy(Server):
+        async def list(self, *_: Any, **__: Any) -> tuple[list[Object], str]:
+            clock = asyncio.get_running_loop().time
+            rests.extend([clock() - told[-1]] if told else [])
+            await asyncio.sleep(40)
+            told.append(clock())
+            return [], "10"
+
+        async def watch(self, *_: Any) -> AsyncIterator[tuple[str, Object]]:
+            await asyncio.sleep(45 if len(told) == 7 else 0)
+            raise errors.Gone("too old", 410)
+            yield
+
+    async def listed() -> None:
+        kube: Any = Busy()
+        task = asyncio.create_task(Informer(kube, PODS, "", lambda obj: None).run())
+        while len(rests) < 8:
+            await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run_virtually(listed())
+    assert rests[:6] == [1, 2, 4, 8, 16, 30]
+    assert rests[6:] == [46, 2], "a watch that lasted is what makes them short"
 
 
 async def test_store_is_listed_again_now_and_then(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import waits
 from prometheus_client import REGISTRY
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from virtual_clock import run_virtually
 
 from deepcoder_operator.controllers import watch
 from deepcoder_operator.controllers.watch import RunWatch, _KopfThread
@@ -119,6 +125,30 @@ async def test_kopf_is_begun_again_after_a_listing_when_it_has_ended(harness: Ha
     await harness.until(lambda: len(Kopf.lives) == 2)
     assert harness.lists > before
     await end(task)
+
+
+def test_kopf_that_ends_at_once_each_time_is_begun_again_after_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its lives lists all runs twice. In virtual time."""
+    begun: list[float] = []
+
+    class Ends(Kopf):
+        def start(self) -> None:
+            begun.append(asyncio.get_running_loop().time())
+            asyncio.get_running_loop().call_later(60 if len(begun) == 7 else 0, self.ended.set)
+
+    async def watched() -> None:
+        Kopf.lives = []
+        monkeypatch.setattr(watch, "_KopfThread", Ends)
+        api: Any = Harness()
+        task = asyncio.create_task(RunWatch(api, api).run())
+        while len(begun) < 9:
+            await asyncio.sleep(1)
+        await end(task)
+
+    run_virtually(watched())
+    rests = [later - at for at, later in pairwise(begun)]
+    assert rests[:6] == [1, 2, 4, 8, 16, 30]
+    assert rests[6:] == [61, 2], "it had lived for a minute"
 
 
 @pytest.mark.parametrize("change", ["a new run", "a newer version", "a deletion"])

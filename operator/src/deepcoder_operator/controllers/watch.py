@@ -63,8 +63,10 @@ class RunWatch:
         while True:
             listing = await self._list()
             if listing is not None:
-                pause = FIRST_PAUSE_SECONDS
+                began = asyncio.get_running_loop().time()
                 await self._follow(listing.namespaces)
+                if asyncio.get_running_loop().time() - began > pause:  # kopf may end at once, each time
+                    pause = FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 

@@ -123,9 +123,11 @@ class Informer:
         self._touch(part)
         pause = FIRST_PAUSE_SECONDS
         while True:
-            began = self._now()
+            watching_since: float | None = None
             try:
-                await self._follow(part, await self._list(part))
+                version = await self._list(part)
+                watching_since = self._now()  # a list that took long is no reason to list again soon
+                await self._follow(part, version)
                 continue
             except errors.Gone:
                 log.info("watch of %s is too old, listing again", self.resource.plural)
@@ -142,7 +144,7 @@ class Informer:
                 part.refused = errors.refuses(e)
                 log.warning("%s cannot be watched: %s; listing again in %.0f s", self.resource.plural, e, pause)
             self._touch(part)
-            if self._now() - began > pause:
+            if watching_since is not None and self._now() - watching_since > pause:
                 pause = FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
