@@ -120,14 +120,16 @@ class Harness:
 
     def change(self, pod: dict[str, Any], status: dict[str, Any], **labels: str) -> None:
         """What the cache sees of a pod."""
-        pod["metadata"] |= {"labels": pod["metadata"]["labels"] | labels, "resourceVersion": "3"}
         pod["status"] = status
-        self.pods.observe(pod)
+        self._see(pod, pod["metadata"]["labels"] | labels)
 
     def unlabel(self, pod: dict[str, Any], label: str) -> None:
         """Remove a label of a pod, as `kubectl label pod … label-` does."""
-        labels = {k: v for k, v in pod["metadata"]["labels"].items() if k != label}
-        pod["metadata"] |= {"labels": labels, "resourceVersion": "3"}
+        self._see(pod, {k: v for k, v in pod["metadata"]["labels"].items() if k != label})
+
+    def _see(self, pod: dict[str, Any], labels: dict[str, str]) -> None:
+        version = str(int(pod["metadata"]["resourceVersion"]) + 1)
+        pod["metadata"] |= {"labels": labels, "resourceVersion": version}
         self.pods.observe(pod)
 
     def live(self) -> list[dict[str, Any]]:

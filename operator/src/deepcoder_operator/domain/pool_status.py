@@ -80,6 +80,9 @@ class PoolFacts:
     avoided: tuple[AvoidedNode, ...] = ()
     """Nodes that new judges avoid."""
 
+    polled: bool = True
+    """Whether the judges were asked for their load. If not, the figures of the previous status stay."""
+
 
 def pool_status(
     previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], now: float
@@ -87,7 +90,7 @@ def pool_status(
     """Return the status after a pass over these pods."""
     live = [p for p in pods if not p.deleting and not p.ended]
     ready = [p for p in live if p.ready]
-    loads = [p.load for p in ready if p.load is not None]
+    figures = _figures(ready) if facts.polled or not ready else _figures_of(previous)
     conditions: list[Condition] = list(previous.conditions)
     at = datetime.fromtimestamp(int(now), UTC)
     refused = _refused(previous, facts, live, ready)
@@ -103,10 +106,10 @@ def pool_status(
         replicas=len(live),
         desired_replicas=facts.desired,
         ready_replicas=len(ready),
-        slots=sum(load.slots for load in loads),
-        busy_slots=sum(load.busy for load in loads),
-        queue_depth=sum(load.queued for load in loads),
-        longest_wait_seconds=int(max((load.longest_wait for load in loads), default=0)),
+        slots=figures.slots,
+        busy_slots=figures.busy_slots,
+        queue_depth=figures.queue_depth,
+        longest_wait_seconds=figures.longest_wait_seconds,
         selector=selector(facts.name),
         refused_template_hash=refused,
         avoided_nodes=list(facts.avoided),
@@ -121,6 +124,29 @@ def worth_writing(old: SandboxPoolStatus, new: SandboxPoolStatus, seconds_since_
     if old.model_dump(exclude=_LOAD_FIELDS) != new.model_dump(exclude=_LOAD_FIELDS):
         return True
     return seconds_since_write >= LOAD_WRITE_SECONDS
+
+
+class _Figures(NamedTuple):
+    """Sums over the ready judges, named as in the status."""
+
+    slots: int
+    busy_slots: int
+    queue_depth: int
+    longest_wait_seconds: int
+
+
+def _figures(ready: Sequence[JudgePod]) -> _Figures:
+    loads = [p.load for p in ready if p.load is not None]
+    return _Figures(
+        slots=sum(load.slots for load in loads),
+        busy_slots=sum(load.busy for load in loads),
+        queue_depth=sum(load.queued for load in loads),
+        longest_wait_seconds=int(max((load.longest_wait for load in loads), default=0)),
+    )
+
+
+def _figures_of(status: SandboxPoolStatus) -> _Figures:
+    return _Figures(status.slots, status.busy_slots, status.queue_depth, status.longest_wait_seconds)
 
 
 _Row = tuple[str, bool, str, str]

@@ -88,6 +88,8 @@ class _Memory:
     dropped: dict[str, Any] = field(default_factory=dict)
     """Last written values of fields that the API server dropped, so that they are not forgotten."""
     built: _Built | None = None
+    token: str | None = field(default=None, repr=False)
+    """The pool's token, when it was last known."""
 
 
 @dataclass
@@ -126,11 +128,11 @@ class PoolReconciler:
         avoided = tuple(previous.avoided_nodes)
         facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "", avoided=avoided)
         refused: errors.KubeError | None = None
-        token, pause = "", IDLE_SECONDS
+        pause = IDLE_SECONDS
         try:
             built = self._build(pool, obj, memory)
             judges, run_uid = previous.desired_replicas, controller_uid(obj)
-            token = await self.support.ensure(pool, metadata["generation"], built.spec, judges, run_uid)
+            memory.token = await self.support.ensure(pool, metadata["generation"], built.spec, judges, run_uid)
         except ValidationError as e:
             first = e.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(p) for p in first["loc"])
@@ -145,13 +147,15 @@ class PoolReconciler:
             text = f"the API server refuses the pool's objects; the operator retries at least every minute: {e}"
             facts, refused = replace(facts, refusal=Refusal(type(e).__name__, text)), e
         if facts.refusal is not None:
-            pods = await self.judges.look(pool, None)
+            # The existing judges work as before. Without figures an autoscaler would take them for idle.
+            pods = await self.judges.look(pool, memory.token)
+            facts = replace(facts, polled=memory.token is not None)
             await self._write_status(obj, previous, facts, pods, memory)
             if refused is not None:
                 raise refused
             return pause
 
-        pods = await self.judges.look(pool, token)
+        pods = await self.judges.look(pool, memory.token)
         expected = self.board.expected_submissions(pool.namespace, pool.name, self.wall())
         load = _load(pods, expected, self.board.runs_at(pool.namespace, pool.name))
         metrics.DEMAND.labels(pool.namespace, pool.name).set(load.demand)
@@ -159,12 +163,12 @@ class PoolReconciler:
         facts = replace(facts, template_hash=built.hash)
         steps = self._plan(built.spec, previous, facts, pods, memory)
         if not steps.pods.empty:
-            pods = await self.judges.look(pool, token, live=True)
+            pods = await self.judges.look(pool, memory.token, live=True)
             steps = self._plan(built.spec, previous, facts, pods, memory)
             if any(d.cause is Cause.MOVED for d in steps.pods.delete):
                 memory.judges_before_move = _existing(pods)
             await self._carry_out(obj, pool, built, facts, steps, memory)
-            pods = await self.judges.look(pool, token)
+            pods = await self.judges.look(pool, memory.token)
         facts = replace(facts, avoided=steps.nodes.avoided)
         if steps.pods.create or steps.held:
             facts = replace(facts, refusal=memory.refusal)
