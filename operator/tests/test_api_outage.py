@@ -269,11 +269,21 @@ async def test_list_passes_both_selectors_on_to_every_page() -> None:
     [
         (400, 'admission webhook "gpu.example.org" denied the request: no cost centre', errors.Forbidden),
         (403, 'admission webhook "gpu.example.org" denied the request: no cost centre', errors.Forbidden),
+        (409, 'admission webhook "gpu.example.org" denied the request: no cost centre', errors.Forbidden),
+        (409, 'configmaps "x" already exists', errors.AlreadyExists),
         (422, "rayjobs x is forbidden: ValidatingAdmissionPolicy 'p' denied request: no cost centre", errors.Forbidden),
         (422, 'RayJob "x" is invalid: spec.ttl: Invalid value: -1', errors.Invalid),
         (400, "RayJob in version v1 cannot be handled as a RayJob", errors.Invalid),
     ],
-    ids=["webhook", "webhook that names a status", "policy", "schema", "form"],
+    ids=[
+        "webhook",
+        "webhook that names a status",
+        "webhook that names a conflict's",
+        "name",
+        "policy",
+        "schema",
+        "form",
+    ],
 )
 async def test_refusal_of_a_policy_is_none_of_the_objects_form(
     status: int, message: str, kind: type[errors.KubeError]

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from plan_world import UID, running
-from run_harness import KEY, OTHER_UID, Harness, Observer, manifest, phases, progressing, running_controller
+from run_harness import API, KEY, OTHER_UID, Harness, Observer, manifest, phases, progressing, running_controller
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from virtual_clock import run_virtually
 
 from deepcoder_operator.controllers import reconcile
+from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.controllers.reconcile import Memory, Obstacle, version
+from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.domain.draft import CreateAttempt, Plan
 from deepcoder_operator.domain.world import Problem, StorageView, World
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.resources import POOLS
+from deepcoder_operator.progress_board import ProgressBoard
 
 
 @pytest.fixture
@@ -243,6 +253,61 @@ async def test_events_that_come_together_share_a_pass(monkeypatch: pytest.Monkey
         passed[0] += settle
         await asyncio.sleep(0.1)
         assert len(looks) == 2
+
+
+@pytest.mark.parametrize("kind", ["run", "pool"])
+def test_pauses_after_conflicts_in_a_row_grow_and_are_short_again_after_a_pass(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who answers each write with a conflict would be asked many times a second, and nobody told. In virtual time."""
+    at: list[float] = []
+
+    class Reconciler:
+        async def reconcile(self, *_: Any) -> float:
+            at.append(asyncio.get_running_loop().time())
+            if len(at) == 9:
+                return 1.0
+            raise errors.Conflict("the object has been modified", 409)
+
+        async def close(self) -> None:
+            return None
+
+    class Kube(API):
+        async def list(self, resource: Any, *_: Any, **__: Any) -> tuple[list[dict[str, Any]], str]:
+            return [manifest()] if resource is POOLS else [], "1"
+
+        async def watch(self, *_: Any) -> AsyncIterator[Any]:
+            await asyncio.Event().wait()
+            yield
+
+    async def met() -> None:
+        kube: Any = Kube(manifest())
+        reconciler: Any = Reconciler()
+        if kind == "run":
+            runs = RunController(kube, reconciler, ProgressBoard(), 0.0)
+            runs.start()
+            runs.seen(manifest())
+            while len(at) < 11:
+                await asyncio.sleep(1)
+            await runs.stop()
+            return
+        pools = PoolController(kube, ProgressBoard(), lambda _: reconciler)
+        pools.start()
+        task = asyncio.create_task(pools.run())
+        while len(at) < 11:
+            await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run_virtually(met())
+    first = {"run": 0.2, "pool": 0.1}[kind]
+    pauses = [round(later - before, 3) for before, later in pairwise(at)]
+    assert pauses[:8] == [min(round(first * 2**n, 3), 5.0) for n in range(8)]
+    assert pauses[8:10] == [1.0, first]
+    warned = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert warned
+    assert len(warned) <= 4
+    assert "the object has been modified" in warned[0]
 
 
 def test_what_is_refused_is_tried_again_after_growing_bounded_pauses() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from deepcoder_operator.domain.pool_names import LABEL_POOL
 from deepcoder_operator.kube import errors
@@ -24,9 +25,20 @@ log = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 60.0
 """Longest pause after passes that failed."""
 
+FIRST_CONFLICT_SECONDS = 0.1
+LONGEST_CONFLICT_SECONDS = 5.0
+"""Pauses after passes that met a conflict. They double while conflicts follow each other (`controllers/run.py`)."""
+
 _CONCURRENT_PASSES = 16
 
 _Key = tuple[str, str]
+
+
+class _Missed(NamedTuple):
+    """Passes since the last one that succeeded."""
+
+    failures: int = 0
+    conflicts: int = 0
 
 
 def pool_group(obj: Object) -> str | None:
@@ -102,13 +114,13 @@ class PoolController:
     async def _work(self, key: _Key) -> None:
         """Run passes over one pool until it is gone."""
         await self.pods.synced.wait()
-        event, failures, uid = self._wakeups[key], 0, ""
+        event, missed, uid = self._wakeups[key], _Missed(), ""
         while (obj := self.pools.get(*key)) is not None:
             event.clear()
             if uid and obj["metadata"]["uid"] != uid:
                 self._reconciler.forget(*key, uid)
             uid = obj["metadata"]["uid"]
-            wait, failures = await self._pass(key, obj, failures)
+            wait, missed = await self._pass(key, obj, missed)
             try:
                 async with asyncio.timeout(wait):
                     await event.wait()
@@ -118,24 +130,27 @@ class PoolController:
             self._reconciler.forget(*key, uid)
         del self._workers[key], self._wakeups[key]
 
-    async def _pass(self, key: _Key, obj: Object, failures: int) -> tuple[float, int]:
-        """Run one pass. Returns the seconds until the next one, and the number of failed passes in a row."""
+    async def _pass(self, key: _Key, obj: Object, missed: _Missed) -> tuple[float, _Missed]:
+        """Run one pass. Returns the seconds until the next one, and the passes that did not succeed by then."""
         if obj["metadata"].get("deletionTimestamp"):
-            return LONGEST_PAUSE_SECONDS, 0
+            return LONGEST_PAUSE_SECONDS, _Missed()
         try:
             async with self._passes:
-                return await self._reconciler.reconcile(obj), 0
-        except errors.Conflict:
-            log.debug("pool %s/%s has changed meanwhile, looking again", *key)
+                return await self._reconciler.reconcile(obj), _Missed()
+        except errors.Conflict as e:
+            pause = min(FIRST_CONFLICT_SECONDS * 2.0**missed.conflicts, LONGEST_CONFLICT_SECONDS)
+            level = logging.WARNING if pause == LONGEST_CONFLICT_SECONDS else logging.DEBUG
+            log.log(level, "pool %s/%s has changed meanwhile, looking again: %s", *key, e)
             await self._refresh(key)
-            return 0.1, failures
+            return pause, missed._replace(conflicts=min(missed.conflicts + 1, 16))
         except errors.NotFound:
             log.debug("pool %s/%s or its namespace is going", *key)
         except errors.KubeError as e:
             log.warning("pool %s/%s: %s", *key, e)
         except Exception:
             log.exception("pool %s/%s: a pass failed", *key)
-        return min(LONGEST_PAUSE_SECONDS, 2.0**failures), min(failures + 1, 16)
+        wait = min(LONGEST_PAUSE_SECONDS, 2.0**missed.failures)
+        return wait, missed._replace(failures=min(missed.failures + 1, 16))
 
     async def _refresh(self, key: _Key) -> None:
         """Read a pool again after a conflict. Its watch may be minutes behind, and each pass would conflict again."""

@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 0.1
 """Events of a run that arrive this soon after the first, including those of our own writes, share a pass."""
 
+FIRST_CONFLICT_SECONDS = 0.2
+LONGEST_CONFLICT_SECONDS = 5.0
+"""Pauses after passes that met a conflict. One is normal, and the next pass plans with what has changed. It doubles
+while conflicts follow each other, because somebody may write all the time, or answer like that for another reason."""
+
 _CONCURRENT_PASSES = 32
 
 
@@ -51,6 +56,8 @@ class _Worker(Memory):
         self.wakeup = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.failures = 0
+        self.conflicts = 0
+        """Conflicts since the last pass that succeeded."""
         self.counted = _NOT_COUNTED
         self.pool: RunKey | None = None
         """Pool that wakes it."""
@@ -183,13 +190,18 @@ class RunController:
         started = time.monotonic()
         try:
             seconds = await self._reconciler.reconcile(key, worker)
-            worker.failures = 0
+            worker.failures = worker.conflicts = 0
             metrics.PASSES.labels(result="ok").inc()
             return seconds
-        except errors.Conflict:
+        except errors.Conflict as e:
             metrics.PASSES.labels(result="conflict").inc()
+            pause = min(FIRST_CONFLICT_SECONDS * 2.0 ** min(worker.conflicts, 16), LONGEST_CONFLICT_SECONDS)
+            worker.conflicts += 1
+            if pause == LONGEST_CONFLICT_SECONDS:
+                text = "run %s: %d conflicts, and no pass has succeeded since: %s"
+                log.warning(text, key, worker.conflicts, e, extra={"run": str(key)})
             await self._refresh(worker)
-            return 0.2
+            return pause
         except errors.KubeError as e:
             if isinstance(e, errors.NotFound) and await self._is_gone(worker):
                 return None

@@ -59,7 +59,8 @@ _UNKNOWN_FIELD = re.compile(r'unknown field \\?"([^"\\]+)')
 """Part of the server's message about an unknown field, if the request said to refuse unknown fields."""
 _DENIED = ("denied the request", "denied request")
 """Parts of the server's message if a webhook or a policy refused the request. By default a webhook's refusal has status
-400, and a policy's 422, as if the object were malformed."""
+400, and a policy's 422, as if the object were malformed. A webhook may choose 409, as if the object had changed."""
+_DENYING = _MALFORMED | {409}
 _BY_STATUS: Mapping[int, type[errors.KubeError]] = {
     400: errors.Invalid,
     403: errors.Forbidden,
@@ -386,6 +387,6 @@ def _error(status: int, answer: Object) -> errors.KubeError:
         return errors.WebhookAway(message, status)
     if status in _MALFORMED and _STRICT in message and (unknown := _UNKNOWN_FIELD.findall(message)):
         return errors.UnknownFields(message, status, unknown)
-    if status in _MALFORMED and any(words in message for words in _DENIED):
+    if status in _DENYING and any(words in message for words in _DENIED):
         return errors.Forbidden(message, status)
     return _BY_STATUS.get(status, errors.Unavailable if status in _RETRIED else errors.KubeError)(message, status)
