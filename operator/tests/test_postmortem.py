@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 from post_mortem_world import HEAD, Harness, event, pod
 
+from deepcoder_contracts.redaction import Redactor
 from deepcoder_operator.controllers import postmortem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.storage.s3 import StorageProblem
@@ -121,6 +123,34 @@ async def test_of_a_thousand_pods_what_is_equal_is_held_once_and_not_who_wrote_i
     values = [each["spec"]["containers"][0]["env"][1]["value"] for each in (first, second)]
     assert values[0] == "of equal length"
     assert values[0] is values[1]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its secrets are known", "they are not"])
+async def test_nothing_that_is_searched_or_encoded_holds_up_the_loop(
+    crashed: Harness, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """The states of two thousand pods take seconds, in which the Lease would not be renewed."""
+    beside: dict[str, list[bool]] = {}
+
+    def noted(owner: Any, name: str) -> None:
+        does = getattr(owner, name)
+
+        def work(*arguments: Any) -> Any:
+            beside.setdefault(name, []).append(threading.current_thread() is not threading.main_thread())
+            return does(*arguments)
+
+        monkeypatch.setattr(owner, name, work)
+
+    noted(Redactor, "text")
+    noted(Redactor, "document")
+    noted(postmortem, "without_words")
+    noted(postmortem, "_json")
+    crashed.api.events = [event(HEAD, "Failed", "it broke", "2026-11-28T10:00:01Z")]
+    if not known:
+        crashed.storage.unknown = StorageProblem("SecretNotFound", "create it")
+    await crashed.save()
+    assert {*beside} == {"text", "document", "_json"} | (set() if known else {"without_words"})
+    assert all(all(each) for each in beside.values()), beside
 
 
 async def test_what_cannot_be_had_is_named_and_the_rest_is_saved(crashed: Harness) -> None:

@@ -115,13 +115,12 @@ class PostMortem:
         redactor = await self._redactor(run, [*pods, *templates_of(run, attempt.stage_index)], missing)
         known, redactor = redactor is not None, redactor or Redactor(())
         if listed:
-            states = [_state(p) for p in pods]
-            found.documents["pods.json"] = _json(redactor.document(states if known else without_words(states)))
+            found.documents["pods.json"] = await _written([_state(p) for p in pods], redactor, known)
         about = [attempt.name, *dict.fromkeys(c for p in pods if (c := _label(p, "ray.io/cluster")))]
         about += [p["metadata"]["name"] for p in pods][: 2 * _FAILED_WORKERS]
         events = await _tried("events", missing, self._events(namespace, about))
         if events is not None:
-            found.documents["events.json"] = _json(redactor.document(events if known else without_words(events)))
+            found.documents["events.json"] = await _written(events, redactor, known)
         heads = [p for p in pods if _label(p, LABEL_ROLE) == "head"]
         asked = [*heads, *_failed(p for p in pods if p not in heads)] if known else []
         for pod in asked:
@@ -133,7 +132,7 @@ class PostMortem:
             text = await _tried(f"the log of {name}", missing, self._log(namespace, name, container))
             if text is not None:
                 document = "head.log" if pod in heads and "head.log" not in found.documents else f"{name}.log"
-                # In a thread, because it searches megabytes many times, and heartbeats must be answered meanwhile.
+                # In a thread, like documents (`_written`): it searches megabytes many times.
                 found.documents[document] = await asyncio.to_thread(redactor.text, text)
         if listed and not heads:
             missing.append("the head's log: its pod is gone")
@@ -221,6 +220,19 @@ def _state(pod: Object) -> Object:
 def _label(obj: Object, name: str) -> str | None:
     value: str | None = (obj["metadata"].get("labels") or {}).get(name)
     return value
+
+
+async def _written(value: Any, redactor: Redactor, known: bool) -> str:
+    """Return the text of a document without secrets, and without free text unless all secrets are known.
+
+    In a thread, because the states of thousands of pods take seconds, and heartbeats must be answered and the Lease
+    renewed meanwhile.
+    """
+
+    def write() -> str:
+        return _json(redactor.document(value if known else without_words(value)))
+
+    return await asyncio.to_thread(write)
 
 
 def _json(value: Any) -> str:
