@@ -223,7 +223,8 @@ class MemoryCheckpoints:
 
     async def wait(self) -> None:
         await self.uploaded.wait()
-        if self.failed:
+        failed, self.failed = self.failed, False  # a failure is told once
+        if failed:
             raise CheckpointFailed("no route to storage")
 
 

@@ -324,6 +324,20 @@ async def test_a_drain_saves_again_what_a_save_in_the_background_failed_to() -> 
     assert [s.state.step for s in world.checkpoints.saved] == [2]
 
 
+@in_virtual_time
+async def test_a_failed_save_that_a_deterministic_run_cannot_make_again_is_its_failure() -> None:
+    """It would tell of a step that no checkpoint has."""
+    world = World(stage_config(6, every=2, recipe={"deterministic": True}))
+    world.checkpoints.failing = 1
+    world.sampler.holds = lambda group: group >= 3 * PROMPTS
+    task = asyncio.create_task(world.run())
+    await until(lambda: len(world.learner.trained) == 3 and world.checkpoints.failed)
+    world.stop.request(0.4, "test")
+    with pytest.raises(CheckpointFailed):
+        await task
+    assert world.checkpoints.saved == []
+
+
 async def test_a_save_that_fails_twice_is_the_runs_failure() -> None:
     world = World(stage_config(2, every=100))
     world.checkpoints.failing = 2

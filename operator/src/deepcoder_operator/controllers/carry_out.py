@@ -224,15 +224,15 @@ class Executor:
         meta, name = run.metadata, config_name(run.metadata.name)
         first = run.status.ordinal == 1
         stored = None if first else await self._kube.find(CONFIGMAPS, meta.namespace, name)
-        missing = []
         if stored is None:
-            stored = build_config_map(run, resolve(run, _origin(run)))
-            missing.append(stored)
-            if not _holds(stored, digest):
-                stored, missing = await self._kube.find(CONFIGMAPS, meta.namespace, name) if first else None, []
+            fresh = build_config_map(run, resolve(run, _origin(run)))
+            if _holds(fresh, digest):
+                return ResolvedConfig.from_json(_text(fresh)), [fresh]
+            if first:
+                stored = await self._kube.find(CONFIGMAPS, meta.namespace, name)
         if stored is None or not _holds(stored, digest):
             raise _config_lost(name, gone=stored is None)
-        return ResolvedConfig.from_json(stored["data"][CONFIG_FILE]), missing
+        return ResolvedConfig.from_json(_text(stored)), []
 
     async def _keep(self, run: DeepCoderRun, config_map: Object) -> None:
         """Create the ConfigMap with the resolved config, unless it exists with the same one."""

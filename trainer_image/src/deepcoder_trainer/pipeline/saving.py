@@ -95,14 +95,14 @@ class Saving:
 
     async def leave(self) -> Ending:
         """Save everything unsaved, weights first, and record how the run ended."""
-        final, exact = self._progress.over, True
+        final, given_up = self._progress.over, False
         if (promise := self._promise) is not None:
             await self.close()
             newest = promise.state.step == self._progress.step
             if newest:
                 await self._settle(promise.left)
-            exact = await self._commit_exact(promise) or not newest
-        if self.owed and exact:
+            given_up = not await self._commit_exact(promise) and newest
+        if self.owed and not given_up:
             await self.copy()
             promise = self._what_goes_with_them()
             if not final:  # the next stage draws its own problems, so unfinished work of this one is not needed
@@ -141,8 +141,8 @@ class Saving:
             return True
         log.warning(
             "step %d is not saved: groups %s were cut off, and what they would be sampled as now is not what an "
-            "undisturbed run has; the next attempt goes on from step %d",
-            promise.state.step, lost, self._saved_step,
+            "undisturbed run has; the next attempt goes on from the newest checkpoint",
+            promise.state.step, lost,
         )  # fmt: skip
         await self._checkpoints.close()
         self._promise = self._copied = None
@@ -164,5 +164,6 @@ class Saving:
         except CheckpointFailed as error:
             log.warning("saving step %d once more: %s", self._progress.step, error)
             await self.copy()
-            await self._commit_exact(self._what_goes_with_them(), final=final)
+            if not await self._commit_exact(self._what_goes_with_them(), final=final):
+                raise
             await self._checkpoints.wait()

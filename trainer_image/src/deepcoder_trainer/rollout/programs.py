@@ -28,7 +28,7 @@ class JudgeFailed(RuntimeError):
 
 
 class GivenTestsRefused(RuntimeError):
-    """No judge accepts the tests that the reward function gave. They may be made of the response."""
+    """No judge accepts the tests or the time limit of the reward function, which may be made of the response."""
 
 
 def unreadable(code: str) -> bool:
@@ -58,8 +58,8 @@ class Programs:
             problem = replace(problem, tests=cases, kind=kind, fn_name=fn_name)
         if time_limit_s is not None:
             problem = replace(problem, time_limit_s=time_limit_s)
-        code, key = whole(code), f"{self._key}/{self._asked + 1}"
         self._asked += 1
+        code, key = whole(code), f"{self._key}/{self._asked}"
         if unreadable(code):
             verdict = TestVerdict(verdict=Verdict.COMPILE_ERROR, seconds=0.0)
             return JudgeResponse(id=key, passed=False, verdicts=[verdict], seconds=0.0, worker="")
