@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import promql
 import pytest
 import yaml
-from chart_render import EVERYTHING, only, run_helm
+from alert_cases import APPEARS, APPEARS_AT, CASES, PREFIX, promtool, unit_test, write_unit_tests
 from prometheus_client import REGISTRY
 
 from deepcoder_contracts.api.failure import FailureReason
@@ -19,8 +18,6 @@ from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator import app, metrics
 from deepcoder_operator.domain.pool_plan import Cause
 from deepcoder_operator.metrics import WARNED_REASONS
-from devcluster import testprograms
-from devcluster.config import cache_root
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "helm" / "deepcoder-operator" / "files"
@@ -33,196 +30,6 @@ KNOWN_VALUES = {
     "cause": {str(c) for c in Cause},
     "result": {"ok", "error", "conflict"},
 }
-PREFIX = "deepcoder_operator_"
-RELEASE = "deepcoder_release"
-"""A label of what Prometheus scrapes by the chart's monitor."""
-CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
-    # alert: series that fire it, series that do not, when it is looked at; values as promtool writes them
-    "DeepCoderRunFailed": (
-        {'warnings_total{namespace="red",reason="Failed"}': "0x30 1x60"},
-        {
-            'warnings_total{namespace="red",reason="Failed"}': "3x90",
-            'runs{namespace="red",phase="Failed"}': "3x90",
-        },  # kept for their records
-        "60m",
-    ),
-    "DeepCoderRunNotStarting": (
-        {'oldest_run_seconds{namespace="red",phase="Starting"}': "0+60x20"},
-        {
-            'oldest_run_seconds{namespace="red",phase="Starting"}': "0+60x14 0+60x6",
-            'oldest_run_seconds{namespace="red",phase="Running"}': "7200x20",
-        },
-        "18m",
-    ),
-    "DeepCoderRunsHindered": (
-        {'runs_hindered{namespace="red",reason="RayJobForbidden"}': "1x20"},
-        {'runs_hindered{namespace="red",reason="RayJobForbidden"}': "1x8 0x2 1x10"},
-        "15m",
-    ),
-    "DeepCoderRunsPreempted": (
-        {'attempt_failures_total{namespace="red",reason="Preempted"}': "0x10 8x80"},
-        {
-            'attempt_failures_total{namespace="red",reason="Preempted"}': "0x10 2x80",
-            'attempt_failures_total{namespace="red",reason="Stalled"}': "0x10 9x80",
-        },
-        "60m",
-    ),
-    "DeepCoderRunStalled": (
-        {'attempt_failures_total{namespace="red",reason="Stalled"}': "0x30 1x60"},
-        {'attempt_failures_total{namespace="red",reason="Preempted"}': "0x30 9x60"},
-        "60m",
-    ),
-    "DeepCoderAttemptsFail": (
-        {'attempt_failures_total{namespace="red",reason="HeadLost"}': "0x10 6x80"},
-        {'attempt_failures_total{namespace="red",reason="Preempted"}': "0x10 60x80"},
-        "60m",
-    ),
-    "DeepCoderRunNotAccepted": (
-        {'runs{namespace="red",phase="Pending"}': "1x60"},
-        {'runs{namespace="red",phase="Pending"}': "1x20 0x40"},
-        "45m",
-    ),
-    "DeepCoderRunHeld": (
-        {'runs{namespace="red",phase="Held"}': "2x90"},
-        {'runs{namespace="red",phase="Held"}': "2x30 0x60"},
-        "70m",
-    ),
-    "DeepCoderPoolNotReady": (
-        {
-            'pool_ready_replicas{namespace="red",pool="p"}': "1x30",
-            'pool_desired_replicas{namespace="red",pool="p"}': "2x30",
-        },
-        {
-            'pool_ready_replicas{namespace="red",pool="p"}': "2x30",
-            'pool_desired_replicas{namespace="red",pool="p"}': "2x30",
-        },
-        "20m",
-    ),
-    "DeepCoderPoolSaturated": (
-        {'pool_queue_depth{namespace="red",pool="p"}': "99x30", 'pool_slots{namespace="red",pool="p"}': "8x30"},
-        {'pool_queue_depth{namespace="red",pool="p"}': "20x30", 'pool_slots{namespace="red",pool="p"}': "8x30"},
-        "20m",
-    ),
-    "DeepCoderJudgesFail": (
-        {'pool_pods_deleted_total{namespace="red",pool="p",cause="JudgeFailed"}': "0x5 9x40"},
-        {'pool_pods_deleted_total{namespace="red",pool="p",cause="ScaledDown"}': "0x5 9x40"},
-        "30m",
-    ),
-    "DeepCoderJudgesAvoidNodes": (
-        {'pool_avoided_nodes{namespace="red",pool="p"}': "0x5 1x40"},
-        {
-            'pool_avoided_nodes{namespace="red",pool="p"}': "0x5 2x25 0x20",
-            'pool_ready_replicas{namespace="red",pool="p"}': "1x50",
-        },
-        "40m",
-    ),
-    "DeepCoderOperatorDown": (
-        {'leader{pod="a"}': "0x10"},
-        {'leader{pod="a"}': "0x10", 'leader{pod="b"}': "1x10"},
-        "5m",
-    ),
-    "DeepCoderOperatorRestarts": (
-        {'start_time_seconds{pod="a"}': "1+60x70", 'leader{pod="a"}': "1x70"},
-        {'start_time_seconds{pod="a"}': "1x20 1200x20 2400x30", 'start_time_seconds{pod="b"}': "7x30 1900x40"},
-        "60m",
-    ),
-    "DeepCoderNoStandby": (
-        {'leader{pod="a"}': "1x20"},
-        {'leader{pod="a"}': "1x20", 'leader{pod="b"}': "0x20"},
-        "15m",
-    ),
-    "DeepCoderLeaseFlaps": (
-        {"lease_transitions": "1+1x70"},
-        {"lease_transitions": "7x30 8x40"},
-        "60m",
-    ),
-    "DeepCoderWatchStale": (
-        {'watch_age_seconds{watch="rayjobs"}': "400x5"},
-        {'watch_age_seconds{watch="rayjobs"}': "290x5"},
-        "3m",
-    ),
-    "DeepCoderWatchRefused": (
-        {'watch_refused{watch="pods"}': "1x20", 'watch_age_seconds{watch="pods"}': "20x20"},
-        {'watch_refused{watch="pods"}': "1x3 0x17"},
-        "10m",
-    ),
-    "DeepCoderLoopLag": ({"loop_lag_seconds": "3x20"}, {"loop_lag_seconds": "0x5 9x2 0x13"}, "15m"),
-    "DeepCoderPassesFail": (
-        {'passes_total{result="ok"}': "0+10x40", 'passes_total{result="error"}': "0+10x40"},
-        {'passes_total{result="ok"}': "0+100x40", 'passes_total{result="error"}': "0+1x40"},
-        "30m",
-    ),
-    "DeepCoderStorageProblems": (
-        {'runs_waiting_for_storage{namespace="red",reason="StorageUnreachable"}': "1x20"},
-        {'runs_waiting_for_storage{namespace="red",reason="StorageUnreachable"}': "1x5 0x2 1x13"},
-        "15m",
-    ),
-    "DeepCoderLeftBehind": (
-        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x65 1x20"},
-        {
-            'warnings_total{namespace="red",reason="LeftBehind"}': "4x85",
-            'warnings_total{namespace="red",reason="CheckpointLost"}': "0x65 1x20",
-        },
-        "80m",
-    ),
-    "DeepCoderArtifactsLeft": (
-        {'warnings_total{namespace="red",reason="ArtifactsLeft"}': "0x5 1x20"},
-        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x5 1x20"},
-        "20m",
-    ),
-    "DeepCoderPostMortemPartly": (
-        {'warnings_total{namespace="red",reason="PostMortemPartly"}': "0x5 1x20"},
-        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x5 1x20"},
-        "20m",
-    ),
-    "DeepCoderCheckpointLost": (
-        {'warnings_total{namespace="red",reason="CheckpointLost"}': "0x5 1x20"},
-        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x5 1x20"},
-        "20m",
-    ),
-    "DeepCoderNoReports": (
-        {
-            'runs{namespace="red",phase="Running"}': "2x30",
-            'progress_reports_total{code="200"}': "0+4x8 36x22",
-            'progress_reports_total{code="503"}': "0+4x30",
-        },
-        {'runs{namespace="red",phase="Running"}': "2x30", 'progress_reports_total{code="200"}': "0+4x30"},
-        "25m",
-    ),
-    "DeepCoderStatusRefused": ({"status_refused_total": "0x5 1x20"}, {"status_refused_total": "4x25"}, "10m"),
-    "DeepCoderStatusDropped": (
-        {'status_dropped_fields{kind="SandboxPool"}': "0x5 2x20"},
-        {'status_dropped_fields{kind="SandboxPool"}': "0x5 2x5 0x15"},
-        "20m",
-    ),
-    "DeepCoderEventsLost": (
-        {'events_lost_total{cause="QueueFull"}': "0x5 99x20"},
-        {'events_lost_total{cause="QueueFull"}': "0x5 2x20"},
-        "12m",
-    ),
-    "DeepCoderProgressRefused": (
-        {'progress_reports_total{code="403"}': "0+60x60"},
-        {'progress_reports_total{code="503"}': "0+60x60"},
-        "40m",
-    ),
-}
-
-
-APPEARS: dict[str, dict[str, str]] = {
-    "DeepCoderRunFailed": {'warnings_total{namespace="red",reason="Failed"}': "_x30 1x10 0x50"},  # started again
-    "DeepCoderLeftBehind": {'warnings_total{namespace="red",reason="LeftBehind"}': "_x30 2x10"},  # replaced
-    "DeepCoderArtifactsLeft": {'warnings_total{namespace="red",reason="ArtifactsLeft"}': "_x30 1x60"},
-    "DeepCoderCheckpointLost": {'warnings_total{namespace="red",reason="CheckpointLost"}': "_x30 1x60"},
-    "DeepCoderPostMortemPartly": {'warnings_total{namespace="red",reason="PostMortemPartly"}': "_x30 1x60"},
-    "DeepCoderRunStalled": {'attempt_failures_total{namespace="red",reason="Stalled"}': "_x30 1x60"},
-    "DeepCoderAttemptsFail": {'attempt_failures_total{namespace="red",reason="NodeLost"}': "_x30 4x60"},
-    "DeepCoderRunsPreempted": {'attempt_failures_total{namespace="red",reason="Preempted"}': "_x30 6x60"},
-}
-"""What an operator has counted before Prometheus sees it for the first time, a few seconds after it took over. Alerts
-last an hour, also if that operator does not."""
-APPEARS_AT = "60m"
-
-
 OF_THE_OPERATOR = {"DeepCoderNoReports"}
 """Alerts among those of runs that are about all of them: nobody's."""
 OF_RUNS = {"DeepCoderStorageProblems"}
@@ -360,9 +167,8 @@ def test_what_failed_while_no_operator_led_is_told_of_once_one_does(rule: dict[s
 def test_prometheus_itself_agrees(tmp_path: Path) -> None:
     """Each alert in a file of its own, with what rules record: in each minute of each test promtool evaluates all rules
     of the file."""
-    promtool = testprograms.prometheus(cache_root()).parent / "promtool"
     (tmp_path / "alerts.yaml").write_text(all_rules())
-    _prometheus(promtool, tmp_path, "check", "rules", "alerts.yaml")
+    promtool(tmp_path, "check", "rules", "alerts.yaml")
     recorded = [rule for rule in rules() if "record" in rule]
     of = {rule["alert"]: ',namespace="red"' for rule in alerts_of_a_namespace()}
     for rule in alerts():
@@ -370,85 +176,18 @@ def test_prometheus_itself_agrees(tmp_path: Path) -> None:
         firing, silent, at = CASES[name]
         appears = [APPEARS[name]] if name in APPEARS else []
         tests = [
-            {
-                "name": f"{name} {'fires' if fires else 'is silent'}",
-                "interval": "1m",
-                "input_series": [{"series": f"{PREFIX}{s}", "values": values} for s, values in series.items()],
-                "promql_expr_test": [
-                    {
-                        "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"{of.get(name, "")}}})',
-                        "eval_time": when,
-                        "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
-                    }
-                ],
-            }
+            unit_test(
+                f"{name} {'fires' if fires else 'is silent'}",
+                series,
+                f'count(ALERTS{{alertname="{name}",alertstate="firing"{of.get(name, "")}}})',
+                when,
+                ["{}"] if fires else [],
+            )
             for fires, series, when in (
                 (True, firing, at),
                 (False, silent, at),
                 *((True, series, APPEARS_AT) for series in appears),
             )
         ]
-        spec = {"rule_files": [f"{name}.yaml"], "evaluation_interval": "1m", "tests": tests}
-        (tmp_path / f"{name}.yaml").write_text(
-            yaml.safe_dump({"groups": [{"name": "one", "rules": [*recorded, rule]}]})
-        )
-        (tmp_path / f"{name}-tests.yaml").write_text(yaml.safe_dump(spec))
-    _prometheus(promtool, tmp_path, "test", "rules", *(f"{name}-tests.yaml" for name in CASES))
-
-
-def test_of_two_releases_that_one_prometheus_scrapes_neither_hides_the_others_failure(
-    helm: str, tmp_path: Path
-) -> None:
-    """The monitor of each gives its series a label by which its rules know them. Of series without it, which somebody
-    scrapes in a way of his own, the rules of each take all."""
-    rendered = {name: _rendered(helm, name) for name in ("demo", "other")}
-    for name, objects in rendered.items():
-        (endpoint,) = only(objects, "ServiceMonitor")["spec"]["endpoints"]
-        given = {rule["targetLabel"]: rule["replacement"] for rule in endpoint.get("relabelings", ())}
-        assert given == {RELEASE: f"dc/{name}"}
-    files = []
-    for alert, (firing, silent, at) in CASES.items():
-        groups = [{"name": name, "rules": _of(objects, alert)} for name, objects in rendered.items()]
-        (tmp_path / f"{alert}.yaml").write_text(yaml.safe_dump({"groups": groups}))
-        one = _labelled(firing, "dc/demo") | _labelled(silent, "dc/other")
-        tests = [
-            {
-                "name": f"{alert} of {fired_of}",
-                "interval": "1m",
-                "input_series": [{"series": f"{PREFIX}{s}", "values": values} for s, values in series.items()],
-                "promql_expr_test": [
-                    {
-                        "expr": f'count by ({RELEASE}) (ALERTS{{alertname="{alert}",alertstate="firing"}})',
-                        "eval_time": at,
-                        "exp_samples": [{"labels": f'{{{RELEASE}="{name}"}}', "value": 1} for name in fired_of],
-                    }
-                ],
-            }
-            for series, fired_of in ((one, ["dc/demo"]), (firing, ["dc/demo", "dc/other"]))
-        ]
-        spec = {"rule_files": [f"{alert}.yaml"], "evaluation_interval": "1m", "tests": tests}
-        files.append(f"{alert}-tests.yaml")
-        (tmp_path / files[-1]).write_text(yaml.safe_dump(spec))
-    _prometheus(testprograms.prometheus(cache_root()).parent / "promtool", tmp_path, "test", "rules", *files)
-
-
-def _rendered(helm: str, release: str) -> list[dict[str, Any]]:
-    done = run_helm(helm, "template", release, values=EVERYTHING)
-    assert done.returncode == 0, done.stderr
-    return [doc for doc in yaml.load_all(done.stdout, yaml.CSafeLoader) if doc]
-
-
-def _of(objects: list[dict[str, Any]], alert: str) -> list[dict[str, Any]]:
-    """A release's rules that record something, and one of its alerts."""
-    groups = only(objects, "PrometheusRule")["spec"]["groups"]
-    return [rule for group in groups for rule in group["rules"] if rule.get("alert") in (None, alert)]
-
-
-def _labelled(series: dict[str, str], release: str) -> dict[str, str]:
-    label = f'{RELEASE}="{release}"'
-    return {f"{s[:-1]},{label}}}" if "{" in s else f"{s}{{{label}}}": values for s, values in series.items()}
-
-
-def _prometheus(promtool: Path, directory: Path, *words: str) -> None:
-    done = subprocess.run([promtool, *words], cwd=directory, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
+        write_unit_tests(tmp_path, name, [{"name": "one", "rules": [*recorded, rule]}], tests)
+    promtool(tmp_path, "test", "rules", *(f"{name}-tests.yaml" for name in CASES))
