@@ -26,6 +26,7 @@ import gc
 import os
 import py_compile
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -87,7 +88,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_handlecrashitem(report: pytest.TestReport) -> None:
     """Say how the worker ended, and what Ray wrote in its log in the end."""
     process = report.node.gateway._io.popen  # type: ignore[attr-defined]
-    told = [f"{report.longrepr}, with status {process.wait(10)}"]
+    try:
+        told = [f"{report.longrepr}, with status {process.wait(10)}"]
+    except subprocess.TimeoutExpired:
+        told = [f"{report.longrepr}, and still runs, though it no longer answers"]
     for log in sorted(Path(tempfile.gettempdir()).glob(f"ray/session_*/logs/python-core-driver-*_{process.pid}.log")):
         told += ["", str(log), *log.read_text(errors="replace").splitlines()[-_LINES:]]
     report.longrepr = "\n".join(told)

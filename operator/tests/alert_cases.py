@@ -201,7 +201,7 @@ APPEARS_AT = "60m"
 
 
 def unit_test(name: str, series: Mapping[str, str], expression: str, at: str, ones: Sequence[str]) -> dict[str, Any]:
-    """A test of promtool's: given series of the operator, an expression is 1 for each of these labels, for no others."""
+    """Of promtool: given series of the operator, an expression is 1 for each of these labels, and for no others."""
     return {
         "name": name,
         "interval": "1m",
