@@ -10,6 +10,9 @@ pytest rewrites the assertions of each test file and keeps the bytecode, as Pyth
 new clone there is none, and every worker would compile every file. Each worker therefore starts with a share of them
 and finds the others' bytecode when it collects. It compiles a file that is not there in time, as without this.
 
+At the end, workers wait for the one that is still in its last test. Tests marked `early`, which take ten seconds and
+more, are therefore the first that each worker runs of its share.
+
 Garbage is not looked for while test files are loaded, nor later in what they have loaded, which stays.
 
 Many tests kill what they start, which then removes neither its folders nor its sockets. So a run of the tests has a
@@ -32,6 +35,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import cache_from_source
+from itertools import pairwise
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -61,6 +65,15 @@ def pytest_configure() -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = made
     # Last of all: multiprocessing removes a folder of its own in there at the exit, with a priority of -100.
     Finalize(None, shutil.rmtree, (made,), {"ignore_errors": True}, exitpriority=-1000)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what is `early` at the front of each worker's share; `--dist worksteal` cuts the tests in equal ones."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    bounds = [len(items) * worker // workers for worker in range(workers + 1)]
+    for first, end in pairwise(bounds):
+        items[first:end] = sorted(items[first:end], key=lambda item: item.get_closest_marker("early") is None)
 
 
 def pytest_collection_finish() -> None:

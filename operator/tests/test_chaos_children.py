@@ -263,6 +263,7 @@ async def test_definition_of_another_release_comes_and_goes_under_a_live_run(wor
 
 
 @pytest.mark.parametrize("artifacts", ["Delete", pytest.param("Retain", marks=pytest.mark.long)])
+@pytest.mark.early
 async def test_namespace_deleted_in_mid_run_is_gone_within_a_minute(world: Cluster, artifacts: str) -> None:
     """The namespace's controller deletes in any order: the Secret may go before the run that needs it."""
     namespace = f"t-{uuid.uuid4().hex[:10]}"

@@ -31,7 +31,7 @@ from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import CONFIGMAPS, CRDS, RUNS, Resource
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.early]
 
 JOBS = Resource("batch", "v1", "jobs", "Job")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")

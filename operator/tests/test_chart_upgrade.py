@@ -38,6 +38,7 @@ async def children(cluster: Cluster, attempt: str) -> dict[tuple[str, str], tupl
     return {(kind, m["name"]): (m["uid"], m["resourceVersion"]) for kind, m in metas}
 
 
+@pytest.mark.early
 async def test_upgrade_in_mid_run_leaves_what_runs_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
     async with before_the_upgrade(cluster.kube, cluster.namespace):
         await cluster.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})

@@ -19,6 +19,8 @@ from devcluster import doctor
 from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
+pytestmark = pytest.mark.early
+
 USED = ("ml", "demo", "team-red")
 """Namespaces that the pages name and leave behind."""
 

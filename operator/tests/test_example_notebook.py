@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from played_run import PlayedRun
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3, pytest.mark.early]
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CELL_SECONDS = 120

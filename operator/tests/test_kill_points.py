@@ -26,7 +26,7 @@ from deepcoder_operator.kube.resources import PODS, RUNS
 SECONDS = 600.0
 """For a run with a killed operator for each of its writes; each takes half a second to two on a quiet machine."""
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.s3, pytest.mark.timeout(SECONDS + 60)]
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3, pytest.mark.timeout(SECONDS + 60), pytest.mark.early]
 
 _POOL = (
     "POST secrets demo-sandbox-token",

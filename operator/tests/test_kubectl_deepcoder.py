@@ -32,7 +32,7 @@ from devcluster import doctor
 from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3, pytest.mark.early]
 
 
 @dataclass(frozen=True)

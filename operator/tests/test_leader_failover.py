@@ -30,7 +30,7 @@ from deepcoder_operator.kube.client import Object
 from deepcoder_operator.kube.lease import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS
 from deepcoder_operator.kube.resources import LEASES, PODS
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3, pytest.mark.early]
 
 FAILOVER_SECONDS = 20
 """From the last renewal of who led to the first of who follows; a Lease is looked at each `RETRY_SECONDS`."""

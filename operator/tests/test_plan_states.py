@@ -7,6 +7,8 @@ from state_walk import GONE, PAGE, Edges, rendered, walk, with_diagram
 
 from deepcoder_contracts.api.run_status import Phase
 
+pytestmark = pytest.mark.early
+
 
 @pytest.fixture(scope="module")
 def edges() -> Edges:

@@ -350,6 +350,7 @@ async def test_request_that_is_no_http_is_answered_and_fills_no_log(
         pytest.param(_HEAD + b"Content-Length: 1000\r\n\r\n{", b"408", id="half a body"),
     ],
 )
+@pytest.mark.early
 async def test_connection_of_whoever_does_not_go_on_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes
 ) -> None:

@@ -91,6 +91,7 @@ async def test_tokens_for_others_prove_nothing_to_us(kube: Kube, trainer: str) -
         assert not authenticator.knows(token)
 
 
+@pytest.mark.early
 async def test_token_of_a_pod_that_is_gone_is_refused_once_the_verdict_is_old(kube: Kube, trainer: str) -> None:
     pod = await make_pod(kube, trainer, "demo-head", "demo")
     token = await make_token(kube, trainer, pod)

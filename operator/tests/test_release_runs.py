@@ -26,7 +26,7 @@ from deepcoder_operator.release import release_runs
 from devcluster import tools
 from devcluster.config import cache_root
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.early]
 
 OTHER = "example.com/other"
 ROOT = Path(__file__).resolve().parents[2]

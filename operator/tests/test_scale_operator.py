@@ -26,7 +26,7 @@ from deepcoder_operator.controllers.run import _CONCURRENT_PASSES
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import PAGE
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3, pytest.mark.early]
 
 RUNS = 30
 ADOPT_CPU_SECONDS = 8.0

@@ -13,6 +13,8 @@ import pytest
 from free_ports import free_port
 from judge_servers import PatientClients, Server, descendants, kill, submission
 
+pytestmark = pytest.mark.early
+
 FULL = pytest.mark.long
 DEADLINE_S = 280.0
 """For a whole batch."""

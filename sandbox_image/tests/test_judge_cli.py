@@ -276,6 +276,7 @@ def test_line_that_the_judge_failed_on_is_told_by_the_exit_status(run_here):
     assert status == 1
 
 
+@pytest.mark.early
 def test_deadline_of_a_line_counts_from_when_its_judging_begins(run_here):
     slow = line(1, code="import time\ntime.sleep(1.2)\nprint(input())", deadline_s=8)  # and 9.6 s for all
     _, answers = run_here("judge", "--workers", "1", given=(slow + "\n").encode() * 8)

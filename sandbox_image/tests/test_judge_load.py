@@ -79,6 +79,7 @@ async def test_submissions_at_once_are_answered_once_each_by_a_server_that_is_fu
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=FULL)])
+@pytest.mark.early
 async def test_memory_is_bounded_by_the_limits_and_not_by_what_is_sent(tmp_path, count):
     text = "x" * MIB
     held = Held(tmp_path)

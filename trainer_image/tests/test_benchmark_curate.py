@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import curate
 
 
+@pytest.mark.early
 def test_the_last_line_is_one_object_with_the_figures(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     command = [sys.executable, curate.__file__, "--problems", "400", "--programs", "0", "--page", str(page)]

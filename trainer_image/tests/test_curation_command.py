@@ -43,6 +43,8 @@ from deepcoder_trainer.curation.rates import read_pass_rates
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 
+pytestmark = pytest.mark.early
+
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "datasets"
 """Real problems beside the repository; they are no part of it."""
 

@@ -38,6 +38,8 @@ from deepcoder_trainer.problems.files import DatasetError
 from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import Problem
 
+pytestmark = pytest.mark.early
+
 PROBLEMS = 24
 SLOW = "import time; time.sleep(0.02)\nprint(sum(map(int, input().split())))"
 

@@ -31,7 +31,7 @@ from deepcoder_trainer.learner.group import (
 )
 from deepcoder_trainer.types import BroadcastWeights
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.early]
 
 
 @pytest.fixture

@@ -110,6 +110,7 @@ print(memory("VmHWM") - before)
 
 
 @pytest.mark.parametrize("form", ["huggingface", pytest.param("fp8", marks=pytest.mark.long)])
+@pytest.mark.early
 def test_a_model_of_many_shards_is_exported_with_a_few_in_memory(form: str, exported: Path, tmp_path: Path) -> None:
     large = export_world.large(tmp_path / "large", layers=12)
     size = sum(f.stat().st_size for f in large.glob("*.safetensors"))
