@@ -33,6 +33,8 @@ class API:
         self.forbidden = ""
         self.refusal: errors.KubeError = errors.Forbidden("it may not be made", 403)
         self.pods: list[dict[str, Any]] = []
+        self.listed: list[dict[str, Any]] = []
+        """What was kept of the pods that were listed last."""
         self.contended: dict[str, asyncio.Event] = {}
         """Pods, by their index, whose creation waits for an event; where there are some, all others are conflicts."""
         self.under_way = 0
@@ -47,9 +49,12 @@ class API:
             raise self.refusal
         return obj
 
-    async def list(self, *_: Any) -> tuple[list[dict[str, Any]], str]:
+    async def list(
+        self, *_: Any, keep: Callable[[dict[str, Any]], dict[str, Any]] = lambda obj: obj
+    ) -> tuple[list[dict[str, Any]], str]:
         self.lists += 1
-        return [p for p in self.pods if LABEL_POOL in p["metadata"]["labels"]], "1"
+        self.listed = [keep(p) for p in self.pods if LABEL_POOL in p["metadata"]["labels"]]
+        return self.listed, "1"
 
     async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
         if obj["kind"] == self.forbidden:

@@ -1,4 +1,4 @@
-"""What the operator does without, since a thousand runs have to fit: whole libraries, copies, descriptions."""
+"""What the operator does without, since a thousand runs have to fit: whole libraries, copies, pods, descriptions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from pool_passes import Harness
 from run_manifests import run_manifest
 
 from deepcoder_operator.builders.podtemplate import merge
@@ -69,6 +70,47 @@ def test_merged_template_shares_nothing_with_what_it_was_made_of() -> None:
     out["spec"]["tolerations"][0]["key"] = "changed"
     out["spec"]["volumes"].append({"name": "w"})
     assert (base, over) == (first, second)
+
+
+def test_merging_long_lists_compares_each_name_once_or_not_at_all() -> None:
+    """A template of ten thousand volumes took longer than the Lease's renewal, and ended the leader."""
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    def volumes(source: str) -> dict[str, Any]:
+        return {"volumes": [{"name": Name(f"v{n}"), source: {}} for n in range(500)]}
+
+    onto, empty = merge(volumes("emptyDir"), volumes("secret")), merge({"volumes": []}, volumes("secret"))
+    assert compared <= 1000
+    assert onto == empty == volumes("secret")
+
+
+def test_element_whose_name_is_no_name_is_left_to_the_api_servers_refusal() -> None:
+    odd = {"volumes": [{"name": ["x"]}, {"name": {}}, "no map"]}
+    assert merge(odd, odd) == {"volumes": odd["volumes"] * 2}
+
+
+async def test_of_judges_that_are_listed_before_some_are_made_only_what_is_read_is_kept() -> None:
+    """Four hundred judges with a megabyte in a variable of their template were more than the operator's memory."""
+    harness = Harness()
+    harness.api.quota = 10
+    judge = {"name": "judge", "env": [{"name": "X", "value": "long" * 99}]}
+    harness.edit(minReplicas=1, template={"spec": {"containers": [judge]}})
+    await harness.passes(1)
+    harness.edit(minReplicas=2, template=harness.pool["spec"]["template"])
+    await harness.passes(1)
+    assert len(harness.live()) == 2
+    assert "longlong" in repr(harness.live())
+    assert len(harness.api.listed) == 1
+    assert "longlong" not in repr(harness.api.listed)
 
 
 def test_client_of_s3_knows_our_calls_alone() -> None:

@@ -11,7 +11,7 @@ process inside, is refused by name with `TemplateError`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 _MERGE_KEYS = {
@@ -64,18 +64,27 @@ def _merge_into(out: dict[str, Any], override: Mapping[str, Any]) -> dict[str, A
 
 
 def _merge_list(out: list[Any], override: Sequence[Any], key: str, *, one_form: bool) -> None:
+    """Merge into `out`. The elements are found through an index: a template may have ten thousand, and a search for
+    each would hold up the event loop, and with it the Lease."""
+    places: dict[Hashable, int] = {}
+    for i, element in enumerate(out):
+        places.setdefault(_name(element, key), i)
     for item in override:
-        name = item.get(key) if isinstance(item, Mapping) else None
-        at = next(
-            (i for i, b in enumerate(out) if isinstance(b, Mapping) and name is not None and b.get(key) == name), None
-        )
-        if at is None:
+        name = _name(item, key)
+        at = places.setdefault(name, len(out)) if name is not None else len(out)
+        if at == len(out):
             out.append(_copied(item))
         else:
             old = out[at]
             if one_form and len(item) > 1:
                 old = {k: v for k, v in old.items() if k == key or k in item}
             out[at] = _merge_into(old, item)
+
+
+def _name(element: Any, key: str) -> Hashable | None:
+    """Return what identifies an element of a list. None if nothing does: no API server takes a list or map there."""
+    name = element.get(key) if isinstance(element, Mapping) else None
+    return name if isinstance(name, Hashable) else None
 
 
 def _request_what_is_limited(out: dict[str, Any], override: Mapping[str, Any]) -> None:

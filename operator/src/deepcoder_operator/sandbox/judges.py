@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
@@ -19,6 +20,7 @@ from deepcoder_operator.domain.pool_nodes import Avoidance
 from deepcoder_operator.domain.pool_plan import Deletion, JudgePod
 from deepcoder_operator.domain.pool_status import POD_INVALID, Refusal
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS
@@ -55,7 +57,9 @@ class Judges:
     async def look(self, pool: PoolIdentity, token: str | None, *, live: bool = False) -> list[JudgePod]:
         """Return the pool's judges, with the load of ready ones, from the cache or live from the API server."""
         if live:
-            objects, _ = await self._kube.list(PODS, pool.namespace, selector(pool.name))
+            # a pod's environment may have a megabyte: whole pods of a large pool would not fit into memory
+            keep = partial(trim_for_cache, PODS)
+            objects, _ = await self._kube.list(PODS, pool.namespace, selector(pool.name), keep=keep)
             for obj in objects:
                 self._pods.observe(obj)
         else:
