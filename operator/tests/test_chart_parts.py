@@ -120,6 +120,20 @@ def test_teams_whose_releases_have_one_name_install_them_beside_each_other(helm:
     assert not of_the_cluster("red") & of_the_cluster("blue")
 
 
+def test_pods_say_what_they_are_by_a_label_that_no_value_changes_and_no_selector_has(helm: str) -> None:
+    """The command line finds them by it. A selector of a Deployment that is installed can never change."""
+    label = "deepcoder.dev/component"
+    values = {"nameOverride": "x", "podLabels": {label: "other", "team": "rl"}, "web": {"enabled": True}}
+    found = {}
+    for deployment in (o for o in render(helm, values) if o["kind"] == "Deployment"):
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert labels["team"] == "rl"
+        selected = deployment["spec"]["selector"]["matchLabels"]
+        assert set(selected) == {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
+        found[selected["app.kubernetes.io/name"]] = labels[label]
+    assert found == {"x": "operator", "x-web": "dashboard"}
+
+
 def test_authorities_of_ones_own_reach_operator_and_page(helm: str) -> None:
     for name, spec in pod_specs(render(helm, ALL)):
         (container,) = spec["containers"]

@@ -27,6 +27,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{/*
+Labels of a pod: those that select it, what it is, the user's. Call with (list root component selectorLabels). The
+command line finds the pods by deepcoder.dev/component, whatever nameOverride says. It is in no selector, because a
+Deployment's cannot be changed by an upgrade.
+*/}}
+{{- define "deepcoder.podLabels" -}}
+{{- $component := dict "deepcoder.dev/component" (index . 1) -}}
+{{- merge $component (index . 2 | fromYaml) (default dict (index . 0).Values.podLabels) | toYaml -}}
+{{- end -}}
+
 {{- define "deepcoder.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "deepcoder.fullname" .) .Values.serviceAccount.name -}}
