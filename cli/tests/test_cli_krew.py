@@ -80,14 +80,24 @@ def test_the_launcher_starts_through_a_link_with_an_interpreter_that_has_the_pac
     (tmp_path / "bin").mkdir()
     for name in ("kubectl-deepcoder", "kubectl_complete-deepcoder"):
         (tmp_path / "bin" / name).symlink_to(Path("../store") / name)
+    checkout = hostile(tmp_path / "checkout")
     own = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "DEEPCODER_PLUGIN_PYTHON": sys.executable}
 
     def started(name: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = [str(tmp_path / "bin" / name), *words]
-        return subprocess.run(command, env=own, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, env=own, cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
 
     assert "Exit codes" in started("kubectl-deepcoder", "--help").stdout
     assert started("kubectl_complete-deepcoder", "stag").stdout.startswith("stages\t")
+    assert not (checkout / "run").exists(), "code of the folder that the user is in"
+
+
+def hostile(folder: Path) -> Path:
+    """An untrusted checkout, with modules named as those that the command line imports: each says that it was run."""
+    folder.mkdir()
+    for module in ("yaml", "click", "venv", "ensurepip", "pip"):
+        (folder / f"{module}.py").write_text("import pathlib; pathlib.Path(__file__).with_name('run').touch()\n")
+    return folder
 
 
 def program(path: Path, script: str) -> None:
@@ -119,7 +129,7 @@ def status(tmp_path: Path, environment: dict[str, str]) -> subprocess.CompletedP
 PYTHONS = {
     "none": None,
     "without pip": 'case "$*" in *ensurepip*) exit 1 ;; esac',
-    "without room": 'case "$1" in -c) exit 0 ;; *) echo "No space left on device" >&2; exit 1 ;; esac',
+    "without room": 'case "$2" in -c) exit 0 ;; *) echo "No space left on device" >&2; exit 1 ;; esac',
 }
 
 
@@ -149,13 +159,13 @@ PYTHON = """\
 echo "$*" >> "$HOME/started"
 packages=$(dirname "$0")/../lib/python$VERSION
 case "$*" in
-  "-m venv"*) for home in "$@"; do :; done
+  "-P -m venv"*) for home in "$@"; do :; done
     case "$*" in *--clear*) rm -rf "$home" ;; esac
     mkdir -p "$home/bin"
     if [ ! -h "$home/bin/python" ]; then ln -s "$0" "$home/bin/python"; fi ;;
-  "-m pip"*) mkdir -p "$packages" ;;
+  "-P -m pip"*) mkdir -p "$packages" ;;
   *"import deepcoder_cli") test -d "$packages" ;;
-  "-m deepcoder_cli status") test -d "$packages" || { echo "No module named deepcoder_cli" >&2; exit 1; } ;;
+  "-P -m deepcoder_cli status") test -d "$packages" || { echo "No module named deepcoder_cli" >&2; exit 1; } ;;
 esac
 """
 
@@ -181,7 +191,9 @@ def starts(tmp_path: Path) -> list[str]:
     (tmp_path / "started").unlink(missing_ok=True)
     answer = status(tmp_path, {"HOME": str(tmp_path)})
     assert answer.returncode == 0, answer.stderr
-    return [" ".join(line.split()[:2]) for line in (tmp_path / "started").read_text().splitlines()]
+    lines = [line.split() for line in (tmp_path / "started").read_text().splitlines()]
+    assert {line[0] for line in lines} <= {"-P", "-I"}, "else modules of the working directory are imported"
+    return [" ".join(line[1:3]) for line in lines]
 
 
 def test_a_second_start_starts_python_once(installed: Path, tmp_path: Path) -> None:
