@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import s3_server as versitygw
+from frozen_heap import kept_frozen
 from lazy_modules import LOADED
 from tiny_models import (  # noqa: F401  # fixtures of all tests
     VOCABULARY,
@@ -42,11 +43,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """DCP warns whenever one rank saves without a process group, which is meant; and whichever test loads transformers
-    loads it as the trainer does."""
+    """DCP warns whenever one rank saves without a process group, which is meant; whichever test loads transformers
+    loads it as the trainer does; and what has been loaded is not searched for garbage whenever an engine ends."""
     config.addinivalue_line("filterwarnings", "ignore:torch.distributed is disabled:UserWarning")
     lean = ExitStack()
     lean.enter_context(fast_transformers_import())
+    lean.enter_context(kept_frozen())
     config.add_cleanup(lean.close)
 
 
@@ -73,8 +75,7 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture(scope="module", autouse=True)
 def no_engine_is_left() -> Iterator[None]:
     """An engine of vLLM's that ran in this process leaves torch's process group, which the learners of other files
-    would take for theirs, a `set_num_threads` that does nothing, its environment, and all that has been loaded to be
-    looked through for garbage: an engine that ends undoes `gc.freeze`, after which that takes a second each time."""
+    would take for theirs, a `set_num_threads` that does nothing, its environment, and what it has loaded."""
     before = dict(os.environ)
     yield
     state = sys.modules.get("vllm.distributed.parallel_state")
