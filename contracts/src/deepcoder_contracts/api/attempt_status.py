@@ -108,7 +108,11 @@ class AttemptStatus(Status):
     """How the attempt ended, once known."""
 
     reason: Annotated[FailureReason, lenient(FailureReason.UNKNOWN)] | None = None
-    """Why the attempt failed."""
+    """Why the attempt failed, or what its pods showed lately while it lives."""
+
+    reason_step: int | None = None
+    """Step that the attempt had reported when one of its pods last showed the reason. A reason that the attempt has
+    survived by enough steps is forgotten."""
 
     evidence: str | None = None
     """Evidence on which the failure was classified."""

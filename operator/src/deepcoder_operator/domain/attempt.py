@@ -28,6 +28,7 @@ from deepcoder_operator.domain.classify import (
     job_failure,
     lost_after,
     pod_failure,
+    survived_loss,
 )
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.deadlines import check_deadlines
@@ -161,10 +162,32 @@ def _note_pods(draft: Draft, world: World) -> None:
     gpus = sum(p.gpus for p in mine if not p.finished and not p.deleting)
     if gpus > attempt.gpus:
         draft.update_attempt(gpus=gpus)
-    failure = pod_failure(mine)
-    if failure and attempt.reason is not FailureReason.PREEMPTED:
-        draft.update_attempt(reason=failure.reason, evidence=failure.evidence)
-    note_head(draft, world.head(attempt))
+    head = world.head(attempt)
+    _note_failure(draft, world, pod_failure([head] if head else []), pod_failure(mine))
+    note_head(draft, head)
+
+
+def _note_failure(draft: Draft, world: World, of_head: Failure | None, of_any: Failure | None) -> None:
+    """Keep what pods show as the reason of a failure, until the attempt has survived it.
+
+    A lost sampler is replaced. It explains a failure soon after, but not one that comes days later: a preemption does
+    not count, so a run with a fault of its own would be retried forever. A failure of the head itself always explains
+    the end better than that of another pod.
+    """
+    attempt, beat = draft.attempt, world.beat_of(draft.attempt.ordinal)
+    step = beat.report.step if beat is not None else None
+    preempted = attempt.reason is FailureReason.PREEMPTED
+    if preempted and (attempt.evicted_time is not None or attempt.drain_cause is DrainCause.EVICTION):
+        return  # the attempt or its head is being evicted: whatever else fails now is an effect of that
+    failure = of_head or (None if preempted else of_any)
+    if failure is not None:
+        draft.update_attempt(reason=failure.reason, evidence=failure.evidence, reason_step=step)
+    elif attempt.reason is None or step is None:
+        return
+    elif of_any is not None or attempt.reason_step is None:
+        draft.update_attempt(reason_step=step)
+    elif survived_loss(step, attempt.reason_step, draft.run.spec.recipe.max_off_policy):
+        draft.update_attempt(reason=None, evidence=None, reason_step=None)
 
 
 def _queued(draft: Draft, job: RayJobView, stop: DrainCause | None) -> None:

@@ -92,6 +92,6 @@ def _ended(attempt: AttemptStatus) -> str:
 def _save_post_mortem(draft: Draft) -> None:
     """Save a post-mortem if the attempt's end needs an explanation: not after success or a completed drain."""
     attempt = draft.attempt
-    unproven = attempt.outcome is Outcome.SUCCEEDED and attempt.reason is not None
+    unproven = attempt.outcome is Outcome.SUCCEEDED and attempt.reason is FailureReason.MANIFEST_MISSING
     if unproven or attempt.outcome in (Outcome.FAILED, Outcome.DRAIN_TIMED_OUT):
         draft.do(SavePostMortem(attempt))

@@ -3,7 +3,8 @@
 Evidence, in order of weight: the operator's own verdict (a stall, a deadline), the trainer's exit.json, the pods
 (preemption, lost nodes, memory), and the job's message. A RayJob's status has no exit code and stays RUNNING after its
 head is gone, so the status alone is never enough. What was seen of a pod is kept in the attempt, because the pod itself
-is replaced or deleted soon after.
+is replaced or deleted soon after. It is forgotten when the attempt has gone on without the pod for long enough, because
+it then explains no failure any more.
 """
 
 from __future__ import annotations
@@ -69,6 +70,15 @@ def pod_failure(pods: Iterable[PodView]) -> Failure | None:
     """Return the most telling failure that an attempt's pods show, or None."""
     found = [f for p in pods if (f := _one_pod(p))]
     return min(found, key=lambda f: _POD_FAILURES.index(f.reason), default=None)
+
+
+def survived_loss(step: int, noted: int, off_policy: int) -> bool:
+    """Whether an attempt that has reached this step has survived a loss of pods that was noted at step `noted`.
+
+    The next step may have ended unreported, the one after it was under way, and `off_policy` more may have been sampled
+    before the loss. The first step after all of these was sampled and trained without the lost pods.
+    """
+    return step >= noted + off_policy + 3
 
 
 def _one_pod(pod: PodView) -> Failure | None:
