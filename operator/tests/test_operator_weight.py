@@ -116,8 +116,8 @@ async def test_of_judges_that_are_listed_before_some_are_made_only_what_is_read_
 def test_client_of_s3_knows_our_calls_alone() -> None:
     buckets = Buckets()
     buckets.open(Target("http://127.0.0.1:1", None, Credentials("a", "b")), "deepcoder")
-    (client,) = buckets._clients.values()
-    model = client.meta.service_model
+    (made,) = buckets._clients.values()
+    model = made.client.meta.service_model
     assert {"GetObject", "HeadObject", "PutObject", "ListObjectsV2", "DeleteObjects"} < set(model.operation_names)
     assert len(model.operation_names) < 10
-    assert client.can_paginate("list_objects_v2")
+    assert made.client.can_paginate("list_objects_v2")

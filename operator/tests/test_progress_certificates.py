@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import errno
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -14,7 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from deepcoder_operator.app import Operator
 from deepcoder_operator.progress import certificate_store, certificates
+from deepcoder_operator.progress.certificate_store import CertificateStore
 from deepcoder_operator.progress.certificates import TLSMaterial, renew
 
 HOSTS = ("deepcoder-progress.deepcoder.svc", "localhost", "127.0.0.1")
@@ -132,3 +137,27 @@ def test_keys_are_not_world_readable_while_they_are_loaded() -> None:
 
     certificate_store._load(Watching(ssl.PROTOCOL_TLS_SERVER), renew(None, HOSTS, START))
     assert modes == [0o600]
+
+
+async def test_full_disk_delays_the_first_certificates_and_ends_no_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory-backed /tmp outlives a restart of the container: the operator would end again and again."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    loads: list[OSError | None] = [full, None, full, None]
+    waited: list[float] = []
+
+    class Store(CertificateStore):
+        async def refresh(self) -> None:
+            if not loads:
+                raise KeyError("the test is over")
+            if (error := loads.pop(0)) is not None:
+                raise error
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    store = Store(cast(Any, None), "deepcoder", "tls", HOSTS)
+    await Operator._first_certificates(cast(Any, SimpleNamespace(certificates=store)))
+    with pytest.raises(KeyError):
+        await store.run()
+    assert waited == [1.0, 600.0, 600.0, 600.0]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deepcoder_operator.kube import errors
+from deepcoder_operator.progress.certificates import renew
+from deepcoder_operator.storage import s3
 from deepcoder_operator.storage.credentials import CredentialReader
 from deepcoder_operator.storage.s3 import Buckets, Credentials, StorageProblem, Target
 
@@ -93,11 +97,75 @@ def test_what_a_library_says_of_a_request_that_cannot_be_made_is_not_passed_on()
     assert "marked" not in str(refusal.value)
 
 
-def test_keys_without_an_authority_of_their_own_leave_nothing_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A killed operator removes nothing."""
+def authority() -> str:
+    return renew(None, ("s3.example",), datetime.now(UTC)).bundle.decode()
+
+
+def server(ca: str | None, token: str = "t") -> Target:
+    return Target("https://127.0.0.1:9", None, Credentials("a", "b", token, ca, "Secret s3"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files are."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("ca", [None, authority()])
+def test_credentials_leave_nothing_on_the_disk(ca: str | None, folder: Path) -> None:
+    """A killed operator removes nothing."""
     buckets = Buckets()
-    buckets.open(Target("http://127.0.0.1:9", None, Credentials("a", "b")), "bucket")
-    assert list(tmp_path.iterdir()) == []
+    opened = buckets.open(server(ca), "bucket")
+    with pytest.raises(StorageProblem, match="cannot be reached"):
+        opened.head("key")
+    assert list(folder.iterdir()) == []
+
+
+def files(buckets: Buckets) -> list[Path]:
+    return [Path(made.authority.path) for made in buckets._clients.values() if made.authority]
+
+
+def test_rotated_keys_share_the_file_of_their_authority(folder: Path) -> None:
+    buckets, ca = Buckets(), authority()
+    for token in ("monday", "tuesday", "wednesday"):
+        buckets.open(server(ca, token), "bucket")
+    assert len(files(buckets)) == 3
+    (file,) = set(files(buckets))
+    assert file.read_text() == ca
+
+
+def test_file_of_an_authority_goes_with_the_last_that_uses_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_CLIENTS", 1)
+    buckets = Buckets()
+    query = buckets.open(server(authority()), "bucket")
+    (file,) = files(buckets)
+    buckets.open(server(authority()), "bucket")
+    assert files(buckets) != [file]
+    assert file.exists(), "the query may open another connection"
+    del query
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("ca", "told"),
+    [
+        ("-----BEGIN CERTIFICATE-----", "ca.crt of Secret s3 is not PEM"),
+        ("x" * (512 * 1024 + 1), "ca.crt of Secret s3 has 524289 bytes, and may have 524288"),
+    ],
+)
+def test_authority_that_cannot_be_used_is_refused_by_name(ca: str, told: str) -> None:
+    with pytest.raises(StorageProblem, match=told) as refusal:
+        Buckets().open(server(ca), "bucket")
+    assert refusal.value.problem.reason == "CredentialsInvalid"
+
+
+def test_authority_for_which_there_is_no_room_is_a_problem_of_its_run_and_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full() -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(StorageProblem, match=r"no room for ca\.crt of Secret s3: restart it \(.*No space left"):
+        Buckets().open(server(authority()), "bucket")

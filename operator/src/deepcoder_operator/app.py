@@ -152,12 +152,13 @@ class Operator:
             group.create_task(self._lead(), name="lead")
 
     async def _first_certificates(self) -> None:
-        """Load the certificates, retrying while the API server cannot be reached: a restart would not help."""
+        """Load the certificates, retrying while the API server cannot be reached or /tmp is full: a restart would not
+        help."""
         pause = 1.0
         while True:
             try:
                 return await self.certificates.refresh()
-            except errors.KubeError as e:
+            except (errors.KubeError, OSError) as e:
                 log.warning("the certificates cannot be read or created yet: %s; retrying in %.0f s", e, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -4,7 +4,7 @@ The Secret is created if it does not exist, renewed before expiry, and read agai
 resourceVersion that was read, so one of two replicas wins and the other uses the winner's content. A Secret that is
 deleted or inconsistent is recreated from the certificates in use, because running heads trust only the authority with
 which they started. To get another authority, delete the Secret and restart the replicas. While the API server cannot be
-reached, the current certificates stay in use.
+reached, or /tmp is full, the current certificates stay in use.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class CertificateStore:
         return self._material.bundle.decode()
 
     async def refresh(self) -> None:
-        """Read the Secret, create or renew its content if needed, and serve with it. Raises `KubeError`."""
+        """Read the Secret, create or renew its content if needed, and serve with it. Raises `KubeError`, and
+        OSError if there is no room for temporary files."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 material = await self._settle()
@@ -81,7 +82,7 @@ class CertificateStore:
             await asyncio.sleep(REREAD_SECONDS)
             try:
                 await self.refresh()
-            except errors.KubeError as e:
+            except (errors.KubeError, OSError) as e:
                 log.warning("certificates could not be read or renewed; the current ones stay in use: %s", e)
 
     async def _settle(self) -> TLSMaterial:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import ssl
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -18,7 +16,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from botocore.config import Config
@@ -37,6 +34,7 @@ from urllib3.exceptions import HTTPError
 from deepcoder_contracts.chain import Missing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.metrics import STORAGE_REQUESTS
+from deepcoder_operator.storage.authorities import Authorities, Authority
 from deepcoder_operator.storage.botocore_loader import SlimLoader
 
 if TYPE_CHECKING:
@@ -126,12 +124,20 @@ class Line:
         self.answered = False
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A client, and the file that it reads at each new connection."""
+
+    client: S3Client
+    authority: Authority | None
+
+
 class Bucket:
     """A bucket at a target."""
 
-    def __init__(self, client: S3Client, target: Target, name: str, line: Line | None = None) -> None:
+    def __init__(self, made: _Made, target: Target, name: str, line: Line | None = None) -> None:
         """Once the caller at the other end of `line` no longer waits, every method raises `Unheard`."""
-        self._client, self._target, self.name, self._line = client, target, name, line or Line()
+        self._made, self._client, self._target, self.name, self._line = made, made.client, target, name, line or Line()
 
     def get(self, key: str) -> tuple[bytes, datetime]:
         """Return a document and the time of its commit. Raises `Missing`, and `StorageProblem` if it is too large."""
@@ -302,49 +308,36 @@ class Buckets:
         """`vet` is called with the URL of each request, and raises if the server must not be contacted."""
         self._vet = vet
         self._lock = threading.Lock()
-        self._clients: OrderedDict[str, S3Client] = OrderedDict()
-
-    @functools.cached_property
-    def _files(self) -> tempfile.TemporaryDirectory[str]:
-        """Temporary folder with the clients' CA bundles. Created only when needed, because a killed process leaves it
-        behind."""
-        return tempfile.TemporaryDirectory(prefix="deepcoder-s3-")
+        self._authorities = Authorities()
+        self._clients: OrderedDict[str, _Made] = OrderedDict()
 
     def open(self, target: Target, bucket: str, line: Line | None = None) -> Bucket:
         """Return a bucket. Sends no request. See `Bucket` for `line`."""
         c = target.credentials
         parts = (target.endpoint, target.region, c.access_key, c.secret_key, c.session_token, c.ca)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
-        client = self._known(key)
-        if client is None:
+        made = self._known(key)
+        if made is None:
             with _MAKING:
-                client = self._known(key) or self._keep(key, self._make(target, key))
-        return Bucket(client, target, bucket, line)
+                made = self._known(key) or self._keep(key, self._make(target))
+        return Bucket(made, target, bucket, line)
 
-    def _known(self, key: str) -> S3Client | None:
+    def _known(self, key: str) -> _Made | None:
         with self._lock:
             if key in self._clients:
                 self._clients.move_to_end(key)
             return self._clients.get(key)
 
-    def _keep(self, key: str, client: S3Client) -> S3Client:
+    def _keep(self, key: str, made: _Made) -> _Made:
         with self._lock:
-            self._clients[key] = client
+            self._clients[key] = made
             if len(self._clients) > _CLIENTS:
                 self._clients.popitem(last=False)
-        return client
+        return made
 
-    def _make(self, target: Target, key: str) -> S3Client:
+    def _make(self, target: Target) -> _Made:
         credentials = target.credentials
-        verify: str | None = None
-        if credentials.ca:
-            path = Path(self._files.name) / f"{key}.crt"
-            path.write_text(credentials.ca)
-            try:
-                ssl.create_default_context(cafile=str(path))
-            except ssl.SSLError as e:
-                raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} is not PEM: {e}") from e
-            verify = str(path)
+        authority = self._authority(credentials)
         try:
             client = _session().create_client(
                 "s3",
@@ -353,7 +346,7 @@ class Buckets:
                 aws_access_key_id=credentials.access_key,
                 aws_secret_access_key=credentials.secret_key,
                 aws_session_token=credentials.session_token,
-                verify=verify,
+                verify=authority.path if authority else None,
                 config=Config(
                     connect_timeout=_CONNECT_SECONDS,
                     read_timeout=_READ_SECONDS,
@@ -363,13 +356,22 @@ class Buckets:
             )
             client.meta.events.register("before-send.s3", lambda request, **_: self._vet(request.url))
             client.meta.events.register("before-send.s3", _count)
-            return cast("S3Client", client)
+            return _Made(cast("S3Client", client), authority)
         except InvalidRegionError as e:
             raise StorageProblem(
                 "RegionInvalid", f"checkpoint.s3.region {target.region} is not a region: use one such as us-east-1"
             ) from e
         except (ValueError, BotoCoreError) as e:
             raise _endpoint_invalid(target) from e
+
+    def _authority(self, credentials: Credentials) -> Authority | None:
+        try:
+            return self._authorities.file(credentials.ca) if credentials.ca else None
+        except ValueError as e:
+            raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} {e}") from e
+        except OSError as e:
+            text = f"the operator has no room for ca.crt of {credentials.source}: restart it ({e})"
+            raise StorageProblem("StorageFailed", text) from e
 
 
 def _count(request: AWSPreparedRequest, **_: object) -> None:
