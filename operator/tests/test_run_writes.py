@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from plan_values import checkpoint
 from plan_world import START, UID, running
+from pydantic import ValidationError
 from run_harness import KEY, Harness, Observer, manifest, phases, progressing, running_controller
 
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.progress import CheckpointSummary, ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_operator import metrics
 from deepcoder_operator.controllers import reconcile
+from deepcoder_operator.controllers.reconcile import why_unreadable
 from deepcoder_operator.domain.draft import RESYNC_SECONDS, Plan
 from deepcoder_operator.domain.world import (
     Beat,
@@ -174,6 +177,28 @@ async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwis
     await asyncio.sleep(0.1)
     assert len(harness.api.writes) == 1
     assert harness.events == ["SpecUnreadable"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mend"),
+    [
+        ({"deterministic": True, "refill": True}, "deterministic: false: fix the field; if the API server says"),
+        ({"fromTheFuture": 1}, "a newer release may have written it: upgrade the operator, or remove the field"),
+        ({"loss": "FromTheFuture"}, "a newer release may have written it: upgrade the operator, or remove the field"),
+    ],
+)
+@pytest.mark.parametrize("live", [True, False])
+def test_run_that_cannot_be_read_is_told_how_to_mend_it_and_what_is_not_done(
+    recipe: dict[str, Any], mend: str, live: bool
+) -> None:
+    made = manifest()
+    made["spec"]["recipe"] |= recipe
+    with pytest.raises(ValidationError) as refused:
+        DeepCoderRun.model_validate(made)
+    told = why_unreadable(refused.value, live=live)
+    assert told.startswith("spec.recipe")
+    assert mend in told
+    assert ("its attempt continues by itself" in told) == live
 
 
 async def test_run_that_cannot_be_read_is_told_of_even_if_its_status_cannot_be_written(

@@ -124,6 +124,12 @@ _RECIPE_RULES = validations(
         field_path=".order",
     ),
     Rule(
+        "!(has(self.deterministic) && self.deterministic) || !(has(self.refill) && self.refill)",
+        "deterministic samples groups in whole waves, which refill would break up: set refill: false, or "
+        "deterministic: false",
+        field_path=".refill",
+    ),
+    Rule(
         "(has(self.promptsPerStep) ? self.promptsPerStep : 128) % "
         "(has(self.optimizerSteps) ? self.optimizerSteps : 2) == 0",
         "promptsPerStep cannot be split into optimizerSteps equal mini-batches: make promptsPerStep a multiple of "
@@ -143,7 +149,14 @@ _CURATE_RULES = validations(
         field_path=".passRates",
     ),
 )
+_YEARS = Rule(
+    "[has(self.since) ? self.since : timestamp('2000-01-01T00:00:00Z'), "
+    "has(self.until) ? self.until : timestamp('2000-01-01T00:00:00Z')].all(day, day.getFullYear() >= 1)",
+    "since and until are days of the calendar, which begins with the year 0001: set them to later dates",
+)
+"""The API server takes the year 0000 for a date. Python does not, and could not read the run."""
 _FILTER_RULES = validations(
+    _YEARS,
     Rule(
         "!has(self.since) || !has(self.until) || self.since < self.until",
         "filters.since is not before filters.until: set until to a later date",
@@ -155,6 +168,16 @@ _FILTER_RULES = validations(
         field_path=".maxPassRate",
     ),
 )
+_WINDOW_RULES = validations(
+    _YEARS,
+    Rule(
+        "!has(self.since) || !has(self.until) || self.since < self.until",
+        "since of an evaluation dataset is not before its until: set until to a later date",
+        field_path=".until",
+    ),
+)
+_DAY = {"format": "date"}
+"""The API server then refuses what is no day of the calendar, as the type does."""
 
 _BY_METRIC: dict[str, Any] = {LIST_TYPE: "map", LIST_MAP_KEYS: ["metric"]}
 
@@ -207,6 +230,9 @@ RESOURCE = CustomResource(
         "spec.dataset.curation.filters": {VALIDATIONS: _FILTER_RULES},
         "spec.stages[].promoteWhen.all": _BY_METRIC,
         "spec.stages[].evaluate.targets": {LIST_TYPE: "set"},
+        "spec.stages[].evaluate.datasets[]": {VALIDATIONS: _WINDOW_RULES},
+        "spec.stages[].evaluate.datasets[].since": _DAY,
+        "spec.stages[].evaluate.datasets[].until": _DAY,
     },
 )
 """The kind, for the CRD generator."""

@@ -223,9 +223,8 @@ class Reconciler:
         memory.hindered = UNREADABLE
         if key in self.board.waiting:  # it needs no judge now; a live attempt continues and does need its judges
             self.board.withdraw(key)
-        first = error.errors(include_url=False, include_input=False)[0]
-        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or fix the field"
         obj = memory.obj
+        message = why_unreadable(error, live=bool((obj.get("status") or {}).get("attempt")))
         metadata, status = Metadata.model_validate(obj["metadata"]), _conditions_of(obj)
         refused = refuse_unreadable(metadata, status, message, now)
         if refused.conditions != status.conditions:
@@ -247,6 +246,20 @@ class Reconciler:
             self.record(obj, "ReleasedUnread", text, warning=True)
             await self.executor.release(metadata)
         return LONGEST_PAUSE_SECONDS
+
+
+def why_unreadable(error: ValidationError, *, live: bool) -> str:
+    """Return what is wrong with a spec, how to mend it, and what is not done meanwhile.
+
+    Only an unknown field or word, or the status, hints at a newer release. The rest was written past the CRD's rules.
+    """
+    first = error.errors(include_url=False, include_input=False)[0]
+    mend = "fix the field; if the API server says that it is immutable, make a new run"
+    if first["type"] in ("extra_forbidden", "enum") or first["loc"][:1] == ("status",):
+        mend = "a newer release may have written it: upgrade the operator, or remove the field"
+    where, what = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    waits = ". Until then its attempt continues by itself: nobody suspends or replaces it" if live else ""
+    return f"{where}: {what}: {mend}{waits}"
 
 
 def _conditions_of(obj: Object) -> RunStatus:
