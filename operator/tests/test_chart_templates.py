@@ -123,8 +123,11 @@ def test_replicas_may_write_no_other_lease_than_their_own(helm: str) -> None:
 
 
 def test_cluster_may_choose_the_user(helm: str) -> None:
-    pod = only(render(helm, {"runAsUser": None}), "Deployment")["spec"]["template"]["spec"]
-    assert "runAsUser" not in pod["securityContext"]
+    """For the pods of runs and pools, too: where it does, as OpenShift, it admits none that names one."""
+    objects = render(helm, {"runAsUser": None})
+    assert "runAsUser" not in only(objects, "Deployment")["spec"]["template"]["spec"]["securityContext"]
+    read = [yaml.safe_load(only(o, "ConfigMap")["data"]["config.yaml"]) for o in (objects, render(helm))]
+    assert [OperatorConfig.model_validate(config).fixed_user for config in read] == [False, True]
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])

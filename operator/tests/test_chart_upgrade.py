@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from loop_world import Cluster, wait_for
 from released_crds import before_the_upgrade
 from run_manifests import TRAIN
 
+from deepcoder_contracts.labels import LABEL_POOL
 from deepcoder_operator.kube.client import Object
 from deepcoder_operator.kube.resources import CONFIGMAPS, NETWORK_POLICIES, PODS, RAYCLUSTERS, RAYJOBS, RUNS
 
@@ -38,6 +40,12 @@ async def children(cluster: Cluster, attempt: str) -> dict[tuple[str, str], tupl
     return {(kind, m["name"]): (m["uid"], m["resourceVersion"]) for kind, m in metas}
 
 
+async def judge_of_no_user(cluster: Cluster) -> bool:
+    pods, _ = await cluster.kube.list(PODS, cluster.namespace)
+    judges = [pod["spec"] for pod in pods if LABEL_POOL in pod["metadata"]["labels"]]
+    return any("runAsUser" not in judge["securityContext"] for judge in judges)
+
+
 @pytest.mark.early
 async def test_upgrade_in_mid_run_leaves_what_runs_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
     async with before_the_upgrade(cluster.kube, cluster.namespace):
@@ -53,7 +61,8 @@ async def test_upgrade_in_mid_run_leaves_what_runs_as_it_is(cluster: Cluster, tm
     newer = tmp_path / "newer.py"
     newer.write_text(NEXT_RELEASE)
     images = {"trainer": "trainer:2", "sandbox": "sandbox:2"}
-    await cluster.start_operator(str(newer), images=images, monitoringNamespace="monitoring", kuberayNamespace="ray")
+    changed = {"monitoringNamespace": "monitoring", "kuberayNamespace": "ray", "fixedUser": False}
+    await cluster.start_operator(str(newer), images=images, **changed)
     await wait_for("the next release is ready", cluster.ready)
     await cluster.kube.patch(RUNS, cluster.namespace, "demo", {"spec": {"approvedStages": ["short"]}})
     await cluster.until("it has looked", lambda run: run["status"]["observedGeneration"] == 2)
@@ -66,7 +75,9 @@ async def test_upgrade_in_mid_run_leaves_what_runs_as_it_is(cluster: Cluster, tm
     await cluster.until_running("demo-s0-a2")
     job = (await cluster.kube.get(RAYJOBS, cluster.namespace, "demo-s0-a2"))["spec"]
     assert (job["ttlSecondsAfterFinished"], job["rayClusterSpec"]["rayVersion"]) == (61, "99.0.0")
-    image = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
-    assert image == "trainer:1", "the run's own, which no default of a release changes"
+    pod = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "trainer:1", "the run's own, which no default of a release changes"
+    assert "runAsUser" not in pod["securityContext"]
+    await wait_for("a judge names no user", partial(judge_of_no_user, cluster))
     policies, _ = await cluster.kube.list(NETWORK_POLICIES, cluster.namespace)
     assert "monitoring" in str([p["spec"] for p in policies if p["metadata"]["name"].startswith("demo")])

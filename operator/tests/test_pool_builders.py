@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,6 +58,14 @@ def test_pod_meets_the_restricted_standard() -> None:
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         }
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_user_and_groups_are_ours_or_the_clusters(fixed: bool) -> None:
+    made = build_pod_template(POOL, spec(), replace(SETTINGS, fixed_user=fixed))["spec"]["securityContext"]
+    named = {name: made[name] for name in ("runAsUser", "runAsGroup", "fsGroup") if name in made}
+    assert named == ({"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000} if fixed else {})
+    assert made["runAsNonRoot"] is True
 
 
 def test_server_is_started_as_the_spec_says() -> None:

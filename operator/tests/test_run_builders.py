@@ -61,6 +61,24 @@ def test_pods_meet_the_restricted_standard() -> None:
         }
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_user_and_groups_are_ours_or_the_clusters(fixed: bool) -> None:
+    for pod in pods(job(make_run(), fixed_user=fixed)):
+        context = pod["securityContext"]
+        named = {name: context[name] for name in ("runAsUser", "runAsGroup", "fsGroup") if name in context}
+        assert named == ({"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000} if fixed else {})
+        assert context["runAsNonRoot"] is True
+
+
+def test_a_mesh_puts_no_proxy_into_a_run_unless_a_template_says_so() -> None:
+    """The proxy of a head that is evicted would end while the head still saves."""
+    wanted = {"metadata": {"labels": {"sidecar.istio.io/inject": "true"}}}
+    rayjob = job(make_run(stages=[TRAIN | {"resources": {"samplers": {"template": wanted}}}]))
+    templates = [head(rayjob), *(group["template"] for group in groups(rayjob).values())]
+    assert [t["metadata"]["labels"]["sidecar.istio.io/inject"] for t in templates] == ["false", "true", "false"]
+    assert {t["metadata"]["annotations"]["linkerd.io/inject"] for t in templates} == {"disabled"}
+
+
 def test_only_the_head_has_a_token_and_it_is_bound_to_our_audience() -> None:
     rayjob = job(make_run())
     assert all(p["automountServiceAccountToken"] is False for p in pods(rayjob))

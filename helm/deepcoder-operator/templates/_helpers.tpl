@@ -118,6 +118,9 @@ watchNamespaces: {{ toJson (default list .Values.watchNamespaces) }}
 monitoringNamespace: {{ . | quote }}
 {{- end }}
 kuberayNamespace: {{ .Values.kuberay.namespace | quote }}
+{{- if kindIs "invalid" .Values.runAsUser }}
+fixedUser: false
+{{- end }}
 healthPort: 8080
 images:
   trainer: {{ include "deepcoder.image" (list . .Values.images.trainer "deepcoder-trainer") | quote }}

@@ -207,6 +207,7 @@ class Operator:
             operator_labels=config.pod_labels,
             run_label=LABEL_RUN,
             monitoring_namespace=config.monitoring_namespace,
+            fixed_user=config.fixed_user,
         )
         return PoolReconciler(
             kube=self.kube,
@@ -225,6 +226,7 @@ class Operator:
             ca_bundle=bundle,
             kuberay_namespace=config.kuberay_namespace,
             monitoring_namespace=config.monitoring_namespace,
+            fixed_user=config.fixed_user,
         )
 
     def _policy(self) -> Policy:

@@ -115,6 +115,10 @@ class OperatorConfig(Config):
     kuberay_namespace: Namespace = "kuberay-system"
     """Namespace of KubeRay, which must be able to submit jobs to the heads of runs."""
 
+    fixed_user: bool = True
+    """Whether pods of runs and pools run as user and group 1000. If false, their security contexts name none, and the
+    cluster must assign user, group and fsGroup, as OpenShift does."""
+
     health_port: Port = 8080
     """Port of /healthz, /readyz and /metrics; 0 for any free port."""
 

@@ -17,8 +17,14 @@ from typing import Any
 
 from deepcoder_contracts.api.base import API_VERSION
 from deepcoder_contracts.api.sandboxpool import RESOURCE, Egress, SandboxPoolSpec
+from deepcoder_operator.builders import mesh
 from deepcoder_operator.builders.podtemplate import TemplateError, merge, refuse_owned
-from deepcoder_operator.builders.restricted import CONTAINER_CONTEXT, refuse_unrestricted, restrict_added
+from deepcoder_operator.builders.restricted import (
+    CONTAINER_CONTEXT,
+    pod_context,
+    refuse_unrestricted,
+    restrict_added,
+)
 from deepcoder_operator.domain.pool_names import (
     JUDGE_PORT,
     LABEL_AVOIDS,
@@ -48,14 +54,6 @@ _LEAVE_SERVICE_SECONDS = 3
 _EVERY_ADDRESS = ""
 """Judges listen on all addresses, IPv4 and IPv6. A kubelet probes a pod's first address, which may be of either family.
 `::` would mean IPv6 only."""
-
-_USER = 1000
-"""The numeric user of the judge image."""
-
-_NO_ISTIO = {"sidecar.istio.io/inject": "false"}
-_NO_LINKERD = {"linkerd.io/inject": "disabled"}
-"""A mesh injects a proxy into every pod of its namespaces. In a judge it would never be ready, because judges have no
-egress to its control plane, and programs would share a network with its admin port. A template may enable it."""
 
 _OWNED = (
     ("metadata", "name"),
@@ -122,6 +120,9 @@ class PoolSettings:
 
     monitoring_namespace: str | None = None
     """Namespace that may scrape the judges' metrics."""
+
+    fixed_user: bool = True
+    """Whether judges run as the user of our images, or as the one that the cluster assigns."""
 
 
 def build_pod_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSettings) -> dict[str, Any]:
@@ -281,13 +282,7 @@ def _base_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSett
         "enableServiceLinks": False,
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": DRAIN_SECONDS + _LEAVE_SERVICE_SECONDS + 2,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_context(fixed_user=settings.fixed_user),
         "topologySpreadConstraints": [
             {
                 "topologyKey": "kubernetes.io/hostname",
@@ -304,7 +299,7 @@ def _base_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSett
     }
     if spec.isolation.runtime_class_name is not None:
         pod["runtimeClassName"] = spec.isolation.runtime_class_name
-    metadata = {"labels": _labels(pool) | _NO_ISTIO, "annotations": dict(_NO_LINKERD)}
+    metadata = {"labels": _labels(pool) | mesh.LABELS, "annotations": dict(mesh.ANNOTATIONS)}
     return {"metadata": metadata, "spec": pod}
 
 

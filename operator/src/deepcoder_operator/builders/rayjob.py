@@ -38,7 +38,9 @@ there from the run."""
 _BACKSTOP_SECONDS = 120
 
 
-def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_map: str, *, s3_ca: bool) -> Object:
+def build_rayjob(
+    run: DeepCoderRun, attempt: AttemptStatus, image: str, config_map: str, *, s3_ca: bool, fixed_user: bool = True
+) -> Object:
     """Build the RayJob, whose head mounts a ConfigMap. Raises `TemplateError` with the field a template may not set."""
     stage = run.spec.stages[attempt.stage_index]
     labels = {LABEL_STAGE: stage.name, LABEL_ORDINAL: str(attempt.ordinal)}
@@ -60,7 +62,7 @@ def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_m
             "ttlSecondsAfterFinished": TTL_SECONDS,
             "preRunningDeadlineSeconds": stage.pre_running_deadline_seconds + _BACKSTOP_SECONDS,
             "suspend": bool(queue),
-            "rayClusterSpec": _cluster(AttemptPods(run, stage, attempt.ordinal, config_map, image, s3_ca)),
+            "rayClusterSpec": _cluster(AttemptPods(run, stage, attempt.ordinal, config_map, image, s3_ca, fixed_user)),
         },
     }
 

@@ -15,6 +15,9 @@ from deepcoder_operator.builders.podtemplate import TemplateError, merge
 CONTAINER_CONTEXT: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 """What the standard requires of every container, in addition to the pod."""
 
+_USER = 1000
+"""Numeric user and group of our images."""
+
 _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 _VOLUMES = frozenset(
     {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -36,6 +39,16 @@ _CONTEXT: dict[str, Callable[[Any], bool]] = {
     "windowsOptions": lambda v: not v,
 }
 """Fields of a container's securityContext, with the values that the standard allows."""
+
+
+def pod_context(*, fixed_user: bool) -> dict[str, Any]:
+    """Return what the standard requires of a pod's securityContext.
+
+    Without a fixed user, the cluster adds user and groups, which it must: files of Secrets are readable by the group
+    alone. OpenShift's restricted-v2 does so, and refuses a pod that names any outside its namespace's range.
+    """
+    user = {"runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER} if fixed_user else {}
+    return {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}} | user
 
 
 def refuse_unrestricted(template: Mapping[str, Any], where: str) -> None:

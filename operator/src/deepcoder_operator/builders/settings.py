@@ -20,3 +20,6 @@ class TrainerSettings:
 
     monitoring_namespace: str | None = None
     """Namespace that may scrape metrics."""
+
+    fixed_user: bool = True
+    """Whether pods run as the user of our images, or as the one that the cluster assigns."""

@@ -14,8 +14,9 @@ from typing import Any
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.progress import AUDIENCE
+from deepcoder_operator.builders import mesh
 from deepcoder_operator.builders.podtemplate import merge, refuse_owned
-from deepcoder_operator.builders.restricted import CONTAINER_CONTEXT
+from deepcoder_operator.builders.restricted import CONTAINER_CONTEXT, pod_context
 from deepcoder_operator.builders.stage_config import (
     CA_FILE,
     CONFIG_DIRECTORY,
@@ -60,7 +61,6 @@ _READY = {
 """KubeRay's probe of Ray's agent, without its initial delay of ten seconds, because a job starts only once all pods are
 ready."""
 
-_USER = 1000
 _TOKEN_SECONDS = 3600
 
 
@@ -85,14 +85,17 @@ class AttemptPods:
     s3_ca: bool
     """Whether the bucket's Secret contains a ca.crt."""
 
+    fixed_user: bool = True
+    """Whether they run as the user of our images, or as the one that the cluster assigns."""
+
     def template(self, role: str, user: dict[str, Any]) -> dict[str, Any]:
         """Build the PodTemplateSpec of a role. Raises `TemplateError` if the user's template sets a field that the
         operator owns."""
         refuse_template(self.stage, role, user)
         meta = self.run.metadata
-        labels = attempt_labels(meta.name, meta.uid, self.stage.name, self.ordinal) | {LABEL_ROLE: role}
+        labels = attempt_labels(meta.name, meta.uid, self.stage.name, self.ordinal) | {LABEL_ROLE: role} | mesh.LABELS
         spec = _pod_spec(self, role) | {"containers": [_container(self, role)]}
-        return merge({"metadata": {"labels": labels}, "spec": spec}, user)
+        return merge({"metadata": {"labels": labels, "annotations": mesh.ANNOTATIONS}, "spec": spec}, user)
 
 
 def refuse_template(stage: Stage, role: str, template: dict[str, Any]) -> None:
@@ -143,14 +146,7 @@ def _pod_spec(pods: AttemptPods, role: str) -> dict[str, Any]:
         "terminationGracePeriodSeconds": (
             SAMPLER_GRACE_SECONDS if role == SAMPLER else checkpoint.drain_seconds + GRACE_SECONDS
         ),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_context(fixed_user=pods.fixed_user) | {"fsGroupChangePolicy": "OnRootMismatch"},
         "volumes": volumes,
     }
     if run.spec.image_pull_secrets:

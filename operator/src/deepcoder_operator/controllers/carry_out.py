@@ -166,7 +166,8 @@ class Executor:
         stage = build_stage_config(run, attempt, config, provenance, self.settings)
         mounted = build_stage_config_map(run, stage, attempt.name, self.settings.ca_bundle)
         name = mounted["metadata"]["name"]
-        job = build_rayjob(run, attempt, provenance.image, name, s3_ca=credentials.ca is not None)
+        ca, fixed_user = credentials.ca is not None, self.settings.fixed_user
+        job = build_rayjob(run, attempt, provenance.image, name, s3_ca=ca, fixed_user=fixed_user)
         try:
             await at_once([self._create(run, mounted), *(self._keep(run, config_map) for config_map in missing)])
             created = await self._create_whole(run, job)
