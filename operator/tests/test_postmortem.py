@@ -233,13 +233,25 @@ async def test_forty_logs_that_never_come_take_no_place_from_other_passes(crashe
 
 
 async def test_who_waits_for_its_turn_in_vain_says_so(crashed: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postmortem, "GATHER_SECONDS", 0.05)
-    monkeypatch.setattr(postmortem, "PUT_SECONDS", 1.0)
-    saver, crashed.storage.slow = crashed.saver(), 60
+    saver, stored, busy, release = crashed.saver(), crashed.storage.put, asyncio.Semaphore(0), asyncio.Event()
+
+    async def put(run: Any, key: str, data: bytes) -> None:
+        busy.release()
+        await release.wait()
+        await stored(run, key, data)
+
+    monkeypatch.setattr(crashed.storage, "put", put)
     attempts = [crashed.attempt.model_copy(update={"ordinal": ordinal}) for ordinal in range(12)]
-    told = await asyncio.gather(*(saver.save(crashed.run, attempt) for attempt in attempts))
-    assert {t[0] for t in told if t} == {"PostMortemPartly"}
-    assert len([t for t in told if t and "other attempts' logs" in t[1]]) == 8
+    first = [asyncio.create_task(saver.save(crashed.run, attempt)) for attempt in attempts[:4]]
+    async with asyncio.timeout(30):
+        for _ in first:
+            await busy.acquire()
+    monkeypatch.setattr(postmortem, "GATHER_SECONDS", 0.0)
+    told = await asyncio.gather(*(saver.save(crashed.run, attempt) for attempt in attempts[4:]))
+    assert [t[0] for t in told if t] == ["PostMortemPartly"] * 8
+    assert all("other attempts' logs" in t[1] for t in told if t)
+    release.set()
+    assert [t[0] for t in await asyncio.gather(*first) if t] == ["PostMortemSaved"] * 4
 
 
 @pytest.mark.parametrize(
