@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import tarfile
@@ -265,6 +266,20 @@ def test_monitor_of_judges_finds_the_port_that_their_pods_name(helm: str) -> Non
     assert endpoint["port"] in ports
     assert [e["key"] for e in monitor["spec"]["selector"]["matchExpressions"]] == [LABEL_POOL]
     assert pod["metadata"]["labels"][LABEL_POOL] == "judges"
+
+
+@pytest.mark.parametrize("limit", [None, 0, 1_000_000])
+def test_a_pod_that_has_our_labels_fills_no_prometheus(helm: str, limit: int | None) -> None:
+    """Anybody may set them who may create a pod."""
+    values = copy.deepcopy(ALL)
+    if limit is not None:
+        values["metrics"]["podMonitors"] |= {"sampleLimit": limit}
+    monitors = [o["spec"] for o in render(helm, values) if o["kind"] == "PodMonitor"]
+    assert len(monitors) == 3
+    samples = {None: {"sampleLimit": 20_000}, 0: {}, 1_000_000: {"sampleLimit": 1_000_000}}[limit]
+    for monitor in monitors:
+        limits = {name: value for name, value in monitor.items() if name.endswith("Limit")}
+        assert limits == {"labelLimit": 40, "labelValueLengthLimit": 512} | samples
 
 
 def test_monitor_of_the_page_finds_its_pods(helm: str) -> None:
