@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import NoReturn
 
 import pytest
+from pydantic import ValidationError
 
 from deepcoder_contracts import chain
 from deepcoder_contracts.base import Digest, sha256_digest
-from deepcoder_contracts.chain import CheckedLink, Damaged, Missing, walk, walk_chain
+from deepcoder_contracts.chain import CheckedLink, Damaged, Missing, read_manifest, walk, walk_chain
 from deepcoder_contracts.layout import checkpoint_dir
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity, RunRecord
 
@@ -138,3 +139,35 @@ def test_what_another_run_puts_beside_a_pruned_payload_is_none(left: list[str]) 
     bucket.stored[f"{older}/pipeline.safetensors"] = b"a part of it"
     with pytest.raises(Damaged, match=r"state\.json is missing"):
         list(walk_chain(bucket, newer, None))
+
+
+def test_manifest_of_ten_thousand_files_is_no_flood() -> None:
+    whole = {"size": 1 << 40, "sha256": "0" * 64, "s3_checksum": f"{'x' * 44}-1024"}
+    files = [FileEntry(path=f"learner/model-{n:05d}-of-10000.safetensors", **whole) for n in range(10_000)]
+    assert len(read_manifest(_manifest(1, None, files), "x").files) == 10_000
+
+
+FLOODS = {
+    "lists": b'{"x":[' + b"[0]," * 100_000 + b"[0]]}",
+    "empty files": b'{"files":[' + b"{}," * 150_000 + b"{}]}",
+    "texts": b'{"x":[' + b'"",' * 100_000 + b'""]}',
+}
+
+
+@pytest.mark.parametrize("of", FLOODS)
+def test_manifest_that_is_a_flood_of_values_is_not_parsed(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few megabytes of them took more than the operator's memory, and half a minute of its event loop."""
+    parsed: list[bytes] = []
+    monkeypatch.setattr(Manifest, "from_json", parsed.append)
+    with pytest.raises(Damaged, match=r"^x/MANIFEST.json cannot be read: it has more values than a manifest of ten"):
+        read_manifest(FLOODS[of], "x")
+    assert parsed == []
+
+
+def test_manifest_with_countless_errors_has_them_counted_and_not_listed() -> None:
+    metrics = b",".join(b'"%d":""' % n for n in range(2000))
+    with pytest.raises(Damaged, match=r"^x/MANIFEST.json cannot be read: it has 20\d\d errors$"):
+        read_manifest(b'{"metrics":{' + metrics + b"}}", "x")
+    with pytest.raises(ValidationError) as refused:
+        Manifest.from_json(b'{"files":[' + b"{}," * 2000 + b"{}]}")
+    assert refused.value.error_count() < 20

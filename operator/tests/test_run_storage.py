@@ -23,7 +23,7 @@ from deepcoder_contracts.manifest import ManifestKind, RunIdentity
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import StorageView, StoredStage
-from deepcoder_operator.storage import s3
+from deepcoder_operator.storage import answers, s3
 from deepcoder_operator.storage.reader import (
     Rejections,
     RunFolder,
@@ -259,19 +259,12 @@ def test_target_that_no_client_can_be_made_for_is_refused_by_field(
     assert refusal.value.problem.reason == reason
 
 
-def test_object_that_is_too_large_for_a_document_is_not_read(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.put("attempts/1", b"x" * 100)
-    monkeypatch.setattr(s3, "MAX_DOCUMENT_BYTES", 99)
-    with pytest.raises(StorageProblem, match="has 100 bytes") as refusal:
-        folder.bucket().get(f"{folder.key}/attempts/1")
-    assert refusal.value.problem.reason == "DocumentTooLarge"
-
-
 def test_payload_of_any_size_is_hashed_in_pieces(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     made = folder.save(10, 1)
     path = f"{folder.key}/{checkpoint_dir('short', 10, 1)}"
     manifest = read_manifest(folder.bucket().get(f"{path}/MANIFEST.json")[0], made.uri)
-    monkeypatch.setattr(s3, "MAX_DOCUMENT_BYTES", 1)
+    monkeypatch.setattr(answers, "MAX_RECORD_BYTES", 1)
+    monkeypatch.setattr(answers, "MAX_ANSWER_BYTES", 1)
     monkeypatch.setattr(s3, "_PIECE_BYTES", 4)
     verify_files(folder.bucket(), path, manifest, deep=True)
     wrong = [e.model_copy(update={"sha256": "0" * 64}) for e in manifest.files]

@@ -24,7 +24,15 @@ import json
 import math
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -32,6 +40,8 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 DNSLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 """A DNS label as Kubernetes defines it (RFC 1123)."""
+
+_MOST_LISTED = 1000
 
 
 def _finite(figures: Any) -> Any:
@@ -103,6 +113,15 @@ class Record(VersionedContract):
     def from_json(cls, data: bytes | str) -> Self:
         """Parse a document. Raises `pydantic.ValidationError`, which names each offending field."""
         return cls.model_validate_json(data, extra="ignore")
+
+
+def first_error(e: ValidationError) -> str:
+    """Return a document's first error, with its field. Of a document that is wrong all over, only how many it has:
+    pydantic would make a dictionary of each."""
+    if (count := e.error_count()) > _MOST_LISTED:
+        return f"it has {count} errors"
+    first = e.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}"
 
 
 def sha256_digest(data: bytes) -> str:

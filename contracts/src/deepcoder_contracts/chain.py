@@ -18,13 +18,20 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from deepcoder_contracts.base import Digest, sha256_digest
+from deepcoder_contracts.base import Digest, first_error, sha256_digest
+from deepcoder_contracts.json_flood import flood
 from deepcoder_contracts.layout import MANIFEST, RUN, is_payload
 from deepcoder_contracts.lineage import broken_link, cut_short, misplaced, place_of
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, RunRecord
 
 LONGEST_CHAIN = 100_000
 """Largest number of links in a chain. It bounds a walk through malicious data."""
+
+MOST_TEXTS = 100_000
+"""Largest number of JSON strings in a manifest, names of fields included. Ten thousand files have 70 thousand."""
+
+MOST_STRUCTURE_BYTES = 384 * 1024
+"""Largest number of bytes of a manifest outside its strings. Ten thousand files have 200 kB."""
 
 
 class Missing(Exception):
@@ -124,12 +131,12 @@ class CheckedLink:
 
 def read_manifest(data: bytes, where: str) -> Manifest:
     """Parse a manifest. Raises `Damaged`."""
+    if flood(data, texts=MOST_TEXTS, structure_bytes=MOST_STRUCTURE_BYTES):
+        raise Damaged(f"{where}/{MANIFEST} cannot be read: it has more values than a manifest of ten thousand files")
     try:
         return Manifest.from_json(data)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(p) for p in first["loc"])
-        raise Damaged(f"{where}/{MANIFEST} cannot be read: {field}: {first['msg']}") from e
+        raise Damaged(f"{where}/{MANIFEST} cannot be read: {first_error(e)}") from e
 
 
 Parse = Callable[[bytes, str], Manifest]

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import FailFast, Field, StringConstraints
 
 from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, Record
 from deepcoder_contracts.gate import GateRecord
@@ -75,10 +75,10 @@ class ManifestKind(StrEnum):
 class ComputeThreads(Contract):
     """Number of compute threads of each process of an attempt, in order of the process numbers."""
 
-    learners: list[Annotated[int, Field(ge=1)]]
+    learners: Annotated[list[Annotated[int, Field(ge=1)]], FailFast()]
     """Threads of each learner rank."""
 
-    samplers: list[Annotated[int, Field(ge=1)]] = []
+    samplers: Annotated[list[Annotated[int, Field(ge=1)]], FailFast()] = []
     """Threads of each vLLM engine on CPUs. Empty on GPUs."""
 
 
@@ -174,7 +174,7 @@ class Manifest(Record):
     created_at: datetime
     """Time at which the manifest was written (UTC, for display only)."""
 
-    files: list[FileEntry] = []
+    files: Annotated[list[FileEntry], FailFast()] = []
     """All files in the manifest's folder except the manifest."""
 
 

@@ -6,12 +6,12 @@ gets a verdict.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
 
+from deepcoder_contracts.json_flood import Flood, flood
 from deepcoder_contracts.judge import MAX_TESTS, JudgeRequest, Problem, Scoring, TestCase
 from deepcoder_contracts.judgeable import misfit, no_text
 
@@ -37,39 +37,23 @@ MAX_STRUCTURE_BYTES: Final = 1 << 20
 MAX_TEXTS: Final = 4 * MAX_TESTS + 100
 """Maximum JSON strings of a body, names of fields included: a test has four."""
 
-_SHORTEST_TEXT_BYTES = 3  # two quotes, and what separates it from the next one
 _SHOWN_CHARS = 200
-
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.?+[^"\\]*+)*+"?+', re.DOTALL)
-"""Matches a JSON string, also an unterminated one: searching for its end again and again would be slow."""
 
 
 def check_structure(body: bytes | bytearray) -> None:
-    """Raise Refused if a body is a flood of values instead of strings: parsing it takes a hundred times its memory.
-
-    So does a flood of unknown fields, each of which is an error of its own.
-    """
-    if len(body) <= MAX_TEXTS * _SHORTEST_TEXT_BYTES:
-        return
-    outside = end = 0
-    for number, text in enumerate(_TEXT.finditer(body)):
-        outside += text.start() - end
-        end = text.end()
-        if outside > MAX_STRUCTURE_BYTES:
-            break
-        if number >= MAX_TEXTS:
+    """Raise Refused if a body is a flood of values instead of strings: parsing it takes a hundred times its memory."""
+    match flood(body, texts=MAX_TEXTS, structure_bytes=MAX_STRUCTURE_BYTES):
+        case Flood.TEXTS:
             raise Refused(
                 f"body: more than {MAX_TEXTS} JSON strings: send at most {MAX_TESTS} tests, and no other fields",
                 "body",
             )
-    else:
-        outside += len(body) - end
-    if outside > MAX_STRUCTURE_BYTES:
-        raise Refused(
-            f"body: more than {MAX_STRUCTURE_BYTES} bytes of JSON outside its strings, which no request has: send"
-            " code and tests as JSON strings",
-            "body",
-        )
+        case Flood.STRUCTURE:
+            raise Refused(
+                f"body: more than {MAX_STRUCTURE_BYTES} bytes of JSON outside its strings, which no request has: send"
+                " code and tests as JSON strings",
+                "body",
+            )
 
 
 def parse_request(body: bytes | bytearray) -> JudgeRequest:

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,12 +34,14 @@ from urllib3.exceptions import HTTPError
 from deepcoder_contracts.chain import Missing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.metrics import STORAGE_REQUESTS
+from deepcoder_operator.storage import answers
 from deepcoder_operator.storage.authorities import Authorities, Authority
 from deepcoder_operator.storage.botocore_loader import SlimLoader
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
     from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 15
@@ -52,8 +54,11 @@ _PIECE_BYTES = 1024 * 1024
 UNREACHABLE = "StorageUnreachable"
 """Reason of a problem with the server, not with the run: the server did not answer."""
 
-MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
-"""Size, in bytes, of the largest manifest, claim or record that is read. A manifest of ten thousand files has 2 MB."""
+MAX_LISTED = 50_000
+"""Largest number of objects or folders in a listing: more would not fit into memory for many runs at once."""
+
+_LONGEST_NAME = 100
+"""Longest name, in characters, of a folder of a run's."""
 
 _REFUSED = {
     *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
@@ -144,14 +149,7 @@ class Bucket:
         with self._translated(key):
             answer = self._client.get_object(Bucket=self.name, Key=key)
             with closing(answer["Body"]) as body:
-                size = answer["ContentLength"]
-                if size > MAX_DOCUMENT_BYTES:
-                    raise StorageProblem(
-                        "DocumentTooLarge",
-                        f"s3://{self.name}/{key} has {size} bytes, a document of a run at most {MAX_DOCUMENT_BYTES}: "
-                        "something else was put there, remove it",
-                    )
-                return body.read(), answer["LastModified"]
+                return answers.read(body, answers.most_of(key)), answer["LastModified"]
 
     def sha256(self, key: str) -> str:
         """Return the SHA-256 of an object of any size, which is read in pieces. Raises `Missing`."""
@@ -185,24 +183,26 @@ class Bucket:
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below a prefix, which must end in a slash."""
         with self._translated(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.name, Prefix=prefix, Delimiter="/"
-            )
-            found = []
-            for page in pages:
-                self._answered()
-                found += [p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for p in page.get("CommonPrefixes", [])]
-            return found
+            names: list[str] = []
+            for page in self._pages(Bucket=self.name, Prefix=prefix, Delimiter="/"):
+                found = (p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for p in page.get("CommonPrefixes", []))
+                names += [name for name in found if len(name) <= _LONGEST_NAME]
+                _check_number(names)
+            return names
 
     def objects(self, prefix: str) -> list[Stored]:
         """Return all objects below a prefix."""
         with self._translated(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
-            found = []
-            for page in pages:
-                self._answered()
+            found: list[Stored] = []
+            for page in self._pages(Bucket=self.name, Prefix=prefix):
                 found += [Stored(o["Key"], o["Size"], o["LastModified"]) for o in page.get("Contents", [])]
+                _check_number(found)
             return found
+
+    def _pages(self, **listed: str) -> Iterator[ListObjectsV2OutputTypeDef]:
+        for page in self._client.get_paginator("list_objects_v2").paginate(**listed):  # type: ignore[arg-type]
+            self._answered()
+            yield page
 
     def delete_page(self, prefix: str, after: str) -> list[str]:
         """Delete one page of the objects below a prefix, which must end in a slash, and after a key.
@@ -272,6 +272,9 @@ class Bucket:
                 )
                 raise StorageProblem("ClockSkewed", text) from e
             raise StorageProblem("StorageFailed", f"{where} at {server}: {code}: {text}") from e
+        except answers.TooLarge as e:
+            text = f"{where} at {server} {e}, which nothing of a run has: something else was put there, remove it"
+            raise StorageProblem("DocumentTooLarge", text) from e
         except SSLError as e:
             raise StorageProblem(
                 "StorageUntrusted",
@@ -356,6 +359,7 @@ class Buckets:
             )
             client.meta.events.register("before-send.s3", lambda request, **_: self._vet(request.url))
             client.meta.events.register("before-send.s3", _count)
+            answers.BoundedSession.put_into(client)
             return _Made(cast("S3Client", client), authority)
         except InvalidRegionError as e:
             raise StorageProblem(
@@ -372,6 +376,11 @@ class Buckets:
         except OSError as e:
             text = f"the operator has no room for ca.crt of {credentials.source}: restart it ({e})"
             raise StorageProblem("StorageFailed", text) from e
+
+
+def _check_number(listed: Sized) -> None:
+    if len(listed) > MAX_LISTED:
+        raise answers.TooLarge(f"has more than {MAX_LISTED} entries")
 
 
 def _count(request: AWSPreparedRequest, **_: object) -> None:
