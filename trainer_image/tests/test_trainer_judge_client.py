@@ -17,6 +17,7 @@ from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_trainer.judge import bearer as bearer_module
 from deepcoder_trainer.judge import client as client_module
 from deepcoder_trainer.judge import servers as servers_module
+from deepcoder_trainer.judge import submission as submission_module
 from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.judge.client import Answer
 from deepcoder_trainer.judge.endpoints import Endpoint, Endpoints
@@ -276,7 +277,7 @@ async def test_a_judge_that_stays_silent_after_the_deadline_is_given_up(monkeypa
         return web.json_response(verdict(True))
 
     monkeypatch.setattr(client_module, "ERRORS", 1)
-    monkeypatch.setattr(servers_module, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(submission_module, "ANSWER_SECONDS", 0.1)
     async with serving(hangs) as (_servers, urls):
         client = client_of(Endpoints(urls))
         judgement = await client.judge(asking(deadline_s=0.2))

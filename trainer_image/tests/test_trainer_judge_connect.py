@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, StageConfig
+from deepcoder_contracts.judge_time import submission_limit_s
+from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, StageConfig, StageType
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.connect import connect_judge
+from deepcoder_trainer.problems.tests import policy_for
 
 
 @pytest.fixture
@@ -22,14 +25,32 @@ def pool(tmp_path: Path) -> JudgeEndpoint:
     return JudgeEndpoint(backend=JudgeBackend.POOL, host="localhost", port=1, token_file=str(token))
 
 
-@pytest.mark.parametrize(("stall_seconds", "patience"), [(1800, 900), (60, 30), (7200, 1800)])
+@pytest.mark.parametrize(
+    ("stall_seconds", "patience", "longest"), [(1800, 900, 1440), (60, 30, 48), (7200, 1800, 5760)]
+)
+@pytest.mark.parametrize("stage_type", StageType)
 async def test_a_submission_is_given_up_before_the_stage_counts_as_stalled(
-    stall_seconds: int, patience: float, make_config: Callable[..., StageConfig], pool: JudgeEndpoint
+    stall_seconds: int,
+    patience: float,
+    longest: float,
+    stage_type: StageType,
+    make_config: Callable[..., StageConfig],
+    pool: JudgeEndpoint,
 ) -> None:
+    """A stage without steps does not stall while it sends heartbeats."""
     config = make_config(judge=pool)
-    config = config.model_copy(update={"stage": config.stage.model_copy(update={"stall_seconds": stall_seconds})})
+    more = {"stall_seconds": stall_seconds, "type": stage_type}
+    config = config.model_copy(update={"stage": config.stage.model_copy(update=more)})
     async with connect_judge(config, None) as client:
         assert client.patience == patience
+        assert client.longest == (longest if stage_type is StageType.TRAIN else math.inf)
+
+
+async def test_two_programs_that_use_all_their_time_on_100_tests_are_judged_in_a_stage_with_default_settings(
+    make_config: Callable[..., StageConfig], pool: JudgeEndpoint
+) -> None:
+    async with connect_judge(make_config(judge=pool), None) as client:
+        assert 2 * submission_limit_s(policy_for("livecodebench").time_limit_s, 100) < client.longest
 
 
 async def test_closing_the_client_leaves_the_work_beside_it_to_its_task(

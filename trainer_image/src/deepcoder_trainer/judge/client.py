@@ -12,14 +12,16 @@ What happens to a submission:
   at growing intervals.
 
 A repeated submission may be judged twice, but is never counted twice, because only one answer is used. `patience`
-bounds the whole, from the moment at which a judge is first asked. Time spent waiting for our own other submissions does
-not count, unless no judge answers anything for that long.
+bounds the whole, from the moment at which a judge is first asked. Only a judge at work on it may take longer: as long
+as the program's tests allow, up to `longest`. Time spent waiting for our own other submissions does not count, unless
+no judge answers anything for as long as `patience`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -94,13 +96,16 @@ class JudgeClient:
         transport: Transport,
         *,
         patience: float = PATIENCE,
+        longest: float = math.inf,
         beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._transport = transport
         self._beside = beside
         self.patience = patience
-        """Seconds after which a submission is given up, whatever the reason."""
+        """Seconds after which a submission is given up that no judge is at work on."""
+        self.longest = longest
+        """Seconds after which a submission is given up whatever a judge may take for it."""
         self.errors = 0
         self.retries = dict.fromkeys(("failed", "unavailable", "turned_away"), 0)
         """Reason to the number of requests without a judgement; each was sent elsewhere, repeated, or given up."""
@@ -114,17 +119,22 @@ class JudgeClient:
         """Judge one program. Raises JudgeRefused."""
         asked = _Asked()
         name, seconds = submission.request.id, submission.longest_seconds
+        allowed, within = max(self.patience, min(self.longest, submission.answer_seconds)), self.patience
         try:
             endpoint = await self._endpoints.acquire(patience=self.patience, seconds=seconds)
-            async with asyncio.timeout(self.patience):
-                while True:
+            began = asyncio.get_running_loop().time()
+            while True:
+                within = allowed
+                async with asyncio.timeout_at(began + within):
                     judgement = await self._ask_one(endpoint, submission, asked)
-                    if judgement is not None:
-                        return judgement
+                if judgement is not None:
+                    return judgement
+                within = self.patience
+                async with asyncio.timeout_at(began + within):
                     await asyncio.sleep(asked.pause_seconds)
                     endpoint = await self._endpoints.acquire(asked.erred, first=True, seconds=seconds)
         except (TimeoutError, NoJudge):
-            log.warning("no judge for %s within %.0f s", name, self.patience)
+            log.warning("no judge for %s within %.0f s%s", name, within, _too_short(within, self.longest, submission))
         return Judgement(None, asked.attempts)
 
     async def version(self) -> str:
@@ -214,6 +224,17 @@ class JudgeClient:
             return Judgement(None, asked.attempts) if asked.attempts >= ERRORS else None
         finally:
             self._endpoints.release(endpoint, seconds=submission.longest_seconds, rest_seconds=rest, answered=answered)
+
+
+def _too_short(within: float, longest: float, submission: Submission) -> str:
+    """Return the mend if a judge at work had to be given up before its own deadline, else nothing."""
+    if within < longest or longest >= submission.answer_seconds:
+        return ""
+    return (
+        f", and a judge may take {submission.answer_seconds:.0f} s for its {len(submission.tests)} tests of "
+        f"{submission.request.time_limit_s:g} s: raise the stage's stallSeconds, or lower time_limit_s, or leave tests "
+        "out"
+    )
 
 
 def answer_with(response: JudgeResponse, request: JudgeRequest) -> Answer:

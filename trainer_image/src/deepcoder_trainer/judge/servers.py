@@ -28,17 +28,13 @@ from deepcoder_trainer.judge.bearer import Bearer
 from deepcoder_trainer.judge.client import Answer, NotTold, answer_with
 from deepcoder_trainer.judge.endpoints import Endpoint
 from deepcoder_trainer.judge.http import CONNECT_SECONDS, rest_seconds, watched_socket
-from deepcoder_trainer.judge.submission import QUEUE_SECONDS, StoredTests, Submission
+from deepcoder_trainer.judge.submission import StoredTests, Submission
 from deepcoder_trainer.types import Problem
 
 log = logging.getLogger(__name__)
 
 PUT_SECONDS = 60.0
 CAPACITY_SECONDS = 5.0
-ANSWER_SECONDS = 60.0
-"""Seconds that an answer may take beyond the deadline, which a judge counts from when it has the whole submission. A
-judge that takes longer has failed."""
-
 ANSWER_BYTES = 64 << 20
 """Longest answer that is read: three times the size of verdicts on the largest number of tests."""
 
@@ -121,17 +117,17 @@ class JudgeServers:
 
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
         """Send the submission, and its tests if the judge lacks them."""
-        told = await self._post(judge, submission.request)
+        told = await self._post(judge, submission)
         if told.unknown_tests and submission.stored is not None:
             problem = await self._put_tests(judge, submission.stored)
-            told = await self._post(judge, submission.request) if problem is None else problem
+            told = await self._post(judge, submission) if problem is None else problem
         if told.unknown_tests:
             return Answer(judged=True, problem=f"it does not find what it was given: {told.answer.problem}")
         return told.answer
 
-    async def _post(self, judge: Endpoint, request: JudgeRequest) -> _Told:
+    async def _post(self, judge: Endpoint, submission: Submission) -> _Told:
+        request, url, seconds = submission.request, f"{judge.url}/v1/judge", submission.answer_seconds
         body = request.model_dump_json(exclude_none=True).encode()
-        url, seconds = f"{judge.url}/v1/judge", (request.deadline_s or QUEUE_SECONDS) + ANSWER_SECONDS
         try:
             try:
                 reply = await self._send("POST", url, body, seconds)

@@ -20,6 +20,9 @@ INLINE_BYTES = 16 * 1024
 """Test sets above this size in bytes are stored at the judge once and referred to by their digest."""
 QUEUE_SECONDS = 300.0
 """Seconds allowed for waiting in a judge's queue, on top of the judging time."""
+ANSWER_SECONDS = 60.0
+"""Seconds that an answer may take beyond the deadline, which a judge counts from when it has the whole submission. A
+judge that takes longer has failed."""
 _ID_DIGITS = 16
 
 
@@ -57,6 +60,11 @@ class Submission:
     def longest_seconds(self) -> float:
         """Longest time in seconds that judging may take."""
         return submission_limit_s(self.request.time_limit_s, len(self.tests))
+
+    @property
+    def answer_seconds(self) -> float:
+        """Longest time in seconds that a judge's answer may take, with the wait in its queue."""
+        return (self.request.deadline_s or QUEUE_SECONDS) + ANSWER_SECONDS
 
 
 class JudgedProblem:
