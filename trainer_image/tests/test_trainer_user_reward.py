@@ -16,7 +16,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judgement, JudgeRefused
 from deepcoder_trainer.judge.submission import Submission
 from deepcoder_trainer.rollout import reward as reward_module
-from deepcoder_trainer.rollout.programs import Programs, wants_programs
+from deepcoder_trainer.rollout.programs import GivenTestsRefused, Programs, wants_programs
 from deepcoder_trainer.rollout.reward import UserReward, load_reward
 from deepcoder_trainer.types import Outcome, Problem
 
@@ -204,6 +204,27 @@ async def test_a_problem_that_no_judge_takes_ends_the_attempt_and_tests_of_the_f
         await UserReward(passes_own_tests, wants_programs=True, judge=judge)(DOUBLE, "print(6)", "k")
     outcome = await UserReward(own_tests, wants_programs=True, judge=judge)(DOUBLE, "print(6)", "k")
     assert (outcome.reward, outcome.verdict) == (None, "error")
+    assert judge.asked == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tests": []}, "tests: List should have at least 1 item"),
+        ({"tests": [("1", "2")] * 10_001}, "tests: List should have at most 10000 items"),
+        ({"tests": [("1" * 20_000, "2")] * 10_001}, "tests: List should have at most 10000 items"),
+        ({"tests": [("1", "2")], "kind": Kind.FUNCTION, "fn_name": "a b"}, "fn_name: String should match pattern"),
+        ({"tests": [("1", "2")], "fn_name": "f"}, "fn_name is needed for kind function"),
+        ({"time_limit_s": 0}, "time_limit_s: Input should be greater than 0"),
+    ],
+    ids=["none", "too many", "too many to be sent each time", "no name", "name without need", "no time"],
+)
+async def test_tests_that_no_judge_could_read_are_refused_as_those_that_a_judge_refuses(
+    given: dict[str, Any], message: str
+) -> None:
+    judge: Any = Judging()
+    with pytest.raises(GivenTestsRefused, match=rf"^{message}"):
+        await Programs(judge, DOUBLE, "k").judge("print(6)", **given)
     assert judge.asked == []
 
 

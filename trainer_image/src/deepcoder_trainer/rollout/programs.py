@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from deepcoder_contracts.judge import MAX_CODE_BYTES, JudgeResponse, Kind, TestCase, TestVerdict, Verdict
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
@@ -28,7 +30,8 @@ class JudgeFailed(RuntimeError):
 
 
 class GivenTestsRefused(RuntimeError):
-    """No judge accepts the tests or the time limit of the reward function, which may be made of the response."""
+    """No judge accepts, or could read, the tests or the time limit of the reward function. They may be made of the
+    response."""
 
 
 def unreadable(code: str) -> bool:
@@ -63,12 +66,19 @@ class Programs:
         if unreadable(code):
             verdict = TestVerdict(verdict=Verdict.COMPILE_ERROR, seconds=0.0)
             return JudgeResponse(id=key, passed=False, verdicts=[verdict], seconds=0.0, worker="")
+        own_tests = tests is None and time_limit_s is None
+        try:
+            submission = JudgedProblem(problem).submission(code, key)
+        except ValidationError as error:
+            if own_tests:
+                raise
+            raise GivenTestsRefused(_first(error)) from error
         try:
             if (reason := self._judge.refusal(problem)) is not None:
                 raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
-            judgement = await self._judge.judge(JudgedProblem(problem).submission(code, key))
+            judgement = await self._judge.judge(submission)
         except JudgeRefused as refused:
-            if tests is None and time_limit_s is None:
+            if own_tests:
                 raise
             raise GivenTestsRefused(str(refused)) from refused
         if judgement.response is None or judgement.response.passed is None:
@@ -78,6 +88,12 @@ class Programs:
     async def passes(self, code: str, tests: Iterable[tuple[str, str]] | None = None, **more: Any) -> bool:
         """Whether a program passes all tests. Takes the arguments of `judge` and raises the same errors."""
         return bool((await self.judge(code, tests, **more)).passed)
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
 
 
 def wants_programs(function: Callable[..., Any], reference: str) -> bool:
