@@ -138,15 +138,22 @@ async def test_large_test_sets_are_stored_once_and_named_by_digest() -> None:
 LARGE = JudgedProblem(Problem("p", "test", "large", (TestCase(input="x" * 20_000, output="1\n"),)))
 
 
-async def test_a_judge_that_does_not_find_the_tests_that_it_took_has_failed() -> None:
-    async def forgets(_: web.Request) -> web.Response:
-        return web.json_response({"error": "unknown"}, status=404)
+@pytest.mark.parametrize(("times", "judged", "attempts"), [(3, True, 1), (99, False, 3)])
+async def test_tests_that_are_put_out_of_the_store_before_their_use_are_stored_again_until_the_judge_has_failed(
+    times: int, judged: bool, attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgets(request: web.Request) -> web.Response:
+        if len(server.asked) <= times:
+            return web.json_response({"error": "unknown"}, status=404)
+        return web.json_response(verdict(True, (await request.json())["id"]))
 
+    monkeypatch.setattr(servers_module, "PUT_PAUSES", (0.0, 0.0, 0.0))
     async with serving(forgets) as ([server], urls):
         client = client_of(Endpoints(urls), patience=30)
         judgement = await client.judge(LARGE.submission("print(1)", "g/0"))
         await client.close()
-    assert (judgement.response, judgement.attempts) == (None, 3)
+    assert (judgement.response is not None, judgement.attempts) == (judged, attempts)
+    assert len(server.asked) == 4 * attempts
     assert len(server.tests) == 1
 
 

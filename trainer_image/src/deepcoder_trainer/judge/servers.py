@@ -2,7 +2,8 @@
 
 - 429 or 503: the judge is full or shutting down, or the submission's deadline passed in its queue. It says how long to
   leave it alone.
-- 404 for a test set: the set is uploaded, and the submission is sent again.
+- 404 for a test set: the set is uploaded, and the submission is sent again. Other sets may put it out of the judge's
+  store in between, so this is repeated after a pause. A judge that still does not find it has failed.
 - 400, 409, 413, 422: the judge has read the submission and will never accept it.
 - Any other status rejects the request for now, mainly 401 and 403: while a token is rotated, kubelets refresh their
   copies a minute or two apart. A proxy may answer 408.
@@ -12,6 +13,7 @@ Ids are idempotency keys: a submission that is sent again while a judge still ha
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,8 @@ from deepcoder_trainer.types import Problem
 log = logging.getLogger(__name__)
 
 PUT_SECONDS = 60.0
+PUT_PAUSES = (0.0, 1.0, 2.0)
+"""Seconds before each upload of a test set to a judge that does not find it."""
 CAPACITY_SECONDS = 5.0
 ANSWER_BYTES = 64 << 20
 """Longest answer that is read: three times the size of verdicts on the largest number of tests."""
@@ -118,9 +122,11 @@ class JudgeServers:
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
         """Send the submission, and its tests if the judge lacks them."""
         told = await self._post(judge, submission)
-        if told.unknown_tests and submission.stored is not None:
-            problem = await self._put_tests(judge, submission.stored)
-            told = await self._post(judge, submission) if problem is None else problem
+        for pause in PUT_PAUSES:
+            if submission.stored is None or not told.unknown_tests:
+                break
+            await asyncio.sleep(pause)
+            told = await self._put_tests(judge, submission.stored) or await self._post(judge, submission)
         if told.unknown_tests:
             return Answer(judged=True, problem=f"it does not find what it was given: {told.answer.problem}")
         return told.answer

@@ -66,11 +66,11 @@ class Programs:
         if unreadable(code):
             verdict = TestVerdict(verdict=Verdict.COMPILE_ERROR, seconds=0.0)
             return JudgeResponse(id=key, passed=False, verdicts=[verdict], seconds=0.0, worker="")
-        own_tests = tests is None and time_limit_s is None
+        problems_own = tests is None and time_limit_s is None
         try:
             submission = JudgedProblem(problem).submission(code, key)
         except ValidationError as error:
-            if own_tests:
+            if problems_own:
                 raise
             raise GivenTestsRefused(_first(error)) from error
         try:
@@ -78,7 +78,7 @@ class Programs:
                 raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
             judgement = await self._judge.judge(submission)
         except JudgeRefused as refused:
-            if own_tests:
+            if problems_own:
                 raise
             raise GivenTestsRefused(str(refused)) from refused
         if judgement.response is None or judgement.response.passed is None:
