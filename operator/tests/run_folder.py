@@ -16,6 +16,7 @@ from deepcoder_contracts.layout import checkpoint_dir, claim_key
 from deepcoder_contracts.lineage import place_of
 from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_operator.domain.world import StoredStage
+from deepcoder_operator.storage.findings import Findings
 from deepcoder_operator.storage.reader import RunFolder, read_stage
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, Target
 
@@ -68,4 +69,4 @@ class Folder:
         return ParentRef(uri=f"s3://{s3_server.BUCKET}/{self.key}/{folder}", digest=sha256_digest(data))
 
     def read(self, ordinal: int | None = None) -> StoredStage:
-        return read_stage(self.run, "short", evaluate=False, ordinal=ordinal, known=frozenset())
+        return read_stage(self.run, "short", evaluate=False, ordinal=ordinal, known=frozenset(), findings=Findings())

@@ -24,8 +24,8 @@ from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import StorageView, StoredStage
 from deepcoder_operator.storage import answers, s3
+from deepcoder_operator.storage.findings import Findings
 from deepcoder_operator.storage.reader import (
-    Rejections,
     RunFolder,
     check_folder,
     claim_folder,
@@ -285,7 +285,7 @@ def test_folder_of_a_run_that_is_not_settled_is_looked_at_and_left_alone(folder:
 
 def test_admission_looks_and_leaves_no_trace(folder: Folder) -> None:
     run = make_run(checkpoint={"s3": {"bucket": s3_server.BUCKET, "prefix": folder.key}})
-    assert _answer(folder.bucket(), run, StorageQuery(admission=True)) == StorageView()
+    assert _answer(folder.bucket(), run, StorageQuery(admission=True), Findings()) == StorageView()
     assert folder.bucket().objects(f"{folder.key}/") == []
 
 
@@ -314,14 +314,14 @@ def test_claims_of_earlier_attempts_are_not_asked_for(folder: Folder) -> None:
 
 def test_damaged_checkpoint_is_not_looked_at_again_for_a_while(folder: Folder) -> None:
     now = [0.0]
-    rejections = Rejections(lambda: now[0])
+    findings = Findings(lambda: now[0])
     folder.save(10, 1)
     folder.save(20, 1)
     folder.put(checkpoint_dir("short", 20, 1) + "/w.bin", b"weights 2x")
 
     def look() -> tuple[list[str], StoredStage]:
         sent = asked(folder)
-        found = read_stage(folder.run, "short", evaluate=False, ordinal=None, known=frozenset(), rejections=rejections)
+        found = read_stage(folder.run, "short", evaluate=False, ordinal=None, known=frozenset(), findings=findings)
         return [url for method, url in sent if method == "HEAD" and "step-000020" in url], found
 
     first, second = look(), look()
@@ -349,12 +349,12 @@ async def test_document_is_put_below_the_runs_folder_and_never_replaces_one(fold
 def test_origin_is_held_to_its_digest(folder: Folder) -> None:
     made = folder.save(10, 1)
     bucket = folder.bucket()
-    assert resolve_origin(bucket, FromCheckpoint(uri=made.uri)) == made
+    assert resolve_origin(bucket, FromCheckpoint(uri=made.uri), Findings()) == made
     with pytest.raises(StorageProblem) as refusal:
-        resolve_origin(bucket, FromCheckpoint(uri=made.uri, digest=sha256_digest(b"x")))
+        resolve_origin(bucket, FromCheckpoint(uri=made.uri, digest=sha256_digest(b"x")), Findings())
     assert refusal.value.problem.reason == "DigestMismatch"
     with pytest.raises(StorageProblem) as refusal:
-        resolve_origin(bucket, FromCheckpoint(uri=made.uri + "x"))
+        resolve_origin(bucket, FromCheckpoint(uri=made.uri + "x"), Findings())
     assert refusal.value.problem.reason == "CheckpointNotFound"
 
 
@@ -365,7 +365,7 @@ def test_origin_that_is_elsewhere_no_checkpoint_or_damaged_is_refused(folder: Fo
 
     def refusal(uri: str) -> str:
         with pytest.raises(StorageProblem) as refused:
-            resolve_origin(folder.bucket(), FromCheckpoint(uri=uri))
+            resolve_origin(folder.bucket(), FromCheckpoint(uri=uri), Findings())
         return str(refused.value)
 
     elsewhere = made.uri.replace(f"s3://{s3_server.BUCKET}/", "s3://attic/")

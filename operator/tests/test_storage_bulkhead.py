@@ -48,10 +48,10 @@ def test_sixty_four_tenants_cost_less_than_sixty_megabytes() -> None:
 def test_known_tenant_does_not_wait_while_a_client_is_made_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     buckets = Buckets()
     known, new = (Target("http://127.0.0.1:9", None, Credentials(name, "s")) for name in ("known", "new"))
-    client = buckets.open(known, "b")._client
+    client = buckets.open(known, "b")._made
     making, made = threading.Event(), threading.Event()
 
-    def slow(target: Target, key: str) -> object:
+    def slow(target: Target) -> object:
         making.set()
         assert made.wait(10)
         return client

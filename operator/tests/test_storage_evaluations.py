@@ -12,6 +12,7 @@ from run_folder import Folder
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.manifest import ManifestKind, RunIdentity
 from deepcoder_operator.domain.world import StoredStage
+from deepcoder_operator.storage.findings import Findings
 from deepcoder_operator.storage.reader import read_stage
 
 pytestmark = pytest.mark.s3
@@ -25,7 +26,7 @@ def folder(s3: s3_server.S3Server) -> Folder:
 
 
 def read(folder: Folder) -> StoredStage:
-    return read_stage(folder.run, "short", evaluate=True, ordinal=None, known=frozenset())
+    return read_stage(folder.run, "short", evaluate=True, ordinal=None, known=frozenset(), findings=Findings())
 
 
 def evaluate(folder: Folder, key: str, ordinal: int, /, **changes: Any) -> None:

@@ -217,12 +217,24 @@ def file_problem(folder: Folder, entry: FileEntry, *, deep: bool = False) -> str
     return None
 
 
-def verify_files(bucket: Bucket, folder: str, manifest: Manifest, *, deep: bool = False) -> None:
-    """Check each file that a manifest lists. Raises `Damaged` with the first that differs."""
+def verify_files(
+    bucket: Bucket,
+    folder: str,
+    manifest: Manifest,
+    *,
+    deep: bool = False,
+    after: int = 0,
+    note: Callable[[int], None] = lambda verified: None,
+) -> None:
+    """Check each file that a manifest lists. Raises `Damaged` with the first that differs.
+
+    After each file, `note` gets the number of files that are as listed. `after` is such a number, from where to go on.
+    """
     found = _InBucket(bucket, folder)
-    for entry in manifest.files:
+    for number, entry in enumerate(manifest.files[after:], after + 1):
         if problem := file_problem(found, entry, deep=deep):
             raise Damaged(f"{found.uri}/{problem}")
+        note(number)
 
 
 def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool = False) -> Iterator[Link]:

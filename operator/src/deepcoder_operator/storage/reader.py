@@ -12,9 +12,7 @@ itself.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -38,15 +36,11 @@ from deepcoder_contracts.layout import (
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates
 from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity, RunRecord
 from deepcoder_operator.domain.world import StoredStage
+from deepcoder_operator.storage.findings import Findings
 from deepcoder_operator.storage.s3 import Bucket, Exists, StorageProblem
 
 MAX_LOOKED_AT = 20
 """Largest number of checkpoints that are examined. Older ones are pruned anyway."""
-
-REJECTED_SECONDS = 300.0
-"""Time, in seconds, for which a checkpoint that was found damaged is not verified again."""
-
-_REMEMBERED = 1000
 
 
 @dataclass(frozen=True)
@@ -58,30 +52,6 @@ class RunFolder:
     """Key prefix, without a slash at either end."""
     run: RunIdentity
     config_digest: Digest
-
-
-class Rejections:
-    """Remembers checkpoints that were found damaged, so that not every query of their stage verifies all their files
-    again. Thread-safe."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._found: OrderedDict[tuple[str, Digest], tuple[float, str]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, uri: str, digest: Digest) -> str | None:
-        """Return the damage of a checkpoint that was found recently, or None."""
-        with self._lock:
-            at, text = self._found.get((uri, digest), (float("-inf"), ""))
-            return text if self._clock() - at < REJECTED_SECONDS else None
-
-    def add(self, uri: str, digest: Digest, text: str) -> None:
-        """Record the damage of a checkpoint. If there are too many entries, the oldest is forgotten."""
-        with self._lock:
-            self._found[(uri, digest)] = (self._clock(), text)
-            self._found.move_to_end((uri, digest))
-            if len(self._found) > _REMEMBERED:
-                self._found.popitem(last=False)
 
 
 def check_folder(bucket: Bucket, key: str, run: RunIdentity, config_digest: Digest | None) -> bool:
@@ -121,7 +91,7 @@ def claim_folder(folder: RunFolder, *, looked: bool = False) -> None:
         check_folder(folder.bucket, folder.key, folder.run, folder.config_digest)
 
 
-def resolve_origin(bucket: Bucket, origin: FromCheckpoint) -> ParentRef:
+def resolve_origin(bucket: Bucket, origin: FromCheckpoint, findings: Findings) -> ParentRef:
     """Verify the checkpoint in spec.from and return it with its digest. Raises `StorageProblem`."""
     name, _, folder = origin.uri.removeprefix("s3://").partition("/")
     if name != bucket.name:
@@ -130,7 +100,8 @@ def resolve_origin(bucket: Bucket, origin: FromCheckpoint) -> ParentRef:
     try:
         data, _ = bucket.get(f"{folder}/{MANIFEST}")
         manifest = read_manifest(data, origin.uri)
-        verify_files(bucket, folder, manifest)
+        digest = sha256_digest(data)
+        _verify(bucket, folder, manifest, digest, findings)
     except Missing:
         raise StorageProblem("CheckpointNotFound", f"spec.from: {origin.uri}/{MANIFEST} does not exist") from None
     except Damaged as e:
@@ -139,7 +110,6 @@ def resolve_origin(bucket: Bucket, origin: FromCheckpoint) -> ParentRef:
         raise StorageProblem(
             "CheckpointNotFound", f"spec.from: {origin.uri} is of kind {manifest.kind}, not a checkpoint"
         )
-    digest = sha256_digest(data)
     if origin.digest not in (None, digest):
         raise StorageProblem("DigestMismatch", f"spec.from: {origin.uri} has digest {digest}, not {origin.digest}")
     return ParentRef(uri=origin.uri.rstrip("/"), digest=digest)
@@ -152,7 +122,7 @@ def read_stage(
     evaluate: bool,
     ordinal: int | None,
     known: Set[str],
-    rejections: Rejections | None = None,
+    findings: Findings,
 ) -> StoredStage:
     """Return a stage's newest verified checkpoint or results, and how an attempt ended.
 
@@ -160,7 +130,7 @@ def read_stage(
     """
     exit_record = _exit(folder, stage, ordinal) if ordinal else None
     if evaluate:
-        return _evaluation(folder, stage, exit_record)
+        return _evaluation(folder, stage, exit_record, findings)
     root = f"{folder.key}/{stage}"
     claims = _Claims(folder, stage)
     named = [n for n in map(parse_checkpoint_dir, folder.bucket.folders(f"{root}/")) if n]
@@ -182,7 +152,7 @@ def read_stage(
             if (manifest.step, manifest.ordinal) != name:
                 raise Damaged(f"{uri} says step {manifest.step} of attempt {manifest.ordinal}")
             if digest not in known:
-                _verify(folder.bucket, f"{folder.key}/{path}", manifest, digest, rejections)
+                _verify_once(folder.bucket, f"{folder.key}/{path}", manifest, digest, findings)
         except Damaged as e:
             rejected.append(str(e))
             continue
@@ -202,20 +172,22 @@ def read_stage(
     return StoredStage(exit=exit_record, rejected=tuple(rejected))
 
 
-def _evaluation(folder: RunFolder, stage: str, exit_record: ExitRecord | None) -> StoredStage:
+def _evaluation(folder: RunFolder, stage: str, exit_record: ExitRecord | None, findings: Findings) -> StoredStage:
     found: list[Manifest] = []
     rejected: list[str] = []
     for name in folder.bucket.folders(f"{folder.key}/eval/"):
         path = f"eval/{name}"
-        if parse_evaluation_dir(path) is None:
+        place = (folder.bucket.place, f"{folder.key}/{path}")
+        if parse_evaluation_dir(path) is None or findings.stages.get(place) not in (None, stage):
             continue
         try:
             data, _ = folder.bucket.get(f"{folder.key}/{path}/{MANIFEST}")
             manifest = read_manifest(data, path)
+            findings.stages.put(place, manifest.stage)
             if manifest.stage != stage:
                 continue
             _belongs(folder, manifest, ManifestKind.EVALUATION, stage)
-            verify_files(folder.bucket, f"{folder.key}/{path}", manifest)
+            _verify(folder.bucket, f"{folder.key}/{path}", manifest, sha256_digest(data), findings)
             found.append(manifest)
         except Missing:
             continue
@@ -244,16 +216,26 @@ def _belongs(folder: RunFolder, manifest: Manifest, kind: ManifestKind, stage: s
         raise Damaged(f"a manifest of {stage} says that it is the {manifest.kind} of stage {manifest.stage}")
 
 
-def _verify(bucket: Bucket, path: str, manifest: Manifest, digest: Digest, rejections: Rejections | None) -> None:
-    """Check every file of a checkpoint. Raises `Damaged`, at once if damage was found recently."""
-    uri = f"s3://{bucket.name}/{path}"
-    if rejections is not None and (text := rejections.find(uri, digest)):
+def _verify(bucket: Bucket, path: str, manifest: Manifest, digest: Digest, findings: Findings) -> None:
+    """Check every file of a folder, from where the last query was cut off. Raises `Damaged`."""
+    key = (bucket.place, path, digest)
+    after = findings.verified.get(key) or 0
+    try:
+        verify_files(bucket, path, manifest, after=after, note=lambda number: findings.verified.put(key, number))
+    except Damaged:
+        findings.verified.drop(key)
+        raise
+
+
+def _verify_once(bucket: Bucket, path: str, manifest: Manifest, digest: Digest, findings: Findings) -> None:
+    """Do the same. Raises `Damaged` at once if damage was found recently."""
+    key = (bucket.place, path, digest)
+    if text := findings.damage.get(key):
         raise Damaged(text)
     try:
-        verify_files(bucket, path, manifest)
+        _verify(bucket, path, manifest, digest, findings)
     except Damaged as e:
-        if rejections is not None:
-            rejections.add(uri, digest, str(e))
+        findings.damage.put(key, str(e))
         raise
 
 

@@ -144,6 +144,11 @@ class Bucket:
         """Once the caller at the other end of `line` no longer waits, every method raises `Unheard`."""
         self._made, self._client, self._target, self.name, self._line = made, made.client, target, name, line or Line()
 
+    @property
+    def place(self) -> tuple[str | None, str | None, str]:
+        """Server and bucket, which tell it from all others."""
+        return self._target.endpoint, self._target.region, self.name
+
     def get(self, key: str) -> tuple[bytes, datetime]:
         """Return a document and the time of its commit. Raises `Missing`, and `StorageProblem` if it is too large."""
         with self._translated(key):

@@ -23,9 +23,9 @@ from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
 from deepcoder_operator.storage.bulkhead import AT_ONCE, Bulkhead, Place
 from deepcoder_operator.storage.credentials import CredentialReader
 from deepcoder_operator.storage.endpoint_check import vet_address
+from deepcoder_operator.storage.findings import Findings
 from deepcoder_operator.storage.free_folders import FreeFolders
 from deepcoder_operator.storage.reader import (
-    Rejections,
     RunFolder,
     check_folder,
     claim_folder,
@@ -71,7 +71,7 @@ class StorageService:
         self._allowed = [e.rstrip("/") for e in allowed_endpoints]
         self._buckets = Buckets((lambda url: None) if self._allowed else partial(vet_address, loopback=loopback))
         self._bulkhead = Bulkhead()
-        self._rejections = Rejections(clock)
+        self._findings = Findings(clock)
         self._free = FreeFolders(clock)
         self.aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
         """Returns a context that is entered while a query waits for storage."""
@@ -85,7 +85,7 @@ class StorageService:
         started = time.monotonic()
         try:
             return await self._in_thread(
-                run, DEADLINE_SECONDS, lambda bucket: _answer(bucket, run, query, self._rejections, self._free)
+                run, DEADLINE_SECONDS, lambda bucket: _answer(bucket, run, query, self._findings, self._free)
             )
         except StorageProblem as e:
             metrics.STORAGE_PROBLEMS.labels(reason=e.problem.reason).inc()
@@ -170,7 +170,7 @@ def _answer(
     bucket: Bucket,
     run: DeepCoderRun,
     query: StorageQuery,
-    rejections: Rejections | None = None,
+    findings: Findings,
     free: FreeFolders | None = None,
 ) -> StorageView:
     status = run.status
@@ -178,7 +178,7 @@ def _answer(
     origin: ParentRef | None = provenance.from_ if provenance else None
     if query.admission:
         if run.spec.from_ is not None and origin is None:
-            origin = resolve_origin(bucket, run.spec.from_)
+            origin = resolve_origin(bucket, run.spec.from_, findings)
         settled = provenance if status.ordinal > 0 else None
         digest = settled.config_digest if settled else None
         if not check_folder(bucket, storage_key(run), identity(run), digest) and free is not None:
@@ -191,7 +191,5 @@ def _answer(
         folder = RunFolder(bucket, storage_key(run), identity(run), provenance.config_digest)
         known = {c.digest for c in status.checkpoints}
         evaluate = spec.type is StageType.EVALUATE
-        stage = read_stage(
-            folder, spec.name, evaluate=evaluate, ordinal=query.ordinal, known=known, rejections=rejections
-        )
+        stage = read_stage(folder, spec.name, evaluate=evaluate, ordinal=query.ordinal, known=known, findings=findings)
     return StorageView(stage=stage, origin=origin)
