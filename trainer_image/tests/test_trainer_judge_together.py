@@ -304,6 +304,25 @@ def test_outputs_that_would_not_come_back_are_refused(tmp_path: Path) -> None:
     assert refusal(replace(DOUBLE, tests=(TestCase(input="", output="ß" * (1 << 20)),) * 3)) is not None
 
 
+@pytest.mark.parametrize("changed", ["strict.py", "judgeable.py", "report.py", "harness.py"])
+async def test_verdicts_are_filed_under_the_code_of_ours_that_grades(
+    hosted_api: TogetherAPI,
+    hosted_judge: JudgeClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+) -> None:
+    before = await hosted_judge.version()
+    assert re.fullmatch(rf"together {re.escape(hosted_api.url)} sha256:[0-9a-f]{{16}}", before)
+    assert await hosted_judge.version() == before
+    files = transport_module.grading_files()
+    [original] = [path for path in files if path.name == changed]
+    (tmp_path / changed).write_bytes(original.read_bytes() + b"# as of a later release\n")
+    later = tuple(tmp_path / changed if path == original else path for path in files)
+    monkeypatch.setattr(transport_module, "grading_files", lambda: later)
+    assert await hosted_judge.version() != before
+
+
 @pytest.mark.parametrize(
     ("url", "environment", "proxy"),
     [

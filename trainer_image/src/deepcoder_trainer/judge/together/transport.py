@@ -16,8 +16,10 @@ The key is only in the Authorization header. Redirects are not followed, so it g
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from deepcoder_contracts import strict
 from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.judge.bearer import Bearer
 from deepcoder_trainer.judge.client import Answer, answer_with
@@ -43,6 +46,7 @@ PAUSE_SECONDS = 1.0
 _ABSENT_SECONDS = 2.0
 _NOT_LET_IN = frozenset({401, 402, 403, 408})
 _SHOWN = 500
+_DIGITS = 16
 
 
 class NotExecuted(Exception):
@@ -64,8 +68,8 @@ class TogetherTransport:
         )
 
     async def version(self, judge: Endpoint) -> str:
-        """The trainer's own code grades, and its digest is in the results; what runs programs is unknown."""
-        return f"together {judge.url}"
+        """Return the URL and a digest of our code that grades; what runs programs there is unknown."""
+        return f"together {judge.url} {_digest(grading_files())}"
 
     async def max_memory_mb(self, judge: Endpoint) -> None:
         """Always None: the API does not tell."""
@@ -133,6 +137,21 @@ class TogetherTransport:
 
     def _clean(self, text: str) -> str:
         return ascii(self._key.redact(text))[1:-1][:_SHOWN]
+
+
+def grading_files() -> tuple[Path, ...]:
+    """Return the files on which a verdict depends: this package, and the contracts on judging."""
+    contracts = Path(strict.__file__).parent
+    return (*sorted(contracts.glob("judge*.py")), contracts / "strict.py", *sorted(Path(__file__).parent.glob("*.py")))
+
+
+def _digest(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        digest.update(f"{path.name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return f"sha256:{digest.hexdigest()[:_DIGITS]}"
 
 
 def _failed(problem: str) -> Answer:
