@@ -1,5 +1,6 @@
 """The demo as a whole: two at once, Ctrl-C, and what is said then."""
 
+import io
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from deepcoder_demo import __main__ as demo
 from deepcoder_demo import devcluster, manifest, platform, preflight, summary
@@ -91,6 +93,18 @@ def test_checks_that_are_interrupted_end_in_a_line(
     monkeypatch.setattr(preflight, "check", interrupted)
     assert preflight.main() == 130
     assert capsys.readouterr().err == "demo: interrupted; nothing was changed\n"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_last_words_say_how_to_remove_what_was_made(ours: bool) -> None:
+    cluster = Cluster("/a", ours, Images("o", "t", "s"), S3Access("http://s3", "http://s3", "b", "r", "k", "s"))
+    console = Console(file=io.StringIO(), width=200)
+    summary.farewell(cluster, "demo", "demo", console)
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    assert ("make down" in told) is ours
+    for command in ("helm uninstall deepcoder -n deepcoder", "kubectl delete namespace demo deepcoder"):
+        assert (command in told) is not ours
 
 
 @pytest.mark.parametrize(("phase", "code"), [("Complete", 0), ("Failed", 1)])

@@ -88,9 +88,11 @@ def test_only_files_that_the_bucket_does_not_have_as_they_are_now_are_sent(tmp_p
 
     stored = {"/team-ml/demo/same.jsonl": checksum(b"same"), "/team-ml/demo/model/old.bin": checksum(b"before")}
     sent: dict[str, tuple[bytes, str | None]] = {}
+    tokens: set[str | None] = set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
+            tokens.add(self.headers.get("x-amz-security-token"))
             self.send_response(200 if self.path in stored else 404)
             self.send_header("x-amz-checksum-sha256", stored.get(self.path, ""))
             self.send_header("Content-Length", "0")
@@ -113,9 +115,10 @@ def test_only_files_that_the_bucket_does_not_have_as_they_are_now_are_sent(tmp_p
         threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05}).start()
         url = f"http://127.0.0.1:{httpd.server_port}"
         try:
-            assert upload(tmp_path, S3Access(url, url, "team-ml", "us-east-1", "key", "secret")) == 2
+            assert upload(tmp_path, S3Access(url, url, "team-ml", "us-east-1", "key", "secret", "of-an-hour")) == 2
         finally:
             httpd.shutdown()
+    assert tokens == {"of-an-hour"}
     assert sent == {
         "/team-ml/demo/model/old.bin": (b"after", checksum(b"after")),
         "/team-ml/demo/new.jsonl": (b"new", checksum(b"new")),

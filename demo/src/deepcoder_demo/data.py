@@ -62,6 +62,7 @@ def upload(folder: Path, access: S3Access) -> int:
         endpoint_url=access.host_endpoint,
         aws_access_key_id=access.access_key,
         aws_secret_access_key=access.secret_key,
+        aws_session_token=access.session_token or None,
         region_name=access.region,
         config=Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 5}, s3={"addressing_style": "path"}),
     )
@@ -79,7 +80,10 @@ def advice(error: ClientError | BotoCoreError) -> str:
     """What to check after an error of the S3 client; `make down` renews a server of devcluster's."""
     status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else None
     if status in (401, 403):
-        return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and the rights of these keys"
+        return (
+            "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN (of temporary keys) and AWS_REGION, and "
+            "the rights of these keys"
+        )
     if status in (301, 404):
         return "Check DEEPCODER_S3_BUCKET: the demo does not create a bucket"
     return (

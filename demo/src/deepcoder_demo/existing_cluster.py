@@ -8,10 +8,12 @@ because the checks before the set-up import it.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from deepcoder_demo import untouched
 from deepcoder_demo.commands import CommandFailed, run
 from deepcoder_demo.settings import Cluster, Images, S3Access, SettingsError
 
@@ -19,6 +21,8 @@ VARIABLES = (
     "DEEPCODER_IMAGES", "DEEPCODER_S3_ENDPOINT", "DEEPCODER_S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
 )  # fmt: skip
 PROGRAMS = ("kubectl", "helm")
+HELM = (3, 14)
+"""The first version with --reset-then-reuse-values."""
 UNSET = "Or unset KUBECONFIG to have a cluster made on this machine"
 
 
@@ -30,11 +34,14 @@ def named(environment: Mapping[str, str], ours: Path) -> str | None:
 
 
 def check(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
-    """The cluster, if it answers and all variables that the demo needs are set; raises SettingsError otherwise."""
+    """The cluster, if it answers, has room for the demo, and all variables are set; raises SettingsError otherwise."""
     if missing := [program for program in PROGRAMS if shutil.which(program, path=environment.get("PATH")) is None]:
         raise SettingsError(
             f"KUBECONFIG names a cluster ({kubeconfig}), which needs {' and '.join(missing)} on PATH. {UNSET}."
         )
+    version = run(["helm", "version", "--template", "{{.Version}}"], seconds=20).strip()
+    if (found := re.match(r"v(\d+)\.(\d+)\.", version)) and (int(found[1]), int(found[2])) < HELM:
+        raise SettingsError(f"helm is {version}: install helm {HELM[0]}.{HELM[1]} or newer. {UNSET}.")
     ready = ["kubectl", "get", "--raw=/readyz", "--request-timeout=10s"]
     try:
         run(ready, seconds=20, env={"KUBECONFIG": kubeconfig})
@@ -42,7 +49,9 @@ def check(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
         raise SettingsError(
             f"KUBECONFIG={kubeconfig} names a cluster that does not answer: {error}\nStart it, or log in. {UNSET}."
         ) from error
-    return cluster(kubeconfig, environment)
+    described = cluster(kubeconfig, environment)
+    untouched.check(kubeconfig)
+    return described
 
 
 def cluster(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
@@ -52,7 +61,8 @@ def cluster(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
             f"KUBECONFIG names a reachable cluster ({kubeconfig}), so none is built. The demo then also needs "
             f"{', '.join(missing)}: DEEPCODER_IMAGES is a JSON file with the keys operator, trainer and sandbox, whose "
             f"images the cluster can pull; DEEPCODER_S3_ENDPOINT is the URL of an S3 server as pods reach it "
-            f"(DEEPCODER_S3_HOST_ENDPOINT as this machine does, if another); AWS_REGION is us-east-1 if unset. {UNSET}."
+            f"(DEEPCODER_S3_HOST_ENDPOINT as this machine does, if another); AWS_REGION is us-east-1 if unset; "
+            f"temporary keys also need AWS_SESSION_TOKEN. {UNSET}."
         )
     endpoint = environment["DEEPCODER_S3_ENDPOINT"]
     return Cluster(
@@ -66,6 +76,7 @@ def cluster(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
             region=environment.get("AWS_REGION") or "us-east-1",
             access_key=environment["AWS_ACCESS_KEY_ID"],
             secret_key=environment["AWS_SECRET_ACCESS_KEY"],
+            session_token=environment.get("AWS_SESSION_TOKEN", ""),
         ),
     )
 

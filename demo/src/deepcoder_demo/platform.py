@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_demo.commands import CommandFailed, GivenUp, run
-from deepcoder_demo.settings import CREDENTIALS_SECRET, OPERATOR_NAMESPACE, REPOSITORY, Cluster, S3Access, tool
+from deepcoder_demo.settings import (
+    CREDENTIALS_SECRET,
+    MADE_BY,
+    OPERATOR_NAMESPACE,
+    REPOSITORY,
+    Cluster,
+    Images,
+    S3Access,
+    tool,
+)
 from deepcoder_demo.wait_limit import WaitLimit
 
 RELEASE = "deepcoder"
@@ -26,17 +35,27 @@ INSTALL_SECONDS = 180
 
 
 def install_chart(cluster: Cluster) -> None:
-    """`helm upgrade --install` of the chart, and a wait for its operator to be ready."""
+    """`helm upgrade --install` of the chart, and a wait for its operator to be ready.
+
+    Values that somebody has added to the demo's release stay.
+    """
     apply(cluster, namespace(OPERATOR_NAMESPACE))
-    values = [f"images.{part}={getattr(cluster.images, part)}" for part in ("operator", "trainer", "sandbox")]
-    settings = [word for value in values for word in ("--set-string", value)]
-    settings += ["--set", "replicas=1", "--set", "web.enabled=true"]  # there is one node
     helm(
         cluster,
         "upgrade", "--install", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE,
-        "--wait", f"--timeout={INSTALL_SECONDS}s", *settings,
-        seconds=INSTALL_SECONDS + 20,
+        "--wait", f"--timeout={INSTALL_SECONDS}s", "--reset-then-reuse-values", "--values", "-",
+        seconds=INSTALL_SECONDS + 20, stdin=json.dumps(values(cluster.images)),
     )  # fmt: skip
+
+
+def values(images: Images) -> dict[str, Any]:
+    """The chart's values. `untouched.py` knows the release by them."""
+    return {
+        "images": {"operator": images.operator, "trainer": images.trainer, "sandbox": images.sandbox},
+        "replicas": 1,  # there is one node
+        "web": {"enabled": True},
+        "podAnnotations": MADE_BY,
+    }
 
 
 def make_namespace(cluster: Cluster, name: str) -> None:
@@ -46,17 +65,18 @@ def make_namespace(cluster: Cluster, name: str) -> None:
 
 def namespace(name: str) -> dict[str, Any]:
     """A Namespace that enforces the restricted standard."""
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED | MADE_BY}}
 
 
 def credentials(namespace_: str, access: S3Access) -> dict[str, Any]:
     """The Secret with the bucket's credentials."""
-    values = {"AWS_ACCESS_KEY_ID": access.access_key, "AWS_SECRET_ACCESS_KEY": access.secret_key}
+    keys = {"AWS_ACCESS_KEY_ID": access.access_key, "AWS_SECRET_ACCESS_KEY": access.secret_key}
+    keys |= {"AWS_SESSION_TOKEN": access.session_token} if access.session_token else {}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": CREDENTIALS_SECRET, "namespace": namespace_},
-        "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
+        "data": {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()},
     }
 
 
@@ -71,9 +91,9 @@ def kubectl(cluster: Cluster, *arguments: str, seconds: float = 60, stdin: str |
     return run([cluster.kubectl, *arguments], seconds=seconds, stdin=stdin, env={"KUBECONFIG": cluster.kubeconfig})
 
 
-def helm(cluster: Cluster, *arguments: str, seconds: float) -> str:
+def helm(cluster: Cluster, *arguments: str, seconds: float, stdin: str | None = None) -> str:
     """Helm on this cluster."""
-    return run([cluster.helm, *arguments], seconds=seconds, env={"KUBECONFIG": cluster.kubeconfig})
+    return run([cluster.helm, *arguments], seconds=seconds, stdin=stdin, env={"KUBECONFIG": cluster.kubeconfig})
 
 
 def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> dict[str, Any]:

@@ -14,6 +14,8 @@ OUTPUT = REPOSITORY / "out" / "demo"
 NAMESPACE = "demo"
 RUN = "demo"
 OPERATOR_NAMESPACE = "deepcoder"
+MADE_BY = {"deepcoder.dev/made-by": "demo"}
+"""Label of the namespaces that the demo makes, and annotation of its operator's pods, a value of its release."""
 CREDENTIALS_SECRET = "deepcoder-s3"  # noqa: S105 - the Secret's name
 
 
@@ -38,6 +40,8 @@ class S3Access:
     region: str
     access_key: str
     secret_key: str
+    session_token: str = ""
+    """Belongs to temporary keys; empty for others."""
 
 
 @dataclass(frozen=True)
