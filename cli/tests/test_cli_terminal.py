@@ -88,6 +88,20 @@ def test_what_is_shown_in_place_of_a_character_names_it() -> None:
     assert printable("\x1b\x9b\u202e\ud800 \xa0") == "\\x1b\\x9b\\u202e\\ud800 \xa0"
 
 
+@pytest.mark.parametrize("long", [0, 1])
+def test_a_table_in_a_pipe_has_a_line_for_each_row_however_long_its_values_are(out: Terminal, long: int) -> None:
+    """A list of a hundred failed problems, or a URI, is a value that a program copies whole."""
+    taken = out(False)
+    rows = [("a", "x" * 900, "日" * 300), ("b" * 7, None, "y z")]
+    output.table(("name", "value", "uri"), rows, long=long)
+    head, first, second = taken.getvalue().splitlines()
+    assert head.split() == ["NAME", "VALUE", "URI"]
+    assert first.split() == list(rows[0])
+    assert second.split() == ["b" * 7, "–", "y", "z"]
+    output.table(("name", "value"), [])
+    assert taken.getvalue().splitlines()[-1] == "NAME   VALUE"
+
+
 def test_a_figure_that_is_none_is_null_to_programs_and_a_dash_to_people() -> None:
     assert output.plain({"a": [math.nan, math.inf, 0.5]}) == {"a": [None, None, 0.5]}
     assert [output.cell(value) for value in (None, "", True, False, 0.0, 0.123456)] == [

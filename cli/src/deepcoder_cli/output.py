@@ -26,13 +26,8 @@ from deepcoder_cli.terminal import harmless, printable
 
 _BEYOND_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
-WIDE = 400
-"""Width in columns if there is no terminal, so that a table in a pipe is not wrapped."""
-
-
-def _width() -> int:
-    """Return the width of standard output in columns."""
-    return Console().width if sys.stdout.isatty() else WIDE
+_GAP = 3
+"""Columns of space between two columns of a table."""
 
 
 def document(value: Any, form: str) -> None:
@@ -53,23 +48,29 @@ def document(value: Any, form: str) -> None:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, long: int = 0) -> None:
     """Print a table without a frame. A dash stands for an unknown value.
 
-    If the terminal is too narrow, each of the last `long` columns gets a line of its own below its row, unfolded, so
+    Without a terminal, no value is folded: a program that reads the table from a pipe finds one row in each line. If
+    the terminal is too narrow, each of the last `long` columns gets a line of its own below its row, unfolded, so
     that its value can be copied.
     """
-    width, cells = _width(), [[cell(value) for value in row] for row in rows]
-    lines = _drawn(columns, cells, WIDE if long else width)
-    if not long or all(cell_len(line) <= width for line in lines):
+    cells = [[cell(value) for value in row] for row in rows]
+    width = Console().width if sys.stdout.isatty() else None
+    lines = _drawn(columns, cells, None if long else width)
+    if not long or width is None or all(cell_len(line) <= width for line in lines):
         sys.stdout.writelines(f"{line}\n" for line in lines)
         return
-    head, *drawn = _drawn(columns[:-long], [row[:-long] for row in cells], WIDE)
+    head, *drawn = _drawn(columns[:-long], [row[:-long] for row in cells], None)
     sys.stdout.write(f"{head}\n")
     for line, row in zip(drawn, cells, strict=True):
         below = zip(columns[-long:], row[-long:], strict=True)
         sys.stdout.writelines([f"{line}\n", *(f"  {name} {value}\n" for name, value in below)])
 
 
-def _drawn(columns: Sequence[str], cells: Iterable[Sequence[str]], width: int) -> list[str]:
-    drawn = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="")
+def _drawn(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """Return the lines of a table that folds values beyond `width`; None: as wide as its widest values."""
+    if width is None:
+        rows = [[column.upper() for column in columns], *cells]
+        width = sum(max(map(cell_len, column)) + _GAP for column in zip(*rows, strict=True))
+    drawn = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="")
     for column in columns:
         drawn.add_column(column.upper(), overflow="fold")
     for row in cells:
