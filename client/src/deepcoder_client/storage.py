@@ -29,7 +29,23 @@ from typing import Any
 
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConfigNotFound,
+    ConfigParseError,
+    CredentialRetrievalError,
+    InvalidConfigError,
+    LoginError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    RefreshWithMFAUnsupportedError,
+    SSLError,
+    SSOError,
+    TokenRetrievalError,
+    UnknownCredentialError,
+)
 from urllib3.exceptions import HTTPError
 
 from deepcoder_client.connection import SECRETS, Connection
@@ -45,6 +61,15 @@ _REFUSED = {
     *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"),
     *("AuthorizationHeaderMalformed", "Forbidden"),
 }
+_UNUSABLE = (
+    *(ConfigNotFound, ConfigParseError, CredentialRetrievalError, InvalidConfigError, LoginError),
+    *(PartialCredentialsError, ProfileNotFound, RefreshWithMFAUnsupportedError, SSOError, TokenRetrievalError),
+    UnknownCredentialError,
+)
+"""Errors of the user's own AWS configuration and logins. No request has been sent."""
+_LOGINS = ((LoginError, "aws login"), ((SSOError, TokenRetrievalError), "aws sso login"))
+_QUOTED = 300
+"""Characters kept of what botocore says of credentials: a program that provides them may have said a lot."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +248,13 @@ class Bucket:
                     f"{server} has no bucket {self.name}: is this the server of the run? See --endpoint",
                     StorageFault.NO_BUCKET,
                 ) from error
+            if code == "AuthorizationHeaderMalformed" and (told.get("Region") or "region" in told.get("Message", "")):
+                region = told.get("Region") or "that of the bucket"
+                raise StorageError(
+                    f"{server} serves s3://{self.name} in another region ({told.get('Message', '')}): set "
+                    f"checkpoint.s3.region of the run to {region}",
+                    StorageFault.REFUSED,
+                ) from error
             if code in _REFUSED:
                 raise StorageError(
                     f"{server} refuses {access.source} for {where} ({code}): set others with AWS_ACCESS_KEY_ID and "
@@ -233,6 +265,13 @@ class Bucket:
         except NoCredentialsError as error:
             raise StorageError(
                 f"no credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                f"AWS_PROFILE{access.hint}",
+                StorageFault.NO_CREDENTIALS,
+            ) from error
+        except _UNUSABLE as error:
+            raise StorageError(
+                f"your own credentials cannot be used for {where}: {' '.join(str(error).split())[:_QUOTED]}: "
+                f"{_way_to_renew(error)}set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name another profile in "
                 f"AWS_PROFILE{access.hint}",
                 StorageFault.NO_CREDENTIALS,
             ) from error
@@ -251,6 +290,15 @@ class Bucket:
             raise StorageError(
                 f"{server} broke off its answer ({type(error).__name__}): try again", StorageFault.UNREACHABLE
             ) from error
+
+
+def _way_to_renew(error: BotoCoreError) -> str:
+    """Return the command that logs in again, for a message, if the error is of a login that has ended."""
+    command = next((command for kinds, command in _LOGINS if isinstance(error, kinds)), None)
+    if command is None:
+        return ""
+    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
+    return f"run `{command}{f' --profile {profile}' if profile else ''}`, or "
 
 
 def _session() -> botocore.session.Session:
