@@ -71,6 +71,7 @@ async def test_a_stage_whose_inputs_another_stage_has_measured_has_the_same_resu
 async def test_the_operator_finds_results_of_every_stage_although_two_stages_have_the_same_inputs(
     s3: Any, tmp_path: Path
 ) -> None:
+    from deepcoder_operator.storage.findings import Findings
     from deepcoder_operator.storage.reader import RunFolder, read_stage
     from deepcoder_operator.storage.s3 import Buckets, Credentials, Target
 
@@ -83,7 +84,8 @@ async def test_the_operator_finds_results_of_every_stage_although_two_stages_hav
     credentials = Credentials(s3_server.ACCESS, s3_server.SECRET)
     bucket = Buckets().open(Target(s3.endpoint, None, credentials), s3.bucket)
     for stage, figures in metrics_of.items():
-        stored = read_stage(RunFolder(bucket, key, RUN, DIGEST), stage, evaluate=True, ordinal=None, known=frozenset())
+        folder = RunFolder(bucket, key, RUN, DIGEST)
+        stored = read_stage(folder, stage, evaluate=True, ordinal=None, known=frozenset(), findings=Findings())
         assert (stored.evaluated, stored.metrics, stored.rejected) == (True, figures, ())
 
 
