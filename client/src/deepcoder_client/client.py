@@ -331,7 +331,7 @@ class Client:
         """Return the events about objects with the given names, oldest first."""
         found = []
         for name in dict.fromkeys(names):
-            found += self.connection.list(EVENTS, namespace, fieldSelector=f"regarding.name={name}")["items"]
+            found += self.connection.list(EVENTS, namespace, fieldSelector=f"involvedObject.name={name}")["items"]
         return sorted(found, key=lambda e: str(e.get("eventTime") or e["metadata"].get("creationTimestamp")))
 
     def folder(
