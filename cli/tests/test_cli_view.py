@@ -11,7 +11,7 @@ from deepcoder_cli.follow import one_line
 from deepcoder_cli.output import age, cell
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_cli.view import curve_point, pod_state, render, sparkline
-from deepcoder_client.client import pool_of
+from deepcoder_contracts.labels import pool_of
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
@@ -166,6 +166,8 @@ def test_a_run_without_a_shared_pool_has_one_of_its_own() -> None:
     assert pool_of(shared) == "team"
     shared["spec"]["sandbox"] = {"together": {"credentialsSecretRef": {"name": "together"}}}
     assert pool_of(shared) is None
+    shared["status"] = {"attempt": {"pool": "team"}}
+    assert pool_of(shared) == "team", "the live attempt keeps the judges that it began with"
 
 
 def test_a_stages_row_tells_what_evaluations_came_to_and_not_the_dozens_of_figures_of_a_step() -> None:

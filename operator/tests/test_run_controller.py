@@ -23,7 +23,7 @@ from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.controllers.reconcile import Memory, Obstacle, version
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.domain.draft import CreateAttempt, Plan
-from deepcoder_operator.domain.world import Problem, StorageView, World
+from deepcoder_operator.domain.world import Problem, World
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.resources import POOLS
 from deepcoder_operator.progress_board import ProgressBoard
@@ -196,23 +196,23 @@ async def test_pool_that_changes_wakes_the_runs_that_it_judges_for_and_no_other(
     class Still(Observer):
         async def observe(self, run: Any, now: Any, obstacle: Any, outdated: Any) -> World:
             looked.append(run.metadata.name)
-            return World(storage=StorageView(problem=Problem("SecretNotFound", "no Secret")), obstacle=obstacle)
-
-    async def accept(obj: dict[str, Any]) -> dict[str, Any]:
-        return obj | {"metadata": obj["metadata"] | {"resourceVersion": "2"}}
+            return World()
 
     looked: list[str] = []
+    live = pool_of("d", poolRef={"name": "other"})
+    attempt = {"ordinal": 1, "stageIndex": 0, "name": "d-s0-a1", "intendedTime": "2026-01-01T00:00:00Z"}
+    live["status"] = {"ordinal": 1, "attempt": attempt | {"pool": "shared"}}
     harness.controller._reconciler.observer = Still()
-    monkeypatch.setattr(harness.api, "replace_status", accept)
+    monkeypatch.setattr(reconcile, "plan", lambda run, *_: Plan(run.status, requeue_after=60))
     for obj in (pool_of("a", poolRef={"name": "shared"}), pool_of("b", poolRef={"name": "other"}),
-                pool_of("c", template={"maxReplicas": 2})):  # fmt: skip
+                pool_of("c", template={"maxReplicas": 2}), live):  # fmt: skip
         harness.controller.seen(obj)
-    await harness.until(lambda: {"a", "b", "c"} <= set(looked))
+    await harness.until(lambda: {"a", "b", "c", "d"} <= set(looked))
     looked.clear()
     harness.controller.wake_pool("ml", "shared")
     harness.controller.wake_pool("ml", "c-sandbox")
     harness.controller.wake_pool("elsewhere", "other")
-    await harness.until(lambda: {"a", "c"} <= set(looked))
+    await harness.until(lambda: {"a", "c", "d"} <= set(looked))
     await asyncio.sleep(0.1)
     assert "b" not in looked
 

@@ -92,6 +92,16 @@ async def test_pool_that_a_waiting_run_refers_to_is_looked_for_live(harness: Har
     assert harness.api.asked == {"SandboxPool": 1}
 
 
+async def test_pool_of_a_live_attempt_is_seen_though_the_spec_names_other_judges(harness: Harness) -> None:
+    cluster = training(harness)
+    hosted = make_run(sandbox={"together": {"credentialsSecretRef": {"name": "together"}}}).spec.sandbox
+    cluster.edit(sandbox=hosted)
+    harness.api.kinds["SandboxPool", "demo-sandbox"] = {"metadata": {"name": "demo-sandbox", "uid": "p"}}
+    world = await harness.look(cluster.run)
+    assert world.pool is not None
+    assert world.pool.name == "demo-sandbox"
+
+
 async def test_suspended_run_asks_nothing(harness: Harness) -> None:
     world = await harness.look(make_run(suspend=True))
     assert world.storage is None

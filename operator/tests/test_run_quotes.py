@@ -111,10 +111,11 @@ async def test_secrets_are_those_of_the_stage_that_the_attempt_is_of(harness: Ha
 
 async def test_key_of_a_hosted_judge_is_not_quoted(harness: Harness) -> None:
     cluster = crashed(harness, "401 for key-of-together")
-    spec = cluster.run.spec
-    hosted = type(spec.sandbox).model_validate({"together": {"credentialsSecretRef": {"name": "together"}}})
+    status = cluster.run.status
+    assert status.attempt is not None
+    attempt = status.attempt.model_copy(update={"pool": None, "judge_secret": "together"})
     harness.api.objects["together"] = secret(TOGETHER_API_KEY="key-of-together")
-    run = cluster.run.model_copy(update={"spec": spec.model_copy(update={"sandbox": hosted})})
+    run = cluster.run.model_copy(update={"status": status.model_copy(update={"attempt": attempt})})
     job = (await harness.look(run)).rayjob
     assert job is not None
     assert job.message == "401 for [redacted]"

@@ -244,3 +244,17 @@ async def test_run_that_becomes_unreadable_wants_a_judge_only_where_an_attempt_o
     harness.controller.seen(harness.api.change(made))
     await harness.until(lambda: harness.events)
     assert harness.board.runs_at("ml", "judges") == wanted
+
+
+async def test_run_counts_as_one_of_the_pool_that_judges_for_its_attempt_and_not_of_the_specs(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old pool would otherwise go to zero while the attempt still sends its programs there."""
+    monkeypatch.setattr(reconcile, "plan", lambda run, *_: Plan(run.status, requeue_after=60))
+    made = manifest()
+    made["spec"]["sandbox"] = {"poolRef": {"name": "new"}}
+    attempt = {"ordinal": 1, "stageIndex": 0, "name": "demo-s0-a1", "intendedTime": "2026-01-01T00:00:00Z"}
+    made["status"] = {"ordinal": 1, "attempt": attempt | {"headUid": "head", "pool": "old"}}
+    harness.controller.seen(harness.api.change(made))
+    await harness.until(lambda: KEY in harness.board.entries)
+    assert (harness.board.runs_at("ml", "old"), harness.board.runs_at("ml", "new")) == (1, 0)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepcoder_client.client import Client, pool_of
+from deepcoder_client.client import Client
 from deepcoder_client.connection import Object
 from deepcoder_client.errors import Forbidden
+from deepcoder_contracts.labels import pool_of
 
 
 @dataclass(frozen=True)

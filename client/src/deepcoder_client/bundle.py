@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from deepcoder_client.client import Client, pool_of
+from deepcoder_client.client import Client
 from deepcoder_client.connection import (
     CONFIGMAPS,
     LIMITS,
@@ -42,7 +42,7 @@ from deepcoder_client.connection import (
 from deepcoder_client.driver_log import driver_lines
 from deepcoder_client.errors import ClientError, Forbidden, NotFound, StorageError, StorageFault
 from deepcoder_client.permissions import OPERATOR_LOG
-from deepcoder_contracts.labels import HEAD, LABEL_ROLE, LABEL_RUN
+from deepcoder_contracts.labels import HEAD, LABEL_ROLE, LABEL_RUN, pool_of
 from deepcoder_contracts.redaction import (
     REDACTED,
     SECRET_NAME,

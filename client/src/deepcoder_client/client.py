@@ -32,7 +32,7 @@ from deepcoder_client.permissions import Right
 from deepcoder_client.settings import NO_OVERRIDES, TIMEOUT_SECONDS, Overrides
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase
-from deepcoder_contracts.labels import LABEL_POOL, LABEL_RUN, own_pool_name, pool_name
+from deepcoder_contracts.labels import LABEL_POOL, LABEL_RUN, pool_name
 
 if TYPE_CHECKING:
     from deepcoder_client.run_folder import RunFolder
@@ -345,15 +345,6 @@ class Client:
         from deepcoder_client.run_folder import open_folder
 
         return open_folder(self.connection, self.get(run, namespace) if isinstance(run, str) else run, endpoint)
-
-
-def pool_of(run: Object) -> str | None:
-    """Return `labels.pool_name` for a plain run, which a newer release may have written."""
-    sandbox = run["spec"]["sandbox"]
-    if "together" in sandbox:
-        return None
-    reference = sandbox.get("poolRef")
-    return str(reference["name"]) if reference else own_pool_name(run["metadata"]["name"])
 
 
 def typed(run: Object) -> DeepCoderRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepcoder_contracts.api.run import DeepCoderRun
 
@@ -28,12 +28,47 @@ def own_pool_name(run: str) -> str:
     return f"{run}-sandbox"
 
 
+class Judges(NamedTuple):
+    """Who judges: the SandboxPool of this name, or a hosted API whose key is in this Secret."""
+
+    pool: str | None
+    secret: str | None
+
+
+def requested_judges(run: DeepCoderRun) -> Judges:
+    """Return the judges that the spec asks for: those of the next attempt."""
+    sandbox = run.spec.sandbox
+    if sandbox.together is not None:
+        return Judges(None, sandbox.together.credentials_secret_ref.name)
+    return Judges(sandbox.pool_ref.name if sandbox.pool_ref else own_pool_name(run.metadata.name), None)
+
+
+def judges(run: DeepCoderRun) -> Judges:
+    """Return the judges that a run uses: those of its live attempt, else those that the spec asks for.
+
+    Pods keep the judges that they were created with. An attempt that an earlier release recorded names none.
+    """
+    attempt = run.status.attempt
+    if attempt is not None and (attempt.pool or attempt.judge_secret):
+        return Judges(attempt.pool, attempt.judge_secret)
+    return requested_judges(run)
+
+
 def pool_name(run: DeepCoderRun) -> str | None:
-    """Return the name of a run's SandboxPool, which is its own or a referenced one. None if a hosted API judges."""
-    if run.spec.sandbox.together is not None:
+    """Return the name of the SandboxPool that a run uses, its own or a referenced one. None if a hosted API judges."""
+    return judges(run).pool
+
+
+def pool_of(run: Mapping[str, Any]) -> str | None:
+    """Return `pool_name` for a plain run, which a newer release may have written."""
+    attempt = (run.get("status") or {}).get("attempt") or {}
+    sandbox = (run.get("spec") or {}).get("sandbox") or {}
+    if attempt.get("pool") or attempt.get("judgeSecret"):
+        pool: str | None = attempt.get("pool")
+        return pool
+    if "together" in sandbox:
         return None
-    reference = run.spec.sandbox.pool_ref
-    return reference.name if reference else own_pool_name(run.metadata.name)
+    return (sandbox.get("poolRef") or {}).get("name") or own_pool_name(run["metadata"]["name"])
 
 
 def trainer_container(containers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

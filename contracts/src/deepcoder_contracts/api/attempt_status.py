@@ -73,6 +73,12 @@ class AttemptStatus(Status):
     parent: ParentRef | None = None
     """Checkpoint of another stage or run that the attempt starts from."""
 
+    pool: str | None = None
+    """SandboxPool that judges for the attempt. A change of spec.sandbox takes effect in the next attempt."""
+
+    judge_secret: str | None = None
+    """Secret with the key of the hosted API that judges for the attempt, instead of a pool."""
+
     intended_time: datetime
     """Time at which the operator decided the attempt."""
 

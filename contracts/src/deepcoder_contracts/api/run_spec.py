@@ -332,7 +332,7 @@ class RunSpec(Spec):
     """Names of held stages that the run may pass. Appending a name releases that stage."""
 
     sandbox: Sandbox
-    """Where the run's programs are judged."""
+    """Where the run's programs are judged. A change takes effect in the next attempt."""
 
     checkpoint: Checkpoint
     """Where and how often the run saves its state."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.redaction import Redactor, TooManyForms, named_values, referred_secrets
-from deepcoder_operator.domain.names import pool_name
+from deepcoder_operator.domain.names import judges
 from deepcoder_operator.domain.pool_names import token_secret_name
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
@@ -52,14 +52,15 @@ async def redactor_of(
 
 
 def templates_of(run: DeepCoderRun, stage_index: int) -> list[Object]:
-    """Return what refers to Secrets in a stage's pods, from the spec, without reading the pods."""
+    """Return what refers to Secrets in a stage's pods, from spec and status, without reading the pods."""
     stage, spec = run.spec.stages[stage_index].resources, run.spec
-    named = [r for r in (spec.checkpoint.s3.credentials_secret_ref, spec.model.credentials_secret_ref) if r]
-    if spec.sandbox.together is not None:
-        named.append(spec.sandbox.together.credentials_secret_ref)
-    volumes: list[Object] = [{"secret": {"secretName": reference.name}} for reference in named]
-    if (pool := pool_name(run)) is not None:  # of a pool that is gone the token opens nothing
-        volumes.append({"secret": {"secretName": token_secret_name(pool), "optional": True}})
+    references, used = (spec.checkpoint.s3.credentials_secret_ref, spec.model.credentials_secret_ref), judges(run)
+    named = [reference.name for reference in references if reference]
+    if used.secret is not None:
+        named.append(used.secret)
+    volumes: list[Object] = [{"secret": {"secretName": name}} for name in named]
+    if used.pool is not None:  # of a pool that is gone the token opens nothing
+        volumes.append({"secret": {"secretName": token_secret_name(used.pool), "optional": True}})
     groups = [group for group in (stage.head, stage.samplers, stage.learners) if group is not None]
     return [
         {"spec": {"volumes": volumes}},

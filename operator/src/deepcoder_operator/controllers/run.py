@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from deepcoder_operator import metrics
 from deepcoder_operator.controllers.passes import PassLimit
 from deepcoder_operator.controllers.reconcile import LONGEST_PAUSE_SECONDS, Memory, Reconciler, run_key, version
-from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
+from deepcoder_operator.domain.names import LABEL_RUN, pool_of
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import RUNS
@@ -149,12 +149,13 @@ class RunController:
 
     def _follow_pool(self, key: RunKey, worker: _Worker) -> None:
         """Record which pool wakes the run."""
-        sandbox = (worker.obj.get("spec") or {}).get("sandbox") or {}
-        pool = RunKey(key.namespace, (sandbox.get("poolRef") or {}).get("name") or own_pool_name(key.name))
+        name = pool_of(worker.obj)
+        pool = RunKey(key.namespace, name) if name is not None else None
         if pool != worker.pool:
             self._leave_pool(key, worker)
             worker.pool = pool
-            self._by_pool.setdefault(pool, set()).add(key)
+            if pool is not None:
+                self._by_pool.setdefault(pool, set()).add(key)
 
     def _leave_pool(self, key: RunKey, worker: _Worker) -> None:
         if worker.pool is not None:

@@ -34,7 +34,7 @@ from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.deadlines import check_deadlines
 from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EnsureRunObjects
 from deepcoder_operator.domain.lineage import parent_of
-from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
+from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name, requested_judges
 from deepcoder_operator.domain.own_pool import keep_pool, pool_is_ending
 from deepcoder_operator.domain.provenance import forget_attempt, note_head
 from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
@@ -142,8 +142,12 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
 
 
 def _create(draft: Draft, world: World) -> None:
-    """Create the RayJob and what it needs, unless the previous pool is in the way."""
-    attempt = draft.attempt
+    """Create the RayJob and what it needs, unless the previous pool is in the way.
+
+    What judges for the attempt is recorded each time, because the spec may change until the RayJob is created.
+    """
+    judges = requested_judges(draft.run)
+    attempt = draft.update_attempt(pool=judges.pool, judge_secret=judges.secret)
     queued = bool(draft.run.spec.scheduling.queue_name)
     if not queued and pool_is_ending(draft, world):
         draft.progressing(True, "PoolEnding", "waiting for the previous SandboxPool to be deleted")

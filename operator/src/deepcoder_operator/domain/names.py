@@ -15,8 +15,11 @@ from deepcoder_contracts.labels import LABEL_STAGE as LABEL_STAGE
 from deepcoder_contracts.labels import LEARNER as LEARNER
 from deepcoder_contracts.labels import SAMPLER as SAMPLER
 from deepcoder_contracts.labels import WORKER_CONTAINER as WORKER_CONTAINER
+from deepcoder_contracts.labels import judges as judges
 from deepcoder_contracts.labels import own_pool_name as own_pool_name
 from deepcoder_contracts.labels import pool_name as pool_name
+from deepcoder_contracts.labels import pool_of as pool_of
+from deepcoder_contracts.labels import requested_judges as requested_judges
 from deepcoder_contracts.labels import trainer_container as trainer_container
 
 MANAGED_BY = "app.kubernetes.io/managed-by"

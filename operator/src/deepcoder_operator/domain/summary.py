@@ -11,6 +11,7 @@ from deepcoder_contracts.api.condition import ConditionStatus
 from deepcoder_contracts.api.run_status import Phase, RunStatus
 from deepcoder_operator.domain.conditions import find_condition, is_true
 from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.names import pool_name
 from deepcoder_operator.domain.world import World
 
 CONDITIONS = (
@@ -107,11 +108,10 @@ def _children(draft: Draft, world: World) -> None:
         draft.condition("SandboxReady", True, "PoolReady", f"SandboxPool {pool.name} is ready")
     elif pool is not None:
         draft.condition("SandboxReady", False, "PoolNotReady", pool.trouble())
-    elif draft.run.spec.sandbox.together is not None:
+    elif (name := pool_name(draft.run)) is None:
         text = "Together Code Interpreter judges; only the trainer sees whether it works, in its metric judge_errors"
         draft.condition("SandboxReady", ConditionStatus.UNKNOWN, "Hosted", text)
-    elif draft.run.spec.sandbox.pool_ref is not None:
-        name = draft.run.spec.sandbox.pool_ref.name
+    elif draft.run.spec.sandbox.template is None:
         draft.condition("SandboxReady", False, "PoolNotFound", f"there is no SandboxPool {name} in this namespace")
     else:
         text = "the run's own SandboxPool is created once an attempt has a head pod, and deleted when it is not needed"
