@@ -42,6 +42,21 @@ def test_what_does_not_fit_ends_with_a_code_of_its_own(capsys: pytest.CaptureFix
     assert "to change: a learner of stages[16k] needs" in capsys.readouterr().out
 
 
+def test_a_malformed_template_is_wrong_usage_and_what_is_wrong_with_the_run_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load(Path(LARGE).read_text())
+    file = tmp_path / "run.yaml"
+    document["spec"]["checkpoint"]["s3"].pop("credentialsSecretRef")
+    file.write_text(yaml.safe_dump(document))
+    assert main(["plan", "-f", str(file)]) == 1
+    assert "to change: checkpoint.s3.credentialsSecretRef is not set" in capsys.readouterr().out
+    document["spec"]["stages"][0]["resources"]["samplers"]["template"] = {"spec": {"containers": {"name": "a"}}}
+    file.write_text(yaml.safe_dump(document))
+    assert main(["plan", "-f", str(file)]) == 2
+    assert "samplers.template.spec.containers must be a list" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

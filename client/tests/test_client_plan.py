@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deepcoder_client.errors import BadFile
 from deepcoder_client.manifests import RunManifest, load, parse
 from deepcoder_client.plan import Given, RunPlan, plan
 from deepcoder_client.prices import Price
@@ -135,3 +136,75 @@ def test_a_stage_without_gpus_costs_nothing_and_leaves_the_total_known() -> None
 def test_a_model_that_cannot_be_trained_is_told() -> None:
     config = KNOWN[LARGE.spec.model.uri] | {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}
     assert not plan(LARGE, Given(), config).fits
+
+
+SAMPLERS = LARGE.to_object("team")["spec"]["stages"][0]["resources"]["samplers"]
+
+
+def sampler_pods(**spec: Any) -> RunManifest:
+    """Return the published run with other sampler pods in its first stage."""
+    resources = LARGE.to_object("team")["spec"]["stages"][0]["resources"]
+    return changed(LARGE, {"resources": resources | {"samplers": SAMPLERS | {"template": {"spec": spec}}}})
+
+
+def devices(**limits: int) -> list[dict[str, Any]]:
+    named = {f"nvidia.com/{name.replace('_', '-', 1).replace('_', '.')}": count for name, count in limits.items()}
+    return [{"name": "ray-worker", "resources": {"limits": named}}]
+
+
+def with_spec(**spec: Any) -> RunManifest:
+    document = LARGE.to_object("team")
+    document["spec"] |= spec
+    return parse(document)
+
+
+CURATED = {"curation": {"inputs": [{"name": "taco", "uri": "hf://datasets/BAAI/TACO"}]}}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        (sampler_pods(containers=devices(gpu=7)), "samplers has 7 GPUs per pod, not a multiple of recipe.tensorPar"),
+        (sampler_pods(containers=devices(mig_3g_40gb=2)), "MIG devices among them, of which a process sees only one"),
+        (changed(LARGE, {"recipe": {"promptsPerStep": 65}}), "stages[16k].recipe: promptsPerStep 65 cannot be split"),
+        (
+            changed(LARGE, {"evaluate": {"datasets": [{"name": "lcb", "uri": "/e"}], "targets": ["24k"]}}, 2),
+            "stages[eval-64k].evaluate.targets names 24k, which is not an earlier Train stage: use Base, 16k, 32k",
+        ),
+        (with_spec(dataset=CURATED), "which dataset.curation.against does not name"),
+        (with_spec(checkpoint={"s3": {"bucket": "runs"}}), "checkpoint.s3.credentialsSecretRef is not set"),
+    ],
+    ids=["GPUs", "MIG", "recipe", "target", "unprotected", "credentials"],
+)
+def test_what_the_operator_would_not_accept_does_not_fit(manifest: RunManifest, told: str) -> None:
+    made = plan(manifest)
+    assert not made.fits
+    assert told in "\n".join((*made.problems, problems(made)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"containers": {"name": "ray-worker"}}, "template.spec.containers must be a list"),
+        ([], "template.spec must be a map"),
+        (
+            {"containers": [{"name": "a", "resources": {"limits": [8]}}]},
+            "template.spec.containers[a].resources.limits must be a map",
+        ),
+        ({"nodeSelector": ["gpu"]}, "template.spec.nodeSelector must be a map"),
+    ],
+)
+def test_a_malformed_template_is_a_fault_of_the_file_and_named_by_its_path(spec: Any, told: str) -> None:
+    resources = LARGE.to_object("team")["spec"]["stages"][0]["resources"]
+    malformed = changed(LARGE, {"resources": resources | {"samplers": {"template": {"spec": spec}}}})
+    with pytest.raises(BadFile) as error:
+        plan(malformed, Given(prices=[Price(per_gpu_hour=1)]))
+    assert f"deepcoder-14b: spec.stages[16k].resources.samplers.{told}" in str(error.value)
+
+
+def test_a_quantized_model_is_told_once_for_the_run() -> None:
+    config = KNOWN[LARGE.spec.model.uri] | {"quantization_config": {"quant_method": "awq"}}
+    made = plan(LARGE, Given(), config)
+    (told,) = made.problems
+    assert f"the model at {LARGE.spec.model.uri} is quantized" in told
+    assert not made.fits

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageSettings
-from deepcoder_contracts.supported import model_refusals, stage_refusals
+from deepcoder_contracts.supported import model_refusals, quantized_refusals, stage_refusals
 
 
 def stage(**changes: Any) -> StageSettings:
@@ -84,3 +84,11 @@ def test_other_models_are_refused_by_name(config: dict[str, Any], words: str) ->
     [refusal] = model_refusals(config)
     assert refusal.field == "model.uri"
     assert words in refusal.message
+
+
+@pytest.mark.parametrize(("config", "method"), [({"quant_method": "awq"}, "awq"), ({"bits": 4}, "of no named method")])
+def test_a_quantized_model_is_refused_with_its_method(config: dict[str, Any], method: str) -> None:
+    [refusal] = quantized_refusals({"quantization_config": config}, "hf://a/b")
+    assert refusal.field == "model.uri"
+    assert f"the model at hf://a/b is quantized (quantization_config in its config.json: {method})" in refusal.message
+    assert not list(quantized_refusals({"quantization_config": None}, "hf://a/b"))

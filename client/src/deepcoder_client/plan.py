@@ -30,9 +30,10 @@ from deepcoder_contracts.learner_memory import (
 )
 from deepcoder_contracts.model_shape import KNOWN, ModelShape, parameters, rope_entries
 from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.run_checks import credentials_faults, dataset_faults, stage_faults, template_faults
 from deepcoder_contracts.sizing import pod_gpus, processes
 from deepcoder_contracts.stage import Placement, StageType
-from deepcoder_contracts.supported import model_refusals, stage_refusals
+from deepcoder_contracts.supported import model_refusals, quantized_refusals, stage_refusals
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ class RunPlan:
     notes: tuple[str, ...]
     """What could not be computed, and which input is missing."""
 
+    problems: tuple[str, ...] = ()
+    """Why the run as a whole cannot work as configured, and what to change."""
+
     @property
     def gpus(self) -> int:
         """Largest number of GPUs in use at once; stages run one after the other."""
@@ -103,8 +107,8 @@ class RunPlan:
 
     @property
     def fits(self) -> bool:
-        """True if no stage has a known problem."""
-        return not any(stage.problems for stage in self.stages)
+        """True if neither the run nor a stage has a known problem."""
+        return not self.problems and not any(stage.problems for stage in self.stages)
 
 
 def read_model_config(path: str | Path) -> dict[str, Any]:
@@ -118,8 +122,13 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
 
 
 def plan(manifest: RunManifest, given: Given = DEFAULTS, model_config: Mapping[str, Any] | None = None) -> RunPlan:
-    """Plan a run. `model_config` is the model's config.json; models of the published recipe do not need it."""
+    """Plan a run. `model_config` is the model's config.json; models of the published recipe do not need it.
+
+    Raises `BadFile` if a pod template is malformed: it does not say what its pods request.
+    """
     spec = manifest.spec
+    if wrong := [fault.message for fault in template_faults(spec)]:
+        raise BadFile("\n".join(f"{manifest.metadata.name}: {message}" for message in wrong))
     config = model_config or KNOWN.get(spec.model.uri)
     notes = []
     if config is None:
@@ -142,7 +151,16 @@ def plan(manifest: RunManifest, given: Given = DEFAULTS, model_config: Mapping[s
         export_gb=export_memory(shape, spec.recipe).most / GB if shape and trains else None,
         stages=tuple(_stage(manifest, stage, given, config) for stage in spec.stages),
         notes=tuple(notes),
+        problems=tuple(_run_problems(manifest, config)),
     )
+
+
+def _run_problems(manifest: RunManifest, config: Mapping[str, Any] | None) -> Iterator[str]:
+    spec = manifest.spec
+    yield from (fault.message for fault in (*dataset_faults(spec), *credentials_faults(spec)))
+    if config is not None:
+        yield from (r.message for r in model_refusals(config))
+        yield from (r.message for r in quantized_refusals(config, spec.model.uri))
 
 
 def _stage(manifest: RunManifest, stage: Stage, given: Given, config: Mapping[str, Any] | None) -> StagePlan:
@@ -151,7 +169,8 @@ def _stage(manifest: RunManifest, stage: Stage, given: Given, config: Mapping[st
     groups = _groups(stage)
     gpus = sum(group.replicas * pod_gpus(group.template.get("spec") or {}) for group in groups)
     colocated = stage.placement is Placement.COLOCATED
-    problems = [r.message for r in stage_refusals(recipe, stage, f"stages[{stage.name}]")]
+    problems = [fault.message for fault in stage_faults(manifest.spec, stage)]
+    problems += [r.message for r in stage_refusals(recipe, stage, f"stages[{stage.name}]")]
     learner_gb = sequences = None
     if config is not None:
         shape = ModelShape.of(config)
@@ -186,7 +205,6 @@ def _groups(stage: Stage) -> list[WorkerGroup]:
 
 def _misfits(stage: Stage, recipe: Recipe, config: Mapping[str, Any], learners: int) -> Iterator[str]:
     """Yield a message for each setting that does not match the model."""
-    yield from (r.message for r in model_refusals(config))
     shape, where = ModelShape.of(config), f"stages[{stage.name}]"
     longest = [(stage.context_tokens, f"{where}.contextTokens")]
     if stage.evaluate and stage.evaluate.context_tokens:

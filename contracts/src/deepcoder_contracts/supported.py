@@ -108,3 +108,16 @@ def model_refusals(config: Mapping[str, Any]) -> Iterator[Refusal]:
             f"the model's architecture is {', '.join(names) or 'not named'}, which is not supported: use one of "
             f"{', '.join(ARCHITECTURES)}",
         )
+
+
+def quantized_refusals(config: Mapping[str, Any], uri: str) -> Iterator[Refusal]:
+    """Refuse quantized models: all weights are converted to the recipe's dtype, which would round packed integers."""
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+        yield Refusal(
+            "model.uri",
+            f"the model at {uri} is quantized (quantization_config in its config.json: "
+            f"{method or 'of no named method'}), and models are trained and measured in bfloat16 or float32 here: use "
+            "the model that it was made from, or judge responses that another server has sampled with it (evaluate "
+            "--responses)",
+        )

@@ -61,7 +61,7 @@ def plan(
 
 
 def _fields(plan: RunPlan) -> dict[str, object]:
-    names = ("name", "model", "parameters", "checkpoint_gb", "export_gb", "stages", "notes")
+    names = ("name", "model", "parameters", "checkpoint_gb", "export_gb", "stages", "problems", "notes")
     return {name: getattr(plan, name) for name in names}
 
 
@@ -86,9 +86,8 @@ def _print(plan: RunPlan) -> None:
     for stage in plan.stages:
         if stage.at_most is not None:
             click.echo(f"stage {stage.name} ends after its activeDeadlineSeconds: at most {stage.at_most:,.2f}")
-    for stage in plan.stages:
-        for problem in stage.problems:
-            say(f"to change: {problem}")
+    for problem in (*plan.problems, *(problem for stage in plan.stages for problem in stage.problems)):
+        say(f"to change: {problem}")
     for note in plan.notes:
         say(f"note: {note}")
 

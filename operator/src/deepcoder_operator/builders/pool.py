@@ -17,6 +17,7 @@ from typing import Any
 
 from deepcoder_contracts.api.base import API_VERSION
 from deepcoder_contracts.api.sandboxpool import RESOURCE, Egress, SandboxPoolSpec
+from deepcoder_contracts.pod_template import malformed
 from deepcoder_operator.builders import mesh
 from deepcoder_operator.builders.podtemplate import TemplateError, merge, refuse_owned
 from deepcoder_operator.builders.restricted import (
@@ -37,7 +38,6 @@ from deepcoder_operator.domain.pool_names import (
     token_secret_name,
 )
 from deepcoder_operator.domain.pool_nodes import NOTHING_AVOIDED, Avoidance
-from deepcoder_operator.domain.templates import malformed
 
 CONTAINER = "judge"
 """Name of the judge's container. A template's container of that name is merged into it."""

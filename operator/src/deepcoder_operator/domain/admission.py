@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
-from deepcoder_contracts.api.stage import Stage, WorkerGroup
-from deepcoder_contracts.curation import unprotected
-from deepcoder_contracts.sizing import pod_gpus, pod_mig_devices
-from deepcoder_contracts.stage import StageType
-from deepcoder_contracts.stage_rules import unknown_targets
+from deepcoder_contracts.run_checks import credentials_faults, dataset_faults, stage_faults
 from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
 from deepcoder_operator.domain.conditions import find_condition
@@ -58,90 +54,19 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
     spec = run.spec
     if len(run.metadata.name) > MAX_NAME_LENGTH:
         return Problem("NameTooLong", f"metadata.name has more than {MAX_NAME_LENGTH} characters: shorten it")
-    if spec.dataset and spec.dataset.curate:
-        text = "dataset.curate is from an earlier release: make a new run and say how to curate in dataset.curation"
-        return Problem("CurateNotSupported", text)
-    if problem := _unprotected(run):
-        return problem
+    if fault := next(dataset_faults(spec), None):
+        return Problem(*fault)
     recipes = {s.name: s.recipe.over(spec.recipe) if s.recipe else spec.recipe for s in spec.stages}
     refusals = [r for s in spec.stages for r in stage_refusals(recipes[s.name], s, f"stages[{s.name}]")]
     if refusals:
         return Problem("NotSupported", "; ".join(r.message for r in refusals))
     if not (spec.image or policy.trainer_image):
         return Problem("ImageMissing", "spec.image is not set and the operator has no default: set spec.image")
-    if spec.checkpoint.s3.credentials_secret_ref is None:
-        return Problem("CredentialsMissing", "checkpoint.s3.credentialsSecretRef is not set: name a Secret")
+    if fault := next(credentials_faults(spec), None):
+        return Problem(*fault)
     if problem := template_problem(run):
         return problem
-    earlier: list[str] = []
-    for stage in spec.stages:
-        problem = _check_stage(run, stage, earlier)
-        if problem:
-            return problem
-        if stage.type is StageType.TRAIN:
-            earlier.append(stage.name)
-    return None
-
-
-def _unprotected(run: DeepCoderRun) -> Problem | None:
-    """Return a problem if the run's curated training set is not checked against all of its evaluation sets."""
-    curate = run.spec.dataset.curation if run.spec.dataset else None
-    if curate is None:
-        return None
-    sets = ((d.name, d.uri) for s in run.spec.stages if s.evaluate for d in s.evaluate.datasets)
-    if names := unprotected(curate, sets):
-        return Problem(
-            "EvaluationSetNotProtected",
-            f"stages evaluate {', '.join(names)}, which dataset.curation.against does not name: the training set could "
-            "contain the same problems; name each there with its uri (if the run has started: make a new run)",
-        )
-    return None
-
-
-def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem | None:
-    where = f"stages[{stage.name}]"
-    if stage.recipe and (misfit := stage.recipe.misfit(run.spec.recipe)):
-        return Problem("RecipeDoesNotFit", f"{where}.recipe: {misfit}")
-    if stage.type is StageType.EVALUATE and stage.evaluate:
-        if wrong := unknown_targets(stage.evaluate.targets, earlier):
-            return Problem("UnknownTarget", f"{where}.{wrong}")
-        if not stage.evaluate.targets and not earlier and run.spec.from_ is None:
-            return Problem(
-                "NothingToEvaluate", f"{where} has no earlier Train stage to evaluate: set evaluate.targets: [Base]"
-            )
-    recipe = run.spec.recipe
-    for role, group, share, name in (
-        ("samplers", stage.resources.samplers, recipe.tensor_parallel, "recipe.tensorParallel"),
-        ("learners", stage.resources.learners, recipe.sequence_parallel, "recipe.sequenceParallel"),
-    ):
-        pod = (group.template.get("spec") or {}) if group else {}
-        gpus = pod_gpus(pod)
-        if pod.get("resourceClaims") and not gpus:
-            return Problem(
-                "ClaimedGPUsNotSupported",
-                f"{where}.resources.{role} claims devices (resourceClaims) and requests no GPU: claimed GPUs are not "
-                "supported, so the stage would compute on CPUs: request GPUs as a resource, for example nvidia.com/gpu",
-            )
-        if pod_mig_devices(pod) and gpus > 1:
-            return Problem(
-                "OneMIGDevice",
-                f"{where}.resources.{role} requests {gpus} GPUs per pod, MIG devices among them, of which a process "
-                "sees only one: request one per pod, and set replicas",
-            )
-        if gpus % share:
-            return Problem(
-                "GPUsDoNotDivide",
-                f"{where}.resources.{role} has {gpus} GPUs per pod, not a multiple of {name} {share}: change either",
-            )
-    learners = stage.resources.learners or WorkerGroup()
-    ranks = learners.replicas * max(1, pod_gpus(learners.template.get("spec") or {}))
-    if stage.type is StageType.TRAIN and ranks % recipe.sequence_parallel:
-        return Problem(
-            "LearnersDoNotDivide",
-            f"{where}.resources.learners has {ranks} ranks in total, not a multiple of recipe.sequenceParallel "
-            f"{recipe.sequence_parallel}: change either",
-        )
-    return None
+    return next((Problem(*fault) for stage in spec.stages for fault in stage_faults(spec, stage)), None)
 
 
 def _storage_problem(world: World) -> Problem | None:

@@ -6,12 +6,12 @@ nothing is retried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from deepcoder_contracts.fit import IN_A_RUN, Names, length_refusals, rank_refusals, tp_refusals
 from deepcoder_contracts.stage import StageConfig, StageType
-from deepcoder_contracts.supported import Refusal
+from deepcoder_contracts.supported import quantized_refusals
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.modelconfig import rope_entries
 from deepcoder_trainer.sampler.settings import engine_settings
@@ -32,7 +32,7 @@ def check(config: StageConfig, model_config: Mapping[str, Any], names: Names = I
         field = f"{where}.contextTokens" if context == stage.context_tokens else f"{where}.evaluate.contextTokens"
     scaled = {**model_config, **rope_entries(model_config, stage.rope)}
     found = [
-        *_quantized_refusals(config, model_config),
+        *quantized_refusals(model_config, config.model.uri),
         *length_refusals(scaled, config.recipe, context, field, names),
         *tp_refusals(shape, config.recipe, names),
     ]
@@ -40,15 +40,3 @@ def check(config: StageConfig, model_config: Mapping[str, Any], names: Names = I
         found += rank_refusals(shape, config.recipe, stage.resources.learners)
     if found:
         raise BadConfig("\n".join(refusal.message for refusal in found), field=found[0].field)
-
-
-def _quantized_refusals(config: StageConfig, model_config: Mapping[str, Any]) -> Iterator[Refusal]:
-    """Refuse quantized models: all weights are converted to the recipe's dtype, which would round packed integers."""
-    if quantization := model_config.get("quantization_config"):
-        yield Refusal(
-            "model.uri",
-            f"the model at {config.model.uri} is quantized (quantization_config in its config.json: "
-            f"{quantization.get('quant_method', 'of no named method')}), and models are trained and measured in "
-            "bfloat16 or float32 here: use the model that it was made from, or judge responses that another server has "
-            "sampled with it (evaluate --responses)",
-        )
