@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ from deepcoder_client.connection import (
 from deepcoder_client.driver_log import driver_lines
 from deepcoder_client.errors import ClientError, Forbidden, NotFound, StorageError, StorageFault
 from deepcoder_client.permissions import OPERATOR_LOG
-from deepcoder_contracts.labels import HEAD, LABEL_ROLE, LABEL_RUN, pool_of
+from deepcoder_contracts.labels import COMPONENT_OPERATOR, HEAD, LABEL_COMPONENT, LABEL_ROLE, LABEL_RUN, pool_of
 from deepcoder_contracts.redaction import (
     REDACTED,
     SECRET_NAME,
@@ -66,7 +67,9 @@ MOST_UNANSWERED = 2
 OPERATOR_LINES = 20_000
 OPERATOR_LAST_LINES = 50
 """Number of last lines of a restarted operator's previous log. They show why it ended, and may name no run."""
-OPERATOR_LABEL = "app.kubernetes.io/name=deepcoder-operator"
+OPERATOR_LABEL = f"{LABEL_COMPONENT}={COMPONENT_OPERATOR}"
+_SOMEBODYS = re.compile(r"\b(?:run|pool|of)\W+[-\w.]+/[-\w.]+|namespace")
+"""Marks lines of the operator's log that may name a run, a pool or a namespace, of any team."""
 _NOISE = ("managedFields",)
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -104,7 +107,10 @@ def gather(
     own = asking.objects(run)
     objects = own | asking.surroundings(operator_namespace)
     if not objects["operator.yaml"]:
-        made.missing.append(f"the operator: it has no pod in namespace {operator_namespace} that you may see")
+        made.missing.append(
+            f"the operator: it has no pod in namespace {operator_namespace} that you may see and that has the label "
+            f"{OPERATOR_LABEL}, which charts of earlier releases do not set"
+        )
     # Also what the specs name: the pods of a run that is over, or between two attempts, are gone.
     names = referred_secrets(list(own.values()))
     redactor, all_known = _redactor(client, asking.place, names, named_values(list(objects.values())), made.missing)
@@ -120,7 +126,7 @@ def gather(
         )
         return made
     words = asking.words(objects["pods.yaml"]) | asking.past(endpoint)
-    words |= asking.operator(objects["operator.yaml"], operator_namespace)
+    words |= asking.operator(objects["operator.yaml"], operator_namespace, about_run(run, own))
     made.documents |= {document: redactor.text(text) for document, text in words.items()}
     return made
 
@@ -215,9 +221,9 @@ class _Asking:
                 unanswered += isinstance(error, StorageError) and error.fault is StorageFault.UNREACHABLE
         return found
 
-    def operator(self, pods: Sequence[Object], namespace: str) -> dict[str, str]:
+    def operator(self, pods: Sequence[Object], namespace: str, about: Callable[[str], bool]) -> dict[str, str]:
         """Collect the operator's log lines about the run."""
-        said = self.tried("the operator's log", lambda: _operator(self.client, pods, self.name))
+        said = self.tried("the operator's log", lambda: _operator(self.client, pods, about))
         if said == "" and pods:
             self.made.missing.append(f"the operator's log: none of its pods in namespace {namespace} names the run")
         return {"operator.log": said} if said else {}
@@ -301,17 +307,41 @@ def _log(client: Client, pod: Object, container: str, tail: int, *, previous: bo
     return "\n".join(client.pod_log(meta["namespace"], meta["name"], container, tail=tail, previous=previous))
 
 
-def _operator(client: Client, pods: Sequence[Object], run: str) -> str:
-    """Return the operator's log lines that name the run, and the last lines of restarted containers' previous logs."""
+def about_run(run: Object, own: Mapping[str, Sequence[Object]]) -> Callable[[str], bool]:
+    """Return whether a line of the operator's log is about a run, given the run's own objects.
+
+    The log is of all teams, so a name counts only as a whole, and with its namespace: another team may have a run of
+    the same name, whose RayJobs are then named alike.
+    """
+    name, place = run["metadata"]["name"], re.escape(run["metadata"]["namespace"])
+    names = {each["metadata"]["name"] for what, group in own.items() if what != "events.yaml" for each in group}
+    placed = re.compile(_whole(f"{place}/(?:[a-z]+/)?(?:{_any_of(names | {name})})"))
+    alone, there = re.compile(_whole(_any_of(names - {name}))), re.compile(_whole(place))
+    return lambda line: bool(placed.search(line) or (alone.search(line) and there.search(line)))
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(names))) or "(?!)"  # which matches nothing
+
+
+def _whole(name: str) -> str:
+    """Return a pattern for a name that is no part of a longer one. A full stop may end a sentence after it."""
+    return rf"(?<![-\w.])(?:{name})(?![-\w]|\.\w)"
+
+
+def _operator(client: Client, pods: Sequence[Object], about: Callable[[str], bool]) -> str:
+    """Return the operator's log lines about the run, and the last lines of restarted containers' previous logs that
+    name no other run or pool."""
     found = []
     try:
         for pod in pods:
             for container, previous in _containers(pod):
                 if previous:
-                    found += _log(client, pod, container, OPERATOR_LAST_LINES, previous=True).splitlines()
+                    text = _log(client, pod, container, OPERATOR_LAST_LINES, previous=True)
+                    found += [line for line in text.splitlines() if about(line) or not _SOMEBODYS.search(line)]
                 else:
                     text = _log(client, pod, container, OPERATOR_LINES)
-                    found += [line for line in text.splitlines() if run in line]
+                    found += [line for line in text.splitlines() if about(line)]
     except Forbidden as error:
         raise Forbidden(replace(error.right, granted_by=OPERATOR_LOG)) from error
     return "\n".join(found)

@@ -15,6 +15,12 @@ LABEL_ROLE = "deepcoder.dev/role"
 LABEL_POOL = "deepcoder.dev/pool"
 """Label on every object of a pool, with the pool's name."""
 
+LABEL_COMPONENT = "deepcoder.dev/component"
+"""Label of the chart's own pods, whatever its values call them."""
+
+COMPONENT_OPERATOR = "operator"
+COMPONENT_DASHBOARD = "dashboard"
+
 HEAD = "head"
 SAMPLER = "sampler"
 LEARNER = "learner"
