@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 import click
 
@@ -24,10 +25,12 @@ from deepcoder_client.connection import PODS
 from deepcoder_client.errors import Forbidden, NotFound, Refused, Unreachable
 from deepcoder_client.permissions import DASHBOARD
 from deepcoder_client.port_forward import Bearer, Stream, forward_rights, port_forward
+from deepcoder_contracts.labels import COMPONENT_DASHBOARD, LABEL_COMPONENT
 
 PORT = 8090
 """Port on which the dashboard listens on its pod's loopback interface."""
-LABEL = "app.kubernetes.io/name"
+LABEL = f"{LABEL_COMPONENT}={COMPONENT_DASHBOARD}"
+"""The chart's own pods alone: what the command forwards has the user's token."""
 
 
 def dashboard(
@@ -54,8 +57,10 @@ def dashboard(
         raise click.UsageError(f"--port {port}: {error.strerror}: choose another, or leave it out") from None
     address = f"http://127.0.0.1:{proxy.port}/?key={key}" + (f"#/runs/{place}/{run}" if run else "")
     click.echo(f"{address}\nPress Ctrl-C to stop.")
+    serving = Thread(target=proxy.serve, daemon=True)
+    serving.start()  # before the browser: one in this terminal, such as w3m, does not return until the user leaves it
     with nullcontext() if no_open else opened(address):
-        proxy.serve()
+        serving.join()
 
 
 @contextmanager
@@ -92,16 +97,16 @@ def _page(client: Client, namespace: str) -> str:
         pods = client.connection.list(PODS, namespace, labelSelector=LABEL)["items"]
     except Forbidden as error:
         raise Forbidden(replace(error.right, granted_by=DASHBOARD)) from error
-    pages = [p for p in pods if str(p["metadata"]["labels"][LABEL]).endswith("-web")]
-    for pod in pages:
+    for pod in pods:
         if "deletionTimestamp" in pod["metadata"]:
             continue
         conditions = (pod.get("status") or {}).get("conditions") or ()
         if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
             return str(pod["metadata"]["name"])
-    if pages:
+    if pods:
         raise Refused(f"no dashboard pod is ready in namespace {namespace}: see `kubectl -n {namespace} get pods`")
     raise NotFound(
         f"there is no dashboard pod in namespace {namespace}: name the chart's namespace with --operator-namespace, or "
-        "install the chart with web.enabled=true"
+        f"install the chart with web.enabled=true; a chart of an earlier release does not label its pods {LABEL}: "
+        "upgrade it"
     )
