@@ -13,6 +13,7 @@ import yaml
 from aiohttp import web
 
 from deepcoder_cli.__main__ import main
+from deepcoder_cli.commands import logs
 from deepcoder_client.client import Client
 from deepcoder_client.driver_log import NOTHING_YET
 from deepcoder_client.run_folder import Attempt, RunFolder
@@ -47,6 +48,9 @@ class Cluster:
     def __init__(self) -> None:
         self.run = a_run()
         self.logs = {"sampler-a": "one\ntwo\n", "sampler-b": "three\n", "judge-0": "verdict\n"}
+        self.starting: dict[str, int] = {}
+        """How often each pod's log is asked for before it has started."""
+        self.placed: dict[str, Any] = {}
         self.verbs = {"get", "create"}
         self.refusing = False
         self.commands: list[list[str]] = []
@@ -62,6 +66,10 @@ class Cluster:
             return await self._exec(request)
         if path.endswith("/log"):
             self.queries.append(dict(request.query))
+            if self.starting.get(name := path.split("/")[-2]):
+                self.starting[name] -= 1
+                said = f'container "ray-worker" in pod "{name}" is waiting to start: ContainerCreating'
+                return web.json_response({"kind": "Status", "code": 400, "message": said}, status=400)
             return web.Response(text=self.logs[path.split("/")[-2]])
         if path.endswith("/selfsubjectaccessreviews"):
             asked = (await request.json())["spec"]["resourceAttributes"]
@@ -71,12 +79,14 @@ class Cluster:
             self.selectors.append(selector)
             items = [a_pod("head", "ray-head") | self.head] if "role=head" in selector else []
             items = (
-                [a_pod(f"sampler-{x}", "istio-proxy", "ray-worker") for x in "ba"]
+                [a_pod(f"sampler-{x}", "istio-proxy", "ray-worker") | self.placed for x in "ba"]
                 if "role=sampler" in selector
                 else items
             )
             items = [a_pod("judge-0", "judge")] if "pool=demo-sandbox" in selector else items
             return web.json_response({"metadata": {}, "items": items})
+        if "/pods/" in path:
+            return web.json_response(a_pod(path.split("/")[-1], "ray-worker"))
         return web.json_response(self.run)
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:
@@ -210,6 +220,40 @@ def test_pods_are_followed_side_by_side_until_all_have_ended(cluster: Cluster, p
     assert main(["logs", "demo", "samplers", "-f"]) == 0
     assert sorted(printed().splitlines()) == ["[sampler-a] one", "[sampler-a] two", "[sampler-b] three"]
     assert all(query["follow"] == "true" for query in cluster.queries)
+
+
+def test_a_pod_that_has_not_started_is_named_and_costs_no_other(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.starting = {"sampler-a": 1}
+    assert main(["logs", "demo", "samplers"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == ["[sampler-b] three"]
+    assert 'note: container "ray-worker" in pod "sampler-a" is waiting to start: ContainerCreating\n' in shown.err
+
+
+def test_a_pod_that_has_not_started_is_followed_once_it_has(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "RETRY_SECONDS", 0.01)
+    cluster.starting = {"sampler-a": 2}
+    assert main(["logs", "demo", "samplers", "-f"]) == 0
+    shown = capsys.readouterr()
+    assert sorted(shown.out.splitlines()) == ["[sampler-a] one", "[sampler-a] two", "[sampler-b] three"]
+    assert shown.err.count("ContainerCreating; waiting for it") == 1
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_where_no_pod_has_started_there_is_no_log(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], placed: bool
+) -> None:
+    """An API server gives an empty log of a pod without a node, as of one that has ended."""
+    cluster.starting = {"sampler-a": 1, "sampler-b": 1}
+    cluster.placed = {} if placed else {"status": {"phase": "Pending"}}
+    assert main(["logs", "demo", "samplers"]) == 3
+    told = capsys.readouterr().err
+    assert ("is waiting to start" if placed else "note: pod sampler-a is not on a node yet") in told
+    assert "no pod of samplers has started: `kubectl deepcoder status demo` says what they wait for" in told
 
 
 def test_a_judges_log_is_its_parents(cluster: Cluster, printed: Read) -> None:

@@ -26,7 +26,7 @@ from deepcoder_client.connection import (
     Connection,
     Object,
 )
-from deepcoder_client.errors import Conflict, NotFound, NotInTime, Refused, Unknown, Unreachable
+from deepcoder_client.errors import Conflict, NotFound, NotInTime, NotStarted, Refused, Unknown, Unreachable
 from deepcoder_client.manifests import RunManifest, load, parse
 from deepcoder_client.permissions import Right
 from deepcoder_client.settings import NO_OVERRIDES, TIMEOUT_SECONDS, Overrides
@@ -45,6 +45,8 @@ PATIENCE_SECONDS = 120.0
 TERMINAL = frozenset({Phase.COMPLETE, Phase.FAILED})
 WATCH_SILENCE_SECONDS = 100.0
 """Bookmarks arrive about once a minute, so a watch that is silent for longer is dead."""
+_WAITS = "is waiting to start"
+"""What a kubelet says of a container that has no log yet."""
 _TRIES = 5
 _MARGIN_SECONDS = 30
 """A reopened log begins this many seconds after the silence did, so that no line is repeated."""
@@ -308,7 +310,8 @@ class Client:
     ) -> Iterator[str]:
         """Yield a container's log lines; with `follow` also new ones, until the container ends.
 
-        `previous` selects the log of the container before its last restart. Raises `Unreachable` if the log breaks off.
+        `previous` selects the log of the container before its last restart. Raises `NotStarted` if the container has
+        not started yet, and `Unreachable` if the log breaks off.
         """
         right = Right("get", "pods/log", "", namespace)
         query: dict[str, str | int] = {"follow": "true"} if follow else {}
@@ -316,7 +319,12 @@ class Client:
         query |= {"previous": "true"} if previous else {}
         query |= {"tailLines": tail} if tail is not None else {}
         path = PODS.path(namespace, pod, "log")
-        silent = yield from self.connection.lines(PODS, namespace, right, query, path)
+        try:
+            silent = yield from self.connection.lines(PODS, namespace, right, query, path)
+        except Refused as error:
+            if _WAITS in str(error):
+                raise NotStarted(str(error)) from error
+            raise
         if silent and not follow:
             raise Unreachable(f"the log of pod {pod} broke off after {IDLE_SECONDS:.0f} s of silence: is its node up?")
         query.pop("tailLines", None)

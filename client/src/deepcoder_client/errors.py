@@ -51,6 +51,10 @@ class Refused(ClientError):
     """The API server refused the request because of a field's value or owner."""
 
 
+class NotStarted(Refused):
+    """A container has not started yet, so it has no log."""
+
+
 class Conflict(Refused):
     """A field has another owner, or the object was changed in the meantime."""
 

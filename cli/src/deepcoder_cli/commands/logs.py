@@ -1,12 +1,13 @@
 """`logs`: what the parts of a run print now, and what past attempts have left in the bucket.
 
 Pods disappear with their attempt, so earlier output is read from the bucket. If a part has no pod now, or an attempt
-has left nothing, the message says where else to look. If several pods are followed and one of them fails, the others
-end too.
+has left nothing, the message says where else to look. A pod that has not started yet is named on standard error, and
+tried again with -f. If several pods are followed and one of them fails, the others end too.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from queue import Empty, Queue
 from threading import Thread
@@ -15,16 +16,18 @@ import click
 
 from deepcoder_cli.exit_codes import Exit
 from deepcoder_cli.output import age, document, table
-from deepcoder_cli.terminal import program_output
+from deepcoder_cli.terminal import program_output, say
 from deepcoder_cli.where import Where
 from deepcoder_client.client import Client
-from deepcoder_client.connection import Object
+from deepcoder_client.connection import PODS, Object
 from deepcoder_client.driver_log import driver_lines
-from deepcoder_client.errors import ClientError, NoData
+from deepcoder_client.errors import ClientError, NoData, NotFound, NotStarted
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_ROLE, LEARNER, SAMPLER, pool_name, trainer_container
 from deepcoder_contracts.layout import DRIVER_LOG
 
+RETRY_SECONDS = 5.0
+"""Pause in seconds until a followed pod that has not started is tried again."""
 ROLES = {"head": HEAD, "samplers": SAMPLER, "learners": LEARNER}
 
 
@@ -58,8 +61,11 @@ def logs(
         pods = _pods(client, found, part)
         if not pods:
             raise NoData(f"{run} has no pod of {part} now; past attempts are shown with --attempts")
-        for line in _merged(client, pods, tail, follow, "judge" if part == "judge" else None):
+        read: set[str] = set()
+        for line in _merged(client, pods, tail, follow, "judge" if part == "judge" else None, read):
             program_output(f"{line}\n")
+        if not read:
+            raise NoData(f"no pod of {part} has started: `kubectl deepcoder status {run}` says what they wait for")
     return Exit.DONE
 
 
@@ -116,14 +122,21 @@ def _pods(client: Client, run: DeepCoderRun, part: str) -> list[Object]:
     return list(client.pods(run, **labels))
 
 
-def _merged(client: Client, pods: list[Object], tail: int, follow: bool, container: str | None) -> Iterator[str]:
-    """Yield the pods' lines, with the pod's name if there are several; with `follow`, as they arrive."""
+def _merged(
+    client: Client, pods: list[Object], tail: int, follow: bool, container: str | None, read: set[str]
+) -> Iterator[str]:
+    """Yield the pods' lines, with the pod's name if there are several; with `follow`, as they arrive.
+
+    The names of pods whose log could be read are added to `read`.
+    """
 
     def lines(pod: Object) -> Iterator[str]:
-        meta = pod["metadata"]
+        name = pod["metadata"]["name"]
         chosen = container or str(trainer_container(pod["spec"]["containers"])["name"])
-        for line in client.pod_log(meta["namespace"], meta["name"], chosen, follow=follow, tail=tail):
-            yield f"[{meta['name']}] {line}" if len(pods) > 1 else line
+        for line in _started(client, pod, chosen, tail, follow):
+            read.add(name)
+            if line is not None:
+                yield f"[{name}] {line}" if len(pods) > 1 else line
 
     if not follow or len(pods) == 1:
         for pod in pods:
@@ -155,3 +168,36 @@ def _merged(client: Client, pods: list[Object], tail: int, follow: bool, contain
             raise said
         else:
             yield said
+
+
+def _started(client: Client, pod: Object, container: str, tail: int, follow: bool) -> Iterator[str | None]:
+    """Yield None once a container has a log, then its lines. With `follow`, wait until it has one, or the pod is gone.
+
+    For a pod without a node the API server answers with an empty log, as if it had ended.
+    """
+    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    told = False
+    while True:
+        try:
+            if told:
+                pod = client.connection.get(PODS, namespace, name)
+            if not pod["spec"].get("nodeName") and (pod.get("status") or {}).get("phase") == "Pending":
+                raise NotStarted(f"pod {name} is not on a node yet")
+            log = client.pod_log(namespace, name, container, follow=follow, tail=tail)
+            first = next(log, None)
+            yield None
+            if first is not None:
+                yield first
+            yield from log
+            return
+        except NotStarted as error:
+            if not told:
+                say(f"note: {error}" + ("; waiting for it" if follow else ""), err=True)
+            told = True
+        except NotFound:
+            if not told:
+                raise
+            return  # it was deleted while it waited
+        if not follow:
+            return
+        time.sleep(RETRY_SECONDS)
