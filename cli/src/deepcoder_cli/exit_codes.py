@@ -25,7 +25,7 @@ MEANINGS = {
     Exit.NOT_SO: "the answer is no: the run failed or did not end in time, a chain is broken, a plan does not fit",
     Exit.USAGE: "wrong usage, or a file that cannot be read",
     Exit.NOT_FOUND: "no such run, or the run does not have the requested data yet",
-    Exit.FORBIDDEN: "a permission is missing; the message says which, and which ClusterRole grants it",
+    Exit.FORBIDDEN: "a permission is missing; the message says which, and which role grants it",
     Exit.REFUSED: "the API server refuses the change",
     Exit.UNREACHABLE: "no usable kubeconfig, or the API server or the bucket does not answer",
     Exit.DEFECT: "a defect of this program, with a traceback: the question was not answered",

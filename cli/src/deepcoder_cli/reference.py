@@ -50,6 +50,9 @@ set `DEEPCODER_PLUGIN_PYTHON` to it.
 | `samples`, `lineage`, `verify`, `compare`, `logs --attempt` | read the run's bucket | see below |
 | `plan` | nothing; with `--server` create and patch runs | `edit` |
 
+With the chart's `watchNamespaces`, its roles are Roles in these namespaces, which `view` and `edit` do not include; nor
+do they with `rbac.aggregate: false`. Bind the chart's own then.
+
 If a permission is missing, the message names verb, resource, namespace and the role that grants it. Everything that
 does not need this permission is still shown.
 

@@ -1,7 +1,8 @@
-"""Describes permissions: what is missing, and which ClusterRole grants it.
+"""Describes permissions: what is missing, and which role grants it.
 
-The chart's roles are recognised by their suffix, because their names begin with the release's name. They are aggregated
-into Kubernetes' own `view` and `edit`, which is what administrators usually bind.
+The chart's roles are recognised by their suffix, because their names begin with the release's name. ClusterRoles are
+aggregated into Kubernetes' own `view` and `edit`, which is what administrators usually bind, unless the chart's values
+say otherwise. With `watchNamespaces` the chart has Roles in these namespaces, which cannot be aggregated.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Right:
         if self.group == GROUP:
             role = "view" if self.verb in READS else "edit"
             return (
-                f"the chart's ClusterRole [<release>-]deepcoder-operator-{role}, which Kubernetes' own {role} includes"
+                f"the chart's role [<release>-]deepcoder-operator-{role}, or to Kubernetes' own {role} where the chart "
+                "adds it there (rbac.aggregate, without watchNamespaces)"
             )
         if self.group == "ray.io":
             return f"KubeRay's ClusterRole {self.resource.removesuffix('s')}-viewer-role"

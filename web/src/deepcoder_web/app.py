@@ -151,7 +151,7 @@ class Dashboard:
         if not await self._may(viewer, "get", namespace, name):
             raise web.HTTPForbidden(
                 text=f"you may not get deepcoderruns.deepcoder.dev {name} in namespace {namespace}: the chart's "
-                "ClusterRole …-view grants it, and so does Kubernetes' own role view"
+                "role …-view grants it, and so does Kubernetes' own view where the chart adds it there"
             )
         if run is None:
             raise _absent(f"there is no DeepCoderRun {name} in namespace {namespace}")
