@@ -43,6 +43,25 @@ def test_set_that_is_stored_again_counts_once_and_stays_in_use():
     assert store.bytes == 600
 
 
+def test_set_that_is_stored_again_is_not_the_next_to_go():
+    store = TestStore(1000)
+    store.put("a", 400, ())
+    store.put("b", 400, ())
+    store.put("a", 400, ())
+    store.put("c", 400, ())
+    assert (store.borrow("a"), store.borrow("b")) == ((), None)
+
+
+def test_set_that_does_not_fit_drops_no_other():
+    store = TestStore(1000)
+    store.put("a", 300, ())
+    store.put("b", 600, ())
+    store.borrow("b")
+    with pytest.raises(StoreFull):
+        store.put("c", 500, ())
+    assert store.borrow("a") == ()
+
+
 def test_room_lends_no_more_than_it_has_but_to_one_alone():
     room = MemoryBudget(100)
     first, second = Share(room), Share(room)

@@ -52,6 +52,7 @@ class TestStore:
     def put(self, sha256: str, size: int, tests: tuple[TestCase, ...]) -> None:
         """Store a set that takes `size` bytes of memory. Raises Refused if it can never fit, StoreFull if not now."""
         if sha256 in self._sets:
+            self._sets.move_to_end(sha256)  # or the next set might take its place before it is asked for
             return
         if size > self._max_bytes:
             raise Refused(
@@ -60,10 +61,12 @@ class TestStore:
                 "tests",
             )
         idle = [name for name, stored in self._sets.items() if not stored.users]
-        while self.bytes + size > self._max_bytes:
-            if not idle:
-                raise StoreFull
-            self.bytes -= self._sets.pop(idle.pop(0)).size
+        if self.bytes + size - sum(self._sets[name].size for name in idle) > self._max_bytes:
+            raise StoreFull  # before any is dropped for nothing
+        for name in idle:
+            if self.bytes + size <= self._max_bytes:
+                break
+            self.bytes -= self._sets.pop(name).size
         self._sets[sha256] = _Stored(size, tests)
         self.bytes += size
 
