@@ -158,8 +158,13 @@ DEFECTS = {
     "host_files": ("worker/readable_files.py", SCRATCH, f'    rules.append(("/etc", landlock.READ))\n{SCRATCH}'),
     "processes": (
         "worker/seccomp.py",
-        '(_JSET, "allow", "refuse", _CLONE_THREAD)',
-        '(_JSET, "allow", "allow", _CLONE_THREAD)',
+        '(_JSET, "", "refuse", _CLONE_THREAD)',
+        '(_JSET, "", "allow", _CLONE_THREAD)',
+    ),
+    "descriptor_tables": (
+        "worker/seccomp.py",
+        '(_JSET, "allow", "refuse", _CLONE_FILES)',
+        '(_JSET, "allow", "allow", _CLONE_FILES)',
     ),
     "own_sigkill": ("worker/seccomp.py", '(_JEQ, "refuse", "", _SIGKILL)', '(_JEQ, "", "", _SIGKILL)'),
     "signals": ("worker/seccomp.py", '(_JEQ, "allow", "refuse", _OWN_PID)', '(_JEQ, "allow", "allow", _OWN_PID)'),

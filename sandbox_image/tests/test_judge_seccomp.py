@@ -75,6 +75,7 @@ def test_no_call_is_allowed_twice_and_every_rule_is_for_a_call_that_is():
 def test_threads_are_allowed_processes_and_namespaces_are_not(call):
     thread = 0x3D0F00
     assert call("clone", thread) == ALLOW
+    assert call("clone", thread & ~0x400) == EPERM  # with descriptors of its own, and another limit on their number
     assert call("clone", 17) == EPERM
     assert call("clone", 0x4111) == EPERM
     for namespace in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000, 0x80):
@@ -173,6 +174,13 @@ def test_descriptors_can_be_copied_and_marked_but_send_no_signals_and_take_no_ke
         assert call("fcntl", 1, command) == EPERM
     for command in (0, 1, 2, 3, 4, 1030, 1032, 1033, 1034):
         assert call("fcntl", 1, command) == ALLOW
+
+
+def test_table_of_descriptors_whose_number_is_limited_stays_the_only_one(call):
+    assert call("close_range", 3, 64, 0) == ALLOW
+    assert call("close_range", 3, 64, 4) == ALLOW  # CLOSE_RANGE_CLOEXEC
+    for flags in (2, 6):
+        assert call("close_range", 3, 64, flags) == EPERM
 
 
 def test_terminals_and_process_options_are_out_of_reach(call):

@@ -128,7 +128,8 @@ FIGETBSZ, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS 
 CAPGET, CAPABILITY_VERSION_3 = 125 if x86 else 90, 0x20080522
 CLONE, OPENAT, PREADV2, MADVISE = (56, 257, 327, 28) if x86 else (220, 56, 286, 233)
 WRITE_OUT = (74, 75, 26) if x86 else (82, 83, 227)
-CLONE_THREAD_AND_VFORK, O_DIRECT, F_SETFL = 0x0001_4000, 0x4000 if x86 else 0x1_0000, 4
+CLOSE_RANGE, CLOSE_RANGE_UNSHARE, CLONE_THREAD = 436, 2, 0x0001_0000
+CLONE_THREAD_FILES_AND_VFORK, O_DIRECT, F_SETFL = 0x0001_4400, 0x4000 if x86 else 0x1_0000, 4
 RWF_DONTCACHE, MADV_COLD, MADV_PAGEOUT, MADV_COLLAPSE = 0x80, 20, 21, 25
 FORK_AND_VFORK = (57, 58) if x86 else ()  # tried as "processes": they take no argument that would make them harmless
 
@@ -141,8 +142,11 @@ held["descriptor_signals"] = all(
 )
 held["descriptor_memory"] = all(call_refused(FCNTL, 1, command, 0) for command in (F_SETLK, F_OFD_SETLK, F_SETPIPE_SZ))
 held["device_controls"] = libc.syscall(IOCTL, 0, FIGETBSZ, ctypes.byref(ctypes.c_int())) < 0
+held["descriptor_tables"] = (  # a thread's own: the flags of clone are too few for one, EINVAL if not refused
+    call_refused(CLOSE_RANGE, 1 << 20, 1 << 20, CLOSE_RANGE_UNSHARE) and call_refused(CLONE, CLONE_THREAD, 0, 0, 0, 0)
+)
 held["kernel_waits"] = (  # the flags are too few for a thread: EINVAL if not refused
-    call_refused(CLONE, CLONE_THREAD_AND_VFORK, 0, 0, 0, 0)
+    call_refused(CLONE, CLONE_THREAD_FILES_AND_VFORK, 0, 0, 0, 0)
     and libc.syscall(OPENAT, -100, os.__file__.encode(), O_DIRECT) < 0
     and libc.syscall(FCNTL, 0, F_SETFL, O_DIRECT) < 0
     and libc.syscall(PREADV2, 0, 0, 0, 0, 0, RWF_DONTCACHE) < 0

@@ -15,6 +15,10 @@ SIGKILL that the zygote did not send was killed from outside. That is the judge'
 may cause that for itself. Second, clone3 returns ENOSYS, because its flags are in memory, where a filter cannot see
 them. Libraries then fall back to clone, whose flags are visible.
 
+A thread shares the descriptors of its process: the limit on open files is one per table of descriptors, so a thread
+with a table of its own (clone without CLONE_FILES, close_range with CLOSE_RANGE_UNSHARE) would have them once more,
+and kernel memory for its pipes. The C library's threads always share them.
+
 A program may not wait inside the kernel at will either, because such a wait is attributed to the machine
 (`deepcoder_sandbox.worker.starvation`), and some waits block the whole machine. So three things are refused as by a
 kernel that does not have them: reading past the page cache, giving pages back to the disk, and CLONE_VFORK, which makes
@@ -44,6 +48,8 @@ _DONE = 0x0005_0000
 
 _CLONE_THREAD = 0x0001_0000
 _CLONE_VFORK = 0x0000_4000
+_CLONE_FILES = 0x0000_0400
+_CLOSE_RANGE_UNSHARE = 2
 _NEW_NAMESPACES = 0x7E02_0080
 _SIGKILL, _SIGSTOP = 9, 19
 _RLIMIT_CPU = 0
@@ -133,6 +139,7 @@ def _fcntl_rule(o_direct: int) -> list[Instruction]:
 
 _RULES: dict[str, list[Instruction]] = {
     "clone": _without(0, _NEW_NAMESPACES | _CLONE_VFORK, _EPERM),
+    "close_range": _without(2, _CLOSE_RANGE_UNSHARE, _EPERM),
     "clone3": [(_RET, 0, 0, _ENOSYS)],
     "madvise": _in_set(2, _ADVICE, _ALLOW, _EINVAL),
     "preadv2": _in_set(5, (0,), _ALLOW, _EOPNOTSUPP),
@@ -228,7 +235,8 @@ def assemble_own(machine: str | None = None) -> list[Instruction]:
     numbers = syscalls.allowed_numbers(machine)
     rules: list[Line] = [
         ("clone", _argument(0)),
-        ("", (_JSET, "allow", "refuse", _CLONE_THREAD)),
+        ("", (_JSET, "", "refuse", _CLONE_THREAD)),
+        ("", (_JSET, "allow", "refuse", _CLONE_FILES)),
         ("kill", _argument(1)),
         ("", (_JEQ, "refuse", "", _SIGKILL)),
         ("", (_JEQ, "refuse", "", _SIGSTOP)),

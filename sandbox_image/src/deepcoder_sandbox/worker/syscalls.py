@@ -37,7 +37,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "input and output": Group(
-        ("output", "descriptors", "kernel_waits"),
+        ("output", "descriptors", "descriptor_tables", "kernel_waits"),
         {
             "read": (0, 63),
             "write": (1, 64),
@@ -153,7 +153,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "threads": Group(
-        ("processes", "new_namespaces", "threads", "kernel_waits"),
+        ("processes", "new_namespaces", "threads", "descriptor_tables", "kernel_waits"),
         {
             "clone": (56, 220),
             "clone3": (435, 435),
