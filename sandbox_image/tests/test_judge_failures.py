@@ -189,6 +189,15 @@ def test_deadline_that_passes_gives_error(judge_once, any_slot, make):
     assert {verdict.verdict for verdict in answer.verdicts} == {Verdict.ERROR}
 
 
+def test_deadline_that_passes_in_a_session_is_not_its_zygotes_fault(any_slot, make):
+    zygote = any_slot.ensure_zygote(harness=True)
+    request = make("while True: pass", ("", ""), scoring="livecodebench", time_limit_s=60)
+    answer = any_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 0.3)
+    assert answer.passed is None
+    assert "the deadline passed" in answer.verdicts[0].detail
+    assert any_slot.ensure_zygote(harness=True) is zygote
+
+
 def test_want_of_descriptors_in_the_judge_is_error(any_slot, make, monkeypatch):
     def refuse(*_):
         raise OSError(24, "Too many open files")

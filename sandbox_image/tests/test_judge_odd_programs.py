@@ -46,24 +46,31 @@ def test_program_finds_the_builtins_of_a_plain_interpreter(judge):
 
 def test_kernel_memory_outside_the_limit_is_small(judge):
     code = """
-import fcntl, os, struct
-held, bigger, locks = 0, 0, 0
-pipes = []
-try:
-    while True:
-        reading, writing = os.pipe()
-        pipes.append((reading, writing))
-        os.set_blocking(writing, False)
-        try: fcntl.fcntl(writing, 1031, 1 << 20); bigger += 1
-        except OSError: pass
-        try:
-            while True: held += os.write(writing, bytes(65536))
-        except BlockingIOError: pass
-except OSError: pass
+import ctypes, fcntl, os, struct, threading
+held, bigger, locks = [], 0, 0
+pipes, have_tables_of_their_own = [], threading.Barrier(4)
+def fill():
+    global bigger
+    ctypes.CDLL(None).syscall(436, 1 << 20, 1 << 20, 2)  # close_range: CLOSE_RANGE_UNSHARE
+    have_tables_of_their_own.wait()
+    try:
+        while True:
+            reading, writing = os.pipe()
+            pipes.append((reading, writing))
+            os.set_blocking(writing, False)
+            try: fcntl.fcntl(writing, 1031, 1 << 20); bigger += 1
+            except OSError: pass
+            try:
+                while True: held.append(os.write(writing, bytes(65536)))
+            except BlockingIOError: pass
+    except OSError: pass
+threads = [threading.Thread(target=fill) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
 for at in range(10):
     try: fcntl.fcntl(1, 6, struct.pack("hhqqi4x", 1, 0, 2 * at, 1, 0)); locks += 1
     except OSError: pass
-print(bigger, locks, held <= 4 << 20)
+print(bigger, locks, sum(held) <= 4 << 20)
 """
     assert judge(code, ("", "0 0 True")).passed is True
 
@@ -91,7 +98,7 @@ ODD_ENDS = {
         "while True:\n    thread = threading.Thread(target=int)\n    thread.start(); thread.join()",
         {Verdict.TIME_LIMIT},
     ),
-    "closes all it has": (  # nothing is heard of it any more: livecodebench's goes on to the limit of all tests
+    "closes all it has": (  # nothing is heard of it any more
         "os.closerange(0, 100)\nwhile True: time.sleep(0.01)",
         {Verdict.TIME_LIMIT, Verdict.RUNTIME_ERROR},
     ),
@@ -109,6 +116,26 @@ def test_odd_end_is_the_programs_own_and_comes_in_time(judge, monkeypatch, name,
     code, expected = ODD_ENDS[name]
     answer = judge(START + code, ("", "17"), scoring=scoring, time_limit_s=0.3)
     assert answer.verdicts[0].verdict in expected, answer
+
+
+@pytest.mark.parametrize("before", ["", "if input() == '1': sys.exit()\n"], ids=["first test", "second test"])
+def test_program_that_hangs_up_and_goes_on_keeps_the_limit_of_its_test(judge_once, monkeypatch, before):
+    monkeypatch.setattr(step_alarm, "ALARM_GRACE_S", 0.2)
+    forever = "while True:\n    try:\n        while True: pass\n    except Exception: pass"
+    code = f"import os, sys\n{before}os.close(3)\n{forever}"
+    answer = judge_once(code, ("1", ""), *[("2", "")] * 40, scoring="livecodebench", time_limit_s=0.3)
+    last = next(verdict for verdict in answer.verdicts if verdict.verdict is not Verdict.PASSED)
+    assert last.verdict is Verdict.TIME_LIMIT, answer
+    assert last.seconds < 5, "not the 58 s of all tests"
+    assert answer.lcb.error_code == -5
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
+def test_flags_that_a_program_gives_its_descriptors_do_not_reach_the_next_one(judge_once, scoring):
+    change = "import fcntl\nfor each in range(3): fcntl.fcntl(each, 4, 0o6000)"
+    assert judge_once(change, ("", ""), scoring=scoring).passed is True
+    look = "import fcntl\nprint([fcntl.fcntl(each, 3) & 0o6000 for each in (0, 2)])"
+    assert judge_once(look, ("", "[0, 0]"), scoring=scoring).passed is True
 
 
 def test_program_cannot_claim_that_the_judge_failed(judge):

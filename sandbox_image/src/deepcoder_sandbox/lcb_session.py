@@ -12,7 +12,6 @@ or DeadlinePassed, which are the judge's failures.
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import os
 import select
@@ -20,6 +19,7 @@ import socket
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts import strict
@@ -50,6 +50,7 @@ from deepcoder_sandbox.zygote_process import ZygoteFailed, ZygoteProcess
 
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _TAKEN_SLEEP_S = 0.001
+_END_S = 5.0  # at least, for a zygote to end a run
 _JUDGES_OWN = (errno.ENOMEM, errno.ENOSPC)
 """Errors of writing to a program's file that the program did not cause."""
 _DIED = LiveCodeBenchResult(results=[-2], error_code=-5)
@@ -69,21 +70,21 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
     request = submission.request
     source, name = request.code.encode(), (request.fn_name or "").encode()
     content = source + name
-    longest = max(map(len, [test.input.encode() for test in submission.tests]))
+    longest = max(len(test.input.encode()) for test in submission.tests)
     room = longest if longest > INLINE_BYTES else 0
     is_short = len(content) + longest <= INLINE_BYTES
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with (
         ours,
         theirs,
+        Path(os.devnull).open("rb+", buffering=0) as null,  # not shared by sessions: a program can change its flags
         nullcontext() if is_short else MemoryFile("given", content, capacity=len(content) + room) as given,
         MemoryFile("output") as output,
     ):
         bounds = limits.of_all_tests(
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
-        null = _null()
-        files = [null, null, null, theirs.fileno(), output.fileno(), *([given.fileno()] if given else [])]
+        files = [*[null.fileno()] * 3, theirs.fileno(), output.fileno(), *([given.fileno()] if given else [])]
         session = _Session(zygote, submission, bounds, ours, given, len(content), output, deadline)
         session.ask(submission.tests[0].input, content if is_short else None)
         zygote.start_run(Job(request.kind, bounds, len(source), len(name)), files)
@@ -92,12 +93,6 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
             return session.grade()
         finally:
             session.end()
-
-
-@functools.cache
-def _null() -> int:
-    """Return a descriptor of /dev/null that stays open."""
-    return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
 class _Died(Exception):
@@ -152,13 +147,13 @@ class _Session:
             clock = self._clock()
             if packet == PREPARED:
                 clock.cpu_s()
-                clock.start()
+                self._start(clock)
                 packet = self._receive()
             is_function = self.submission.request.kind is Kind.FUNCTION
             wanted = _all_json(self.submission) if is_function else None
             for index, test in enumerate(self.submission.tests):
                 if index:
-                    clock.start()
+                    self._start(clock)
                     self.ask(test.input)
                     packet = self._receive()
                 seconds = clock.cpu_s()
@@ -187,6 +182,11 @@ class _Session:
         except Collapsed as collapsed:
             return self._collapse(outcome.make(Verdict.RUNTIME_ERROR, 0.0, str(collapsed)))
         return Graded(self.verdicts, LiveCodeBenchResult(results=[True] * len(self.verdicts)))
+
+    def _start(self, clock: StepClock) -> None:
+        """Begin a step, whose alarm has not been rung."""
+        clock.start()
+        self._alarm = Alarm(self._limit_s)
 
     def ask(self, given: str, program: bytes | None = None) -> None:
         """Request a test. The first request carries the program, unless a file does."""
@@ -244,7 +244,6 @@ class _Session:
 
     def _receive(self) -> bytes:
         """Wait for the answer to a step, and ring the alarm at its limit. Raises _Died if the process ends instead."""
-        self._alarm = Alarm(self._limit_s)
         left_s = max(0.0, self._until - time.monotonic())
         ready = self._poller.poll(min(self._quiet_s, left_s) * 1000)
         hung_up = ready != self._answered and self._await(ready)
@@ -299,18 +298,33 @@ class _Session:
         return min(sample_in_s, alarm.quiet_s(cpu_s, wall_s))
 
     def _wait_for_end(self) -> RunEnded:
+        """Return how the process ended that has hung up. One that goes on keeps its step's limits: raises _Overdue."""
         self.zygote.tell_hung_up()
-        return self._finish()
-
-    def _finish(self) -> RunEnded:
+        self._meet()  # so that what the zygote says next is about the end
+        self._poller.unregister(self.control)
+        self._poller.modify(self.zygote.fileno(), select.POLLIN)
+        try:
+            quiet_s = 0.0
+            while not self._poller.poll(min(max(quiet_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S, self._left_s()) * 1000):
+                quiet_s = self._look()
+        except _Overdue:
+            ended = self._cancel()
+            if ended.killed_for is not None:
+                raise
+            return ended  # long ago, but the zygote could not look
         self.running = False
         return self.zygote.finish_run(wait_deadline(self.bounds, self.deadline))
+
+    def _cancel(self) -> RunEnded:
+        self.running = False
+        self.zygote.cancel_run()
+        # If the deadline has passed, the zygote is not to blame.
+        return self.zygote.finish_run(max(time.monotonic() + _END_S, wait_deadline(self.bounds, self.deadline)))
 
     def end(self) -> None:
         """Have the zygote end the process, if it has not ended."""
         if self.running:
-            self.zygote.cancel_run()
-            self._finish()
+            self._cancel()
 
     def _death_verdict(self, died: _Died) -> TestVerdict:
         if died.ended is None:
