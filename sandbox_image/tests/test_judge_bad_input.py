@@ -120,6 +120,7 @@ async def test_request_without_a_header_of_its_run_is_judged(session):
         (json.dumps({**FUNCTION, "tests": [{"input": "1", "output": "[" * 100_000}]}), "tests.0.output"),
         (lambda: json.dumps({**BODY, "code": "x" * (50 * MIB)}), "code"),
         (json.dumps({**BODY, "code": "\0"}), "code"),
+        (lambda: json.dumps({**BODY, "code": "# " + "é" * (MIB // 2)}), "code"),  # by its bytes in UTF-8
     ],
 )
 async def test_nonsense_is_refused_with_its_field(session, body, field):

@@ -42,7 +42,7 @@ DEFAULTS = {
     f"threads of a program (fewer than {2 * thread_gate.MAX_THREADS} where many ask at once)": thread_gate.MAX_THREADS,
     "scratch, Namespaces": rootfs.SCRATCH_MB,
     "files in scratch, Namespaces": rootfs._MAX_FILES,
-    "a program": judge.MAX_CODE_BYTES / limits.MIB,
+    "a program, in UTF-8": judge.MAX_CODE_BYTES / limits.MIB,
     "tests of a submission": judge.MAX_TESTS,
     "levels of nesting of a function's arguments and values": judgeable.MAX_DEPTH,
     "request bodies and submissions in memory (one alone always fits)": option("max_queued_mb"),

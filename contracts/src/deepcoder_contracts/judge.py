@@ -23,7 +23,7 @@ EXIT_REFUSED = 64
 configured for. Its last line says why. Every restart fails the same way until somebody fixes the cause."""
 
 MAX_CODE_BYTES = 1 << 20
-"""Largest accepted program."""
+"""Largest accepted program, in bytes of UTF-8."""
 
 MAX_TESTS = 10_000
 """Largest number of tests in one submission."""

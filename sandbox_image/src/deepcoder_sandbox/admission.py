@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from deepcoder_contracts.json_flood import Flood, flood
-from deepcoder_contracts.judge import MAX_TESTS, JudgeRequest, Problem, Scoring, TestCase
+from deepcoder_contracts.judge import MAX_CODE_BYTES, MAX_TESTS, JudgeRequest, Problem, Scoring, TestCase
 from deepcoder_contracts.judgeable import misfit, no_text
 
 
@@ -82,6 +82,8 @@ def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int
     for field, text in (("id", request.id), ("code", request.code)):
         if (wrong := no_text(field, text)) is not None:
             raise Refused(f"{field}: {wrong.why}", field)
+    if (length := len(request.code.encode())) > MAX_CODE_BYTES:
+        raise Refused(f"code: {length} bytes are more than {MAX_CODE_BYTES}: send a shorter program", "code")
     if "\0" in request.code:
         raise Refused("code: contains a NUL byte, which no Python source may: remove it", "code")
     if max_memory_mb is not None and request.memory_limit_mb > max_memory_mb:
