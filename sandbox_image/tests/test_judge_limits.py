@@ -71,6 +71,19 @@ def test_time_in_which_others_kept_a_test_from_running_is_not_taken_from_later_t
     assert allowed_s == [3.0] * 3
 
 
+def test_program_that_computed_to_the_limit_of_all_tests_is_told_so(make, monkeypatch):
+    def execute(*_):
+        ended = RunEnded(0, 5.0, wall_s=900.0, starved_s=0.0, max_rss_kb=1, killed_for=None, clean=True)
+        return execution.Execution(ended, b"1", answer=b"", written_bytes=1, stderr=b"")
+
+    monkeypatch.setattr(process_per_test, "execute", execute)
+    request = make("print(1)", *[("", "1")] * 3, time_limit_s=600.0)
+    submission = Submission(request, tuple(request.tests))
+    last = process_per_test.judge_each_test(lambda: None, submission, float("inf"))[-1]
+    assert last.verdict is Verdict.TIME_LIMIT
+    assert last.detail == "earlier tests used up the 1600 s of all tests, 10.0 s of that as CPU time"
+
+
 def test_program_that_the_kernel_holds_past_its_limit_is_ended_before_any_deadline():
     held_s = 2 * starvation._MOST_HELD_S  # of which half at least counts
     assert held_s < judge_time._JUDGING_MARGIN_S

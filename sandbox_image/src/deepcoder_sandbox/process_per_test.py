@@ -32,15 +32,16 @@ def judge_each_test(
     Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures.
     """
     verdicts: list[TestVerdict] = []
-    allowed_s = limits.submission_limit_s(submission.request.time_limit_s, len(submission.tests))
+    cpu_s, allowed_s = 0.0, limits.submission_limit_s(submission.request.time_limit_s, len(submission.tests))
     request = submission.request
     source, name = request.code.encode(), (request.fn_name or "").encode()
     with MemoryFile("code", source + name, sealable=True) as code:
         compat = request.scoring is Scoring.TACO_COMPAT
         program = Program(code, len(source), request.kind, len(name), preamble=compat)
         for test in submission.tests:
-            verdict, took_s = _run_test(zygote_for_run(), submission, program, test, deadline, allowed_s)
+            verdict, took_s = _run_test(zygote_for_run(), submission, program, test, deadline, allowed_s, cpu_s)
             allowed_s -= max(0.0, took_s)
+            cpu_s += verdict.seconds
             verdicts.append(verdict)
             if verdict.verdict is Verdict.PASSED:
                 continue
@@ -58,16 +59,19 @@ def _run_test(
     test: TestCase,
     deadline: float,
     allowed_s: float,
+    cpu_s: float,
 ) -> tuple[TestVerdict, float]:
     """Return a test's verdict and the seconds it took, without those in which others kept it from running.
 
-    `allowed_s` is what is left of the seconds that all tests may take together.
+    `allowed_s` is what is left of the seconds that all tests may take together; `cpu_s` is the earlier ones' CPU time.
     """
     request = submission.request
     if time.monotonic() > deadline:
         raise DeadlinePassed("the deadline passed before every test was run")
     if allowed_s <= 0:
-        return outcome.make(Verdict.TIME_LIMIT, 0.0, "earlier tests used up the time of all tests, mostly waiting"), 0.0
+        limit_s = limits.submission_limit_s(request.time_limit_s, len(submission.tests))
+        why = f"earlier tests used up the {limit_s:g} s of all tests, {cpu_s:.1f} s of that as CPU time"
+        return outcome.make(Verdict.TIME_LIMIT, 0.0, why), 0.0
     bounds = limits.of_one_test(request.time_limit_s, request.memory_limit_mb, submission.output_bytes)
     if allowed_s < bounds.wall_limit_s:
         bounds = bounds._replace(wall_limit_s=allowed_s)
