@@ -3,6 +3,7 @@
 import json
 import random
 import tracemalloc
+from collections import UserDict
 from decimal import Decimal
 from fractions import Fraction
 
@@ -311,6 +312,19 @@ def test_equal_value_is_never_too_long_for_what_is_expected():
         ([()] * 9999, "[" + ",".join(["[]"] * 9999) + "]"),
     ]:
         values.decode(encoding.encode(value), text)
+
+
+def test_flood_of_lists_is_wrong_unread_and_an_equal_value_never_looks_like_one():
+    for brackets in (b"[" * 60_000, b"[" + b"{}," * 20_000 + b"{}]"):
+        with pytest.raises(ValueError, match="far more values than expected"):
+            values.decode(brackets, "[1, 2]")
+    for value, text in [
+        ("[" * 60_000, json.dumps("[" * 60_000)),
+        ("[" * 60_000, '"' + "\\u005b" * 60_000 + '"'),
+        ([UserDict({"a": (1,)})] * 9999, "[" + ",".join(['{"a":[1]}'] * 9999) + "]"),
+    ]:
+        values.decode(encoding.encode(value), text)
+    assert values.decode(encoding.encode([[]] * 900), "[1, 2]") == [[]] * 900, "wrong, but no flood"
 
 
 def test_depth_of_brackets_counts_and_brackets_in_texts_do_not():

@@ -77,6 +77,7 @@ def test_limits_that_are_told_otherwise():
     assert f"at most {limits.judging_deadline_s(600, 100):g} |" in DOCUMENT
     assert limits.ALARM_GRACE_S == 1
     assert (values._TIMES_EXPECTED, values._BYTES_MORE) == (64, 64 << 10)
+    assert (values._BRACKETS_A_VALUE, values._BRACKETS_MORE) == (4, 1000)
     assert app.UNHEALTHY_AFTER_S == 120
     assert (pool._FAILED_STARTS, pool._START_AGAIN_S) == (3, 5)
     assert f"cut at {logs.MAX_CHARS:,} characters" in DOCUMENT

@@ -17,6 +17,10 @@ from deepcoder_contracts.strict import OddDict
 _TIMES_EXPECTED, _BYTES_MORE = 64, 1 << 16
 """An equal value's encoding is longer than the expected text by a factor of at most 50 (a float as a fraction)."""
 
+_BRACKETS_A_VALUE, _BRACKETS_MORE = 4, 1000
+"""An equal value's encoding has at most this many brackets for each value of the expected text. What is parsed into
+lists and dictionaries takes a hundred times the memory of its encoding."""
+
 _NESTED = {list, dict}
 _NUMBERS = {"F", "D", "c"}
 _FLOAT_BITS = 1100
@@ -44,10 +48,18 @@ def decode(encoded: bytes, expected: str, json_only: bool = False) -> Any:
     """
     if len(encoded) > _TIMES_EXPECTED * len(expected) + _BYTES_MORE:
         raise ValueError(f"returned {len(encoded)} bytes, which is far more than expected")
+    brackets = encoded.count(b"[") + encoded.count(b"{")
+    if brackets > _BRACKETS_MORE and brackets > _BRACKETS_A_VALUE * _most_values(expected) + _BRACKETS_MORE:
+        raise ValueError("returned far more values than expected")
     try:
         return _untag(json.loads(encoded), json_only)
     except (RecursionError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError("the returned value cannot be read") from error
+
+
+def _most_values(expected: str) -> int:
+    """Return at least the number of values and keys in a JSON text, and of brackets in its strings."""
+    return 1 + sum(map(expected.count, "[{,:\\"))
 
 
 def _untag(value: Any, json_only: bool) -> Any:
