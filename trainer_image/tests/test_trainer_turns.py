@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from controller_world import EVALUATE, World, finished_as_one, stage_config, trained, until
 
+from deepcoder_contracts.progress import TrainerPhase
+
 COLOCATED: dict[str, Any] = {"eta": 0, "placement": "Colocated"}
 TURN = ["sleep", "unpark", "train", "park", "wake"]
 
@@ -42,6 +44,25 @@ async def test_evaluations_are_sampled_in_the_samplers_turn_and_saves_copied_in_
     await world.run()
     assert [s.state.step for s in world.checkpoints.saved] == [2, 4, 5]
     assert [step for step, _ in world.evaluated] == [2, 4, 5]
+
+
+async def test_a_save_that_waits_for_a_slow_upload_before_it_is_no_stalled_training() -> None:
+    world = World(stage_config(2, every=1, **COLOCATED))
+    may_copy, original = asyncio.Event(), world.checkpoints.copy
+
+    async def copy(step: int) -> None:
+        await may_copy.wait()
+        await original(step)
+
+    world.checkpoints.copy = copy
+    running = asyncio.create_task(world.run())
+    await until(lambda: bool(world.learner.trained))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert world.notes.phases[-1:] == [TrainerPhase.CHECKPOINTING], "in which every report is a sign of life"
+    may_copy.set()
+    await running
+    assert TrainerPhase.TRAINING in world.notes.phases
 
 
 @pytest.mark.parametrize("turns", range(0, 160, 4))

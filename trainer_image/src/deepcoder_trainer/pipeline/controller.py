@@ -273,8 +273,10 @@ class Controller:
 
     async def _copy(self) -> None:
         """Copy what is to be saved aside, and let its upload begin."""
+        self.observer.on_phase(TrainerPhase.CHECKPOINTING)  # in which a slow upload before this one is no stall
         await self._unless_stopped(self._saving.kept())
         await self._saving.copy()
+        self.observer.on_phase(TrainerPhase.TRAINING)
 
     async def _evaluate_if_owed(self) -> None:
         """Evaluate the pushed weights if an evaluation is due. A save that is due uploads meanwhile."""
