@@ -117,6 +117,22 @@ async def test_an_upload_that_failed_before_the_commit_is_the_commits_failure_an
     assert committed.manifest.step == 3
 
 
+async def test_a_save_that_fails_in_the_background_is_told_then_and_not_at_the_next_one(
+    make_config: Callable[..., StageConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = SlowLearner()
+    learner.failing = True
+    writer = CheckpointWriter(make_config(), learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    await save(writer, STATE, metrics={})
+    learner.may_upload.set()
+    async with asyncio.timeout(30):
+        while "checkpoint failed (step 3, 1 in a row): no route" not in caplog.text:
+            await asyncio.sleep(0.01)
+    assert writer.failures == 1
+    with pytest.raises(CheckpointFailed, match="1 in a row"):
+        await writer.wait()
+
+
 async def test_a_disk_that_does_not_take_the_state_costs_one_save_and_not_the_training(
     make_config: Callable[..., StageConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,7 @@ The two steps are separate because a model takes minutes to upload, while the re
 not be complete yet: unfinished sampling and evaluations are waited for during the upload of the weights. Only one save
 is in progress at a time; the next one waits for it. Data without a manifest does not exist, so after a crash at any
 point before the last put, the previous checkpoint counts. A failure in the background does not end training: it is
-logged, and the next save tries again. After `MAX_FAILURES` in a row, or at the last save, it is raised.
+logged at once, and the next save tries again. After `MAX_FAILURES` in a row, or at the last save, it is raised.
 """
 
 from __future__ import annotations
@@ -242,10 +242,9 @@ class CheckpointWriter:
         try:
             await task
         except (StorageError, CheckpointFailed, OSError) as e:
-            self.failures += 1
             if raise_always or self.failures >= MAX_FAILURES or isinstance(e, StorageDenied):
                 raise CheckpointFailed(f"checkpoint failed ({self.failures} in a row): {e}") from e
-            log.error("checkpoint failed (%d in a row, training continues): %s", self.failures, e)
+            log.warning("training continues without the checkpoint that failed")
 
     async def _commit(self, copied: _Copied, state: PipelineState, manifest: Manifest) -> None:
         try:
@@ -254,6 +253,10 @@ class CheckpointWriter:
             await self.before_commit()
             manifest = manifest.model_copy(update={"files": sorted(files, key=lambda f: f.path)})
             committed = await asyncio.to_thread(put_manifest, self._store, copied.prefix, manifest)
+        except (StorageError, CheckpointFailed, OSError) as e:
+            self.failures += 1
+            log.error("checkpoint failed (step %d, %d in a row): %s", copied.step, self.failures, e)
+            raise
         finally:
             await asyncio.to_thread(shutil.rmtree, copied.directory, ignore_errors=True)
         self.latest, self.parent, self.failures = committed, committed.ref, 0
