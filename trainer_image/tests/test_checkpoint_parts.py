@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from deepcoder_trainer.checkpoint import storage_s3
 from deepcoder_trainer.checkpoint.errors import ChecksumMismatch, StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_storage
+from deepcoder_trainer.checkpoint.storage import TRAFFIC
 from deepcoder_trainer.checkpoint.storage_s3 import S3Store
 from deepcoder_trainer.checkpoint.transfer import upload_files
 
@@ -43,11 +44,14 @@ def big_file(tmp_path: Path, parts: int) -> tuple[Path, str]:
 
 def test_each_part_has_its_checksum_and_the_whole_is_what_was_put(store: S3Store, tmp_path: Path) -> None:
     path, sha256 = big_file(tmp_path, 7)
+    moved = TRAFFIC.bytes
     stored = store.put_file("big", path)
+    assert TRAFFIC.bytes == moved + stored.size, "part by part, so that a slow upload is seen to move"
     assert (stored.size, stored.sha256) == (path.stat().st_size, sha256)
     assert stored.checksum is not None
     assert stored.checksum.endswith("-7")
     assert store.get_file("big", tmp_path / "back") == sha256
+    assert TRAFFIC.bytes == moved + 2 * stored.size
 
 
 def test_a_file_of_more_parts_than_s3_allows_goes_up_in_larger_ones(

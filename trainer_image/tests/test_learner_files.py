@@ -109,8 +109,12 @@ async def test_an_upload_that_fails_on_one_rank_is_told_when_no_rank_uploads_any
         ended = True
         return []
 
+    async def moved() -> int:
+        return 0
+
     config = make_config(learners=2)
-    ranks = [SimpleNamespace(upload=SimpleNamespace(remote=upload)) for upload in (fail, slow)]
+    calls = [{"upload": upload, "moved": moved} for upload in (fail, slow)]
+    ranks = [SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in each.items()}) for each in calls]
     learner = RayLearner(ranks, config.recipe, 64, Deadlines())
     upload = asyncio.create_task(learner.upload("/saved", config.storage, PREFIX))
     for _ in range(10):

@@ -193,6 +193,7 @@ async def test_ranks_that_share_no_disk_each_bring_all_that_they_read_and_no_mor
     await two.save(str(tmp_path / "saved"))
     prefix = "short/step-000001.a001"
     files = await two.upload(str(tmp_path / "saved"), config.storage, prefix)
+    assert await two._actors[1].moved.remote() >= sum(f.size for f in files if "rank-00001-" in f.path) > 0
     expected = await exported(two)
     await two.train(make_batch(2))
     after = await exported(two)

@@ -9,6 +9,7 @@ come from AWS_* variables and are never part of a URI, a message or a log line.
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,23 @@ from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 
 CHUNK = 1 << 20
 """Bytes read at a time when hashing or copying."""
+
+
+class Traffic:
+    """Counts the bytes that this process has transferred, so that a slow transfer can be told from one that hangs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.bytes = 0
+
+    def add(self, size: int) -> None:
+        """Count bytes as transferred. A file may count more than once: only whether the number grows has a meaning."""
+        with self._lock:
+            self.bytes += size
+
+
+TRAFFIC = Traffic()
+"""All transfers of this process, in either direction."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageError,
     StorageUnavailable,
 )
-from deepcoder_trainer.checkpoint.storage import CHUNK, StoredObject, refuse_traversal, whole
+from deepcoder_trainer.checkpoint.storage import CHUNK, TRAFFIC, StoredObject, refuse_traversal, whole
 
 if TYPE_CHECKING:
     from botocore.loaders import Loader
@@ -273,6 +273,7 @@ class S3Store:
     def _put_part(self, where: dict[str, Any], number: int, data: bytes) -> CompletedPartTypeDef:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
         answer = self._sender.upload_part(**where, PartNumber=number, Body=data, ChecksumSHA256=checksum)
+        TRAFFIC.add(len(data))
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     def _abort(self, where: dict[str, Any]) -> None:
@@ -285,7 +286,9 @@ class S3Store:
     def _chunks(self, key: str) -> Iterator[bytes]:
         with self._translated(key):
             body = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"]
-            yield from body.iter_chunks(CHUNK)
+            for chunk in body.iter_chunks(CHUNK):
+                TRAFFIC.add(len(chunk))
+                yield chunk
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:

@@ -25,6 +25,7 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageUnavailable,
 )
 from deepcoder_trainer.checkpoint.storage import (
+    TRAFFIC,
     ObjectStore,
     StoredObject,
     file_sha256,
@@ -55,6 +56,7 @@ def upload_files(store: ObjectStore, prefix: str, root: Path, files: Sequence[Pa
         if stored.size != path.stat().st_size:
             raise ChecksumMismatch(f"{store.uri}/{prefix}/{relative} has {stored.size} bytes after its upload")
         assert stored.sha256 is not None, "what was put has one"
+        TRAFFIC.add(stored.size)
         return FileEntry(path=relative, size=stored.size, sha256=stored.sha256, s3_checksum=stored.checksum)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
@@ -66,7 +68,8 @@ def download_files(
 ) -> None:
     """Download files below `prefix` to `directory`. Raises `CheckpointDamaged` for a missing or different file.
 
-    Processes on one machine may download to the same folder: the first one downloads a file, the others find it. If
+    Processes on one machine may download to the same folder: the first one downloads a file, the others find it. The
+    lock is on the file, because ranks mostly read different files of a checkpoint and must not wait for each other. If
     the folder may hold other files, `check_present` hashes existing files and downloads those that differ again.
     """
 
@@ -75,8 +78,15 @@ def download_files(
             target = directory / refuse_traversal(entry.path)
         except ValueError as e:
             raise CheckpointDamaged(str(e)) from e
-        if target.exists() and (not check_present or _is(target, entry)):
-            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = target.with_name(f".{target.name}{_LOCK}")
+        with _held(lock, target):
+            if not target.exists() or (check_present and not _is(target, entry)):
+                bring(entry, target)
+            # Only now: after a failure the next process must wait for the same lock as those that wait already.
+            lock.unlink(missing_ok=True)
+
+    def bring(entry: FileEntry, target: Path) -> None:
         partial = target.with_name(target.name + PARTIAL)
         key = join_key(prefix, entry.path)
         try:
@@ -88,9 +98,9 @@ def download_files(
         if sha256 != entry.sha256:
             raise CheckpointDamaged(f"{entry.path} has sha256 {sha256[:12]}…, its manifest says {entry.sha256[:12]}…")
         partial.rename(target)
+        TRAFFIC.add(size)
 
-    with locked(directory):
-        several(get, entries)
+    several(get, entries)
 
 
 def several(fetch: Callable[[T], object], wanted: Iterable[T]) -> None:
@@ -149,10 +159,16 @@ def put_new(store: ObjectStore, key: str, data: bytes) -> StoredObject:
 def locked(directory: Path) -> Iterator[None]:
     """Create a folder and lock it for this process. The lock ends with its holder, even if that is killed."""
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / _LOCK).open("w") as lock:
+    with _held(directory / _LOCK, directory):
+        yield
+
+
+@contextmanager
+def _held(lock: Path, wanted: Path) -> Iterator[None]:
+    with lock.open("w") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("waiting until another process has fetched what it needs into %s", directory)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            log.info("waiting until another process has fetched what it needs into %s", wanted)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -21,6 +21,7 @@ import ray
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.stage import ModelSource, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.storage import TRAFFIC
 from deepcoder_trainer.grpo.pack import OptimizerStep
 from deepcoder_trainer.heavy_imports import heavy_imports
 from deepcoder_trainer.learner.rank_settings import RankSettings, Rendezvous, Sums
@@ -160,6 +161,11 @@ class LearnerActor:
     def where(self) -> ThreadStacks:
         """Return where this rank is stuck, for a caller that gets no answer from another method."""
         return thread_stacks()
+
+    @ray.method(concurrency_group="where")
+    def moved(self) -> int:
+        """Return the bytes that this rank has transferred, for a caller that waits for an upload or a download."""
+        return TRAFFIC.bytes
 
     def load(self, directory: str, optimizer: bool) -> None:
         """See `LearnerRank.load`."""

@@ -4,6 +4,9 @@ Every call has a deadline and goes to all ranks at once. If a rank dies or does 
 fails (`LearnerLost`), because the other ranks would wait for it in a collective. A lost rank is not replaced: the
 attempt ends, and the next one resumes from the newest checkpoint. Ranks that do not answer are asked where they are
 stuck, at the deadline and at half of the time, because the attempt may be given up before the deadline.
+
+Uploads and downloads may take any time as long as each rank moves bytes: slow storage makes checkpoints late, but an
+attempt that ended for it would never make one. If a rank lives and moves nothing, storage has failed, not the rank.
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 
 from deepcoder_contracts.learner_memory import tokens_on_device
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.cluster import HALF, THREADS, begun_with
 from deepcoder_trainer.errors import BadConfig, LearnerLost
@@ -41,6 +44,7 @@ from deepcoder_trainer.grpo.pack import (
 from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.learner import hang_report
 from deepcoder_trainer.learner.actor import LearnerActor
+from deepcoder_trainer.learner.answers import Movement, answers_of, died, errors_of
 from deepcoder_trainer.learner.rank_settings import RankSettings, Sums
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.shapes import model_shape
@@ -65,7 +69,7 @@ class Deadlines:
     """Run one training step."""
 
     transfer: float = 3600
-    """Upload or download a checkpoint."""
+    """Move the next byte of a checkpoint; or write an export, or compare it."""
 
     state: float = 900
     """Copy state aside, load it, or export weights."""
@@ -75,6 +79,20 @@ class Deadlines:
 
     where: float = 10
     """Report where a silent rank is stuck."""
+
+    @classmethod
+    def of(cls, stall_seconds: float) -> Deadlines:
+        """Return the deadlines of a stage: of those that a large model or slow nodes need longer, none below these."""
+        return cls(
+            start=max(cls.start, stall_seconds),
+            train=stall_seconds,
+            transfer=max(cls.transfer, stall_seconds),
+            state=max(cls.state, stall_seconds / 2),
+        )
+
+
+LOOK_SECONDS = 60.0
+"""Longest time between two looks at what a transfer has moved."""
 
 
 class Way(Enum):
@@ -116,7 +134,7 @@ async def start_learners(
     """
     world = config.stage.resources.learners
     shape = model_shape(read_model_config(model_dir))
-    deadlines = deadlines or Deadlines(train=float(config.stage.stall_seconds))
+    deadlines = deadlines or Deadlines.of(config.stage.stall_seconds)
     settings = RankSettings(
         model_dir=str(model_dir),
         recipe=config.recipe,
@@ -170,6 +188,10 @@ class RayLearner:
         self._deadlines = deadlines
         self._cost = cost
         self._way = way
+        self._unended: asyncio.Future[Any] | None = None
+        """Ends with the calls of a transfer that was given up, which may still be at work on its folder."""
+        self._unsaved: str | None = None
+        """Folder of a save that was left out because of them."""
         self.threads: tuple[int, ...] = ()
         """CPU compute threads of each rank, in rank order, after `start`."""
 
@@ -237,17 +259,26 @@ class RayLearner:
 
     async def save(self, directory: str) -> None:
         """See `Learner`."""
-        await self._all("save", directory, seconds=self._deadlines.state)
+        # An upload that was given up may still remove the files of a new save of its folder, and its own fill the disk.
+        self._unsaved = directory if self._unended is not None and not self._unended.done() else None
+        if self._unsaved is None:
+            await self._all("save", directory, seconds=self._deadlines.state)
 
     async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        """See `Learner`. An error is raised once no rank works on `directory` any more, so it can be saved again."""
+        """See `Learner`. An error is raised once no rank works on `directory` any more, so it can be saved again.
+
+        The exception is an upload that hangs: until it has ended, `save` leaves out what is asked for.
+        """
+        if directory == self._unsaved:
+            raise StorageUnavailable(f"{storage.uri}/{prefix} is not saved: the upload before it hangs")
         calls = [actor.upload.remote(directory, storage, prefix) for actor in self._actors]
-        parts: list[list[FileEntry]] = await self._wait(calls, self._deadlines.transfer, "upload", all_end=True)
+        parts: list[list[FileEntry]] = await self._move(calls, f"upload to {storage.uri}/{prefix}", all_end=True)
         return sorted((entry for part in parts for entry in part), key=lambda e: e.path)
 
     async def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
         """See `Learner`."""
-        await self._all("download", directory, storage, prefix, manifest, seconds=self._deadlines.transfer)
+        calls = [actor.download.remote(directory, storage, prefix, manifest) for actor in self._actors]
+        await self._move(calls, f"download from {storage.uri}/{prefix}", all_end=False)
 
     async def load(self, directory: str, *, optimizer: bool) -> None:
         """See `Learner`; the local files are removed afterwards."""
@@ -281,34 +312,55 @@ class RayLearner:
         calls = [getattr(actor, method).remote(*args) for actor in self._actors]
         return await self._wait(calls, seconds, method)
 
-    async def _wait(self, calls: Sequence[Any], seconds: float, what: str, *, all_end: bool = False) -> list[Any]:
-        """Return all answers in rank order. Raises a rank's error, or `LearnerLost` if a rank dies or does not answer.
-
-        An error is raised at once or, with `all_end`, when the other ranks have finished too, unless a rank died.
-        """
+    async def _wait(self, calls: Sequence[Any], seconds: float, what: str) -> list[Any]:
+        """Return all answers in rank order. Raises a rank's error, or `LearnerLost` if one dies or does not answer."""
         tasks = [asyncio.ensure_future(call) for call in calls]
-        deadline = asyncio.get_running_loop().time() + seconds
         looking = asyncio.create_task(self._look_in(seconds / 2, tasks, what))
         try:
             _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-            if all_end and pending and not any(isinstance(e, RayActorError) for e in _errors(tasks)):
-                left = max(0.0, deadline - asyncio.get_running_loop().time())
-                _, pending = await asyncio.wait(pending, timeout=left)
         finally:
             for task in (looking, *tasks):
                 task.cancel()
-        errors = _errors(tasks)
-        if (died := next((e for e in errors if isinstance(e, RayActorError)), None)) is not None:
-            raise LearnerLost(f"a learner rank died during {what}: {died}") from died
-        if pending and (all_end or not errors):
+        if pending and not errors_of(tasks):
             silent = [rank for rank, task in enumerate(tasks) if task in pending]
             where = await self._where(silent)
             raise LearnerLost(
                 f"no answer from learner {hang_report.names(silent)} within {seconds:g} s ({what}): {where}"
             )
-        for error in errors:
-            raise error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
-        return [task.result() for task in tasks]
+        return answers_of(tasks, what)
+
+    async def _move(self, calls: Sequence[Any], what: str, *, all_end: bool) -> list[Any]:
+        """As `_wait`, but for as long as all ranks at work move bytes. Raises `StorageUnavailable` if one only lives.
+
+        An error is raised at once or, with `all_end`, when the other ranks have finished too, unless a rank died.
+        """
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        clock, longest = asyncio.get_running_loop().time, self._deadlines.transfer
+        movement = Movement(len(tasks), clock())
+        try:
+            while working := [rank for rank, task in enumerate(tasks) if not task.done()]:
+                errors = errors_of(tasks)
+                if died(errors) or (errors and not all_end):
+                    break
+                waited = [tasks[rank] for rank in working]
+                pause = min(LOOK_SECONDS, longest / 4)
+                await asyncio.wait(waited, timeout=pause, return_when=asyncio.FIRST_EXCEPTION)
+                if not (working := [rank for rank in working if not tasks[rank].done()]):
+                    break
+                counts = await self._ask("moved", working)
+                movement.look(counts, clock())
+                if idle := movement.idle(working, clock(), longest):
+                    said = f"learner {hang_report.names(idle)} moved nothing for {longest:g} s ({what}): "
+                    said += await self._where(idle)
+                    if any(counts[rank] is None for rank in idle):
+                        raise LearnerLost(said)
+                    left = [tasks.pop(rank) for rank in reversed(working)]
+                    self._unended = asyncio.gather(*left, return_exceptions=True)
+                    raise StorageUnavailable(f"{said}: see whether the bucket's server answers, and how fast")
+        finally:
+            for task in tasks:
+                task.cancel()
+        return answers_of(tasks, what)
 
     async def _look_in(self, seconds: float, tasks: Sequence[asyncio.Future[Any]], what: str) -> None:
         """After `seconds`, log where the ranks that have not answered are stuck."""
@@ -319,23 +371,21 @@ class RayLearner:
 
     async def _where(self, ranks: Sequence[int]) -> str:
         """Return where the ranks are stuck, and log the stacks of their threads."""
-        asked = [asyncio.ensure_future(self._actors[rank].where.remote()) for rank in ranks]
+        found: dict[int, ThreadStacks | None] = await self._ask("where", ranks)
+        for threads in hang_report.stacks(found):
+            log.warning("threads of learner %s", threads)
+        return hang_report.places(found)
+
+    async def _ask(self, method: str, ranks: Sequence[int]) -> dict[int, Any]:
+        """Return the ranks' answers, with None for a rank that gives none in time."""
+        asked = [asyncio.ensure_future(getattr(self._actors[rank], method).remote()) for rank in ranks]
         try:
             await asyncio.wait(asked, timeout=self._deadlines.where)
             answers = [task.result() if task.done() and task.exception() is None else None for task in asked]
         finally:
             for task in asked:
                 task.cancel()
-        found: dict[int, ThreadStacks | None] = dict(zip(ranks, answers, strict=True))
-        for threads in hang_report.stacks(found):
-            log.warning("threads of learner %s", threads)
-        return hang_report.places(found)
-
-
-def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
-    """Return the errors of finished tasks, in rank order."""
-    ended = [task for task in tasks if task.done() and not task.cancelled()]
-    return [error for task in ended if (error := task.exception()) is not None]
+        return dict(zip(ranks, answers, strict=True))
 
 
 def plan_batch(
