@@ -135,7 +135,17 @@ packets = (
     st.binary(max_size=20)
     | st.dictionaries(st.sampled_from(NAMES), json_values, max_size=3).map(lambda value: json.dumps(value).encode())
     | st.sampled_from(
-        [b"", b"{}", b"[]", b"[" * 4000, b'{"bytes":0}', b'{"prepared":true}', b'{"bytes":1e400}', b"x" * 5000]
+        [
+            b"",
+            b"prepared",
+            b"{}",
+            b"[]",
+            b"[" * 4000,
+            b'{"bytes":0}',
+            b'{"prepared":true}',
+            b'{"bytes":1e400}',
+            b"x" * 5000,
+        ]
     )
 )
 ENDINGS = [
