@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import ray
 from virtual_time import in_virtual_time
 
-from deepcoder_contracts.stage import StageConfig
+from deepcoder_contracts.stage import StageConfig, StageType
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler import actor as actor_module
 from deepcoder_trainer.sampler import group as group_module
@@ -126,16 +127,21 @@ async def test_a_sampler_is_silent_no_longer_than_the_stage_may_stall() -> None:
     await group.close()
 
 
+@pytest.mark.parametrize("stage_type", StageType)
 async def test_silence_is_told_before_the_operator_counts_the_stage_as_stalled(
-    make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    stage_type: StageType, make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """A stage without steps does not stall while it sends heartbeats, so a long response has its time there."""
+
     async def up(group: SamplerGroup) -> None: ...
 
     monkeypatch.setattr(start_module, "read_model_config", lambda folder: None)
     monkeypatch.setattr(start_module, "engine_settings", lambda config, model: None)
     monkeypatch.setattr(SamplerGroup, "start", up)
-    group = await start_module.start_samplers(make_config(), tmp_path)
-    assert group.longest_silence == 0.8 * 1800
+    config = make_config()
+    config = config.model_copy(update={"stage": config.stage.model_copy(update={"type": stage_type})})
+    group = await start_module.start_samplers(config, tmp_path)
+    assert group.longest_silence == (0.8 * 1800 if stage_type is StageType.TRAIN else math.inf)
 
 
 async def _update_when(factory: Factory, group: SamplerGroup) -> None:

@@ -8,8 +8,8 @@ GPU come only once. A replacement then waits for the next version, and if no oth
 ends the attempt.
 
 A response is never assembled from two samplers: a request that moves is sampled again. A sampler counts as hung if it
-returns no response to anyone for longer than its longest response can take, or for most of the time after which the
-stage counts as stalled. As long as any response comes back, its internal queue moves.
+returns no response to anyone for longer than its longest response can take, or, in a Train stage, for most of the time
+after which the stage counts as stalled. As long as any response comes back, its internal queue moves.
 """
 
 from __future__ import annotations

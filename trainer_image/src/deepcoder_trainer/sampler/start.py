@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.recipe import Order
-from deepcoder_contracts.stage import StageConfig
+from deepcoder_contracts.stage import StageConfig, StageType
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.sampler.group import REPLACEMENTS, ActorEngine, SamplerGroup
 from deepcoder_trainer.sampler.settings import engine_settings
 from deepcoder_trainer.seeds import seed
 
 STALL_SHARE = 0.8
-"""Share of the stage's stallSeconds after which a silent sampler is replaced, before the stage counts as stalled."""
+"""Share of a Train stage's stallSeconds after which a silent sampler is replaced, before the stage counts as stalled."""
 
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
@@ -49,6 +50,9 @@ async def start_samplers(config: StageConfig, model_dir: Path, places: Sequence[
     settings = engine_settings(config, read_model_config(model_dir))
     files = model_files(model_dir)
     numbers = itertools.count()
+    # Without steps, heartbeats show that the stage is alive. A long response may then take all of its own time.
+    steps = config.stage.type is StageType.TRAIN
+    longest_silence = STALL_SHARE * config.stage.stall_seconds if steps else math.inf
 
     def make() -> ActorEngine:
         number = next(numbers)
@@ -60,7 +64,7 @@ async def start_samplers(config: StageConfig, model_dir: Path, places: Sequence[
         size=config.stage.resources.samplers,
         clear_cache=config.recipe.order is Order.STRICT,
         replacements=0 if places else REPLACEMENTS,
-        longest_silence=STALL_SHARE * config.stage.stall_seconds,
+        longest_silence=longest_silence,
     )
     try:
         await group.start()
