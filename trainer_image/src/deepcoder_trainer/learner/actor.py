@@ -75,7 +75,8 @@ class LearnerActor:
             from deepcoder_trainer.learner.files import RankFiles
             from deepcoder_trainer.learner.rank import LearnerRank
 
-        if not Path(self._settings.model_dir).is_dir():
+        # A hub's folder may lack files: its cache outlives an attempt that was killed during the download.
+        if self._model.uri.startswith("hf://") or not Path(self._settings.model_dir).is_dir():
             self._settings = replace(self._settings, model_dir=str(self._sources.model(self._model)))
         if self._store is None and rendezvous is not None:
             self._store = self._meet(rendezvous.host, rendezvous.port, first=False)
