@@ -17,7 +17,7 @@ from deepcoder_trainer.sampler.settings import engine_settings
 from deepcoder_trainer.seeds import seed
 
 STALL_SHARE = 0.8
-"""Share of a Train stage's stallSeconds after which a silent sampler is replaced, before the stage counts as stalled."""
+"""Share of a Train stage's stallSeconds after which a silent sampler is replaced, before the stage stalls."""
 
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
