@@ -121,7 +121,7 @@ def _unpack(job: Job, printed: str) -> _Report:
 def _verdict(job: Job, test: TestCase, run: _Run) -> TestVerdict:
     limit = job.request.time_limit_s
     if run.killed == "total":
-        return _made(Verdict.TIME_LIMIT, run, "earlier tests used up the time of all tests, mostly waiting")
+        return _made(Verdict.TIME_LIMIT, run, "earlier tests used up the time of all tests")
     if run.killed == "cpu" or run.signal == signal.SIGXCPU or run.cpu > limit + _STARTING_CPU_SECONDS:
         return _made(Verdict.TIME_LIMIT, run, f"used more than {limit:g} s of CPU time")
     if run.killed == "wall":
