@@ -20,6 +20,7 @@ from deepcoder_contracts.stage import EvaluationDataset, ModelSource, StageConfi
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.errors import BadConfig
@@ -281,6 +282,20 @@ async def test_evaluations_within_training_read_their_problems_once_unless_these
     else:
         with pytest.raises(BadConfig, match="does not exist"):
             await evaluate_weights(context, 4, sets)
+
+
+def test_problems_that_are_read_each_time_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problemsets, "KEPT_CHARACTERS", -1)
+    sets = ProblemSets(make_context(tmp_path, [], train=True))
+    (first,) = sets.read()
+
+    def away(*_: object, **__: object) -> Path:
+        raise StorageUnavailable("no answer")
+
+    monkeypatch.setattr(Sources, "dataset", away)
+    (second,) = sets.read()
+    assert second is not first
+    assert second.input == first.input
 
 
 async def test_a_judge_that_cannot_say_which_code_grades_ends_no_training_and_begins_no_evaluation_stage(

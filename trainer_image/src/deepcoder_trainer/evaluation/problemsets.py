@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from deepcoder_contracts.stage import EvaluationDataset
 from deepcoder_trainer.errors import BadConfig
@@ -21,6 +22,9 @@ from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.plan import DatasetInput
 from deepcoder_trainer.problems.files import DatasetError
 from deepcoder_trainer.problems.prompt import EncodedProblem, encode_problems
+
+Locate = Callable[[str, str], Path]
+"""Returns the local path of a URI that a field names."""
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +63,14 @@ class ProblemSets:
     """The problem sets of a Train stage, which are used in every evaluation.
 
     They are read once and kept, because samplers idle while they are read. If their tests take gigabytes, they are read
-    each time, because the head needs its memory for other things. Several threads may read: one after the other.
+    each time, because the head needs its memory for other things, but from where they were fetched to: storage that is
+    away later ends no evaluation. Several threads may read: one after the other.
     """
 
     def __init__(self, context: EvaluationContext) -> None:
         self._context = context
         self._kept: list[ProblemSet] | None = None
+        self._fetched: dict[str, Path] = {}
         self._reading = threading.Lock()
 
     def read(self) -> list[ProblemSet]:
@@ -72,10 +78,15 @@ class ProblemSets:
         with self._reading:
             if self._kept is not None:
                 return self._kept
-            sets = read_problem_sets(self._context)
+            sets = read_problem_sets(self._context, self._locate)
             if _characters(sets) <= KEPT_CHARACTERS:
                 self._kept = sets
             return sets
+
+    def _locate(self, uri: str, field: str) -> Path:
+        if uri not in self._fetched or not self._fetched[uri].exists():
+            self._fetched[uri] = self._context.sources.dataset(uri, field=field)
+        return self._fetched[uri]
 
 
 def _characters(sets: Sequence[ProblemSet]) -> int:
@@ -83,14 +94,17 @@ def _characters(sets: Sequence[ProblemSet]) -> int:
     return sum(len(test.input) + len(test.output) for test in tests)
 
 
-def read_problem_sets(context: EvaluationContext) -> list[ProblemSet]:
-    """Read all sets of the stage. Raises BadConfig if one is invalid."""
+def read_problem_sets(context: EvaluationContext, locate: Locate | None = None) -> list[ProblemSet]:
+    """Read all sets of the stage, from where `locate` (the sources) has them. Raises BadConfig if one is invalid."""
     settings = context.config.stage.evaluate
     assert settings is not None, "only called for stages that evaluate"
-    return [_read(context, source, f"stage.evaluate.datasets.{n}") for n, source in enumerate(settings.datasets)]
+    locate = locate or (lambda uri, field: context.sources.dataset(uri, field=field))
+    return [
+        _read(context, source, f"stage.evaluate.datasets.{n}", locate) for n, source in enumerate(settings.datasets)
+    ]
 
 
-def _read(context: EvaluationContext, source: EvaluationDataset, field: str) -> ProblemSet:
+def _read(context: EvaluationContext, source: EvaluationDataset, field: str, locate: Locate) -> ProblemSet:
     if source.name in (".", ".."):
         raise BadConfig(
             f"a problem set cannot be called {source.name}: its results are in a folder", field=f"{field}.name"
@@ -98,8 +112,8 @@ def _read(context: EvaluationContext, source: EvaluationDataset, field: str) -> 
     limit, setting = context.config.recipe.max_prompt_tokens, context.names.max_prompt_tokens
     contests = None
     if source.contests is not None:
-        contests = read_contests(context.sources.dataset(source.contests, field=f"{field}.contests"))
-    path = context.sources.dataset(source.uri, field=f"{field}.uri")
+        contests = read_contests(locate(source.contests, f"{field}.contests"))
+    path = locate(source.uri, f"{field}.uri")
     try:
         benchmark = load_benchmark(path, source, contests.problems if contests else None)
         encoded = encode_problems(benchmark.problems, context.tokenizer, limit, setting)
