@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lazy_modules import LazyModule
 
-from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.sampler.pretrained import pretrained_chunks
+from deepcoder_trainer.errors import BadConfig, SamplerLost
+from deepcoder_trainer.sampler import pretrained
+from deepcoder_trainer.sampler.group import SamplerGroup
+from deepcoder_trainer.sampler.pretrained import pretrained_chunks, push_pretrained
+from deepcoder_trainer.types import Finish, Generation, GenerationRequest, WeightRefs
 
 torch = LazyModule("torch")
 
@@ -67,3 +72,60 @@ def test_an_index_that_leads_to_no_weights_is_refused(tmp_path: Path, index: str
     with pytest.raises(BadConfig, match=message) as caught:
         loaded(tmp_path)
     assert caught.value.field == "model.uri"
+
+
+class Chunk:
+    """A reference to weights: what it refers to takes memory as long as it lives."""
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.version: int | None = None
+        self.dead = False
+
+    async def start(self) -> None: ...
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        if self.dead:
+            raise SamplerLost("it died")
+        return Generation(np.zeros(1, np.int32), np.zeros(1, np.float32), Finish.STOP, f"{self.version}", ())
+
+    async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
+        self.version = version
+
+    async def sleep(self) -> None: ...
+
+    async def wake(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+async def test_a_model_is_gone_before_the_next_is_put_in_its_place_and_replacements_get_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object store has no room for two."""
+    live: weakref.WeakSet[Chunk] = weakref.WeakSet()
+    before: list[int] = []
+
+    def put(folder: Path, dtype: str) -> WeightRefs:
+        before.append(len(live))
+        chunk = Chunk()
+        live.add(chunk)
+        return WeightRefs((chunk,), dtype)
+
+    monkeypatch.setattr(pretrained, "_put_chunks", put)
+    engines: list[Engine] = []
+
+    def make() -> Engine:
+        engines.append(Engine())
+        return engines[-1]
+
+    group = SamplerGroup(make, 1)
+    await group.start()
+    for version in (1, 2):
+        await push_pretrained(group, tmp_path, version, "float32")
+        engines[-1].dead = True
+        answer = await group.generate(GenerationRequest("r", np.zeros(1, np.int32), 1, 1.0, seed=1))
+        assert answer.text == f"{version}"
+    await group.close()
+    assert (before, len(engines)) == ([0, 0], 3)

@@ -175,6 +175,10 @@ class Sampler(Protocol):
         """
         ...
 
+    def release_weights(self) -> None:
+        """Let go of the last update's references, which nothing else needs. No request may run until the next one."""
+        ...
+
     async def sleep(self) -> None:
         """Release the device's memory to the learner; responses in flight wait. Idempotent."""
         ...

@@ -207,6 +207,10 @@ class SamplerGroup:
             await self._receive(members, refs.send([member.name for member in members]))
         await self._pick()  # at least one has them
 
+    def release_weights(self) -> None:
+        """Let go of the newest weights, so that the object store has room for the next. Replacements wait for those."""
+        self._weights = None
+
     async def _receive(self, members: list[_Member], sending: Awaitable[None]) -> None:
         """Let all members receive what the learner sends. Raises a failure of the learner at once."""
         self._receiving = True

@@ -18,7 +18,11 @@ CHUNK_BYTES = 256 << 20
 
 
 async def push_pretrained(sampler: Sampler, directory: Path, version: int, dtype: str) -> None:
-    """Load a model's weights into all engines. `dtype` is that of the engines (`float32` or `bfloat16`)."""
+    """Load a model's weights into all engines. `dtype` is that of the engines (`float32` or `bfloat16`).
+
+    No request may run meanwhile. The object store has no room for two models, so the one before goes first.
+    """
+    sampler.release_weights()
     refs = await asyncio.to_thread(_put_chunks, directory, dtype)
     await sampler.update_weights(refs, version)
 
