@@ -80,7 +80,9 @@ def told_by_others(status: RunStatus) -> RunStatus:
     pod = {"name": "p", "ordinal": 3, "gpus": 8, "scheduledTime": at, "perGpuHour": "2.5"}
     wire["usage"]["pods"] = [pod | {"endedTime": at, "wastedSince": at}]
     wire["stages"][0]["completionTime"] = at
-    wire |= {"attempt": attempt | {"parent": PARENT.model_dump(mode="json"), "clusterUid": "c", "leftBehindTime": at}}
+    lost = {"reasonStep": 4, "judgeSecret": "together"}
+    attempt |= lost | {"parent": PARENT.model_dump(mode="json"), "clusterUid": "c", "leftBehindTime": at}
+    wire |= {"attempt": attempt}
     return RunStatus.model_validate(wire | {"completionTime": "2026-01-02T00:00:00Z"})
 
 
