@@ -236,10 +236,10 @@ class _Session:
     def _meet(self) -> StepClock | None:
         """Return the clock; None until the runner has made itself known, which it does before it loads the program."""
         if self.clock is None:
-            started = self.zygote.started()
-            if started is not None:
-                pid, cpu_s, at = started
-                self.clock = StepClock(pid, self._limit_s, cpu_s, at)
+            self.running = False  # if the next line raises: the zygote has told the end, or is gone
+            if (started := self.zygote.started()) is not None:
+                self.clock = StepClock(started.pid, self._limit_s, *started[1:])
+            self.running = True
         return self.clock
 
     def _receive(self) -> bytes:
