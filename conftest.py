@@ -14,7 +14,7 @@ At the end, workers wait for the one that is still in its last test. Tests marke
 more, are therefore the first that each worker runs of its share.
 
 Garbage is not looked for while test files are loaded, nor later in what they or a test have loaded, which stays; and a
-tenth as often as by default: a whole run spent 30 s of CPU on it.
+tenth as often as by default, because Hypothesis is called at each search.
 
 Many tests kill what they start, which then removes neither its folders nor its sockets. So a run of the tests has a
 temporary directory of its own, which is removed with all of that. Its name is short, since paths of sockets have to be.
