@@ -29,7 +29,7 @@ from waits import WAIT_SECONDS
 from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.resources import CONFIGMAPS, CRDS, RUNS, Resource
+from deepcoder_operator.kube.resources import CONFIGMAPS, CRDS, POOLS, RUNS, Resource
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.early]
 
@@ -73,8 +73,16 @@ class Site:
     async def install(self, *values: str, chart: Path | None = None) -> None:
         settings = [word for value in values for word in ("--set", value)]
         await self.helm("install", "deepcoder", chart or self.chart, "--set", "replicas=1", *settings)
-        for name in NAMES:
+        await self.prepared()
+
+    async def prepared(self) -> None:
+        """Wait until the API server answers from its caches, which it prepares at the first question.
+
+        A CRD that was deleted earlier failed with "storage is (re)initializing", and was still there 150 seconds later.
+        """
+        for name, resource in zip(NAMES, (RUNS, POOLS), strict=True):
             await established(self.kube, name)
+            await self.kube.read(resource.path(None), {"resourceVersion": "0"})
 
     async def uninstall(self) -> None:
         """With `--wait`, while the hook's Job is carried out."""
@@ -219,6 +227,7 @@ async def test_the_release_before_is_upgraded_with_its_crds_and_its_runs_stay_as
     made = await site.held(site.team)
 
     await site.helm("upgrade", "deepcoder", site.chart, "--reset-then-reuse-values")
+    await site.prepared()
 
     assert await site.knows_curation()
     run = await site.kube.get(RUNS, site.team, "demo")
