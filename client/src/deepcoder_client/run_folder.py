@@ -116,7 +116,7 @@ class RunFolder:
             ) from None
 
     def steps(self) -> list[StepRecord]:
-        """Return every trained step of all stages with its metrics; of a step trained twice, the later attempt's."""
+        """Return every trained step of all stages with its metrics; see `merge_steps` for those trained twice."""
         return merge_steps(
             [(ordinal, self.read_metrics(stage, ordinal)) for stage, ordinal, _ in self.metrics_objects()]
         )

@@ -1,7 +1,8 @@
-"""Lines of metrics.jsonl, one per trained step, and which line counts if several attempts trained the same step.
+"""Lines of metrics.jsonl, one per trained step, and which line counts if several attempts trained the same stage.
 
-After an attempt is killed, the next one repeats the steps since the last checkpoint. For such a step the later
-attempt's line counts, because training continued from its weights. A truncated line is skipped.
+After an attempt is killed, the next one continues from the last checkpoint. From its first step on, only its lines
+count, because training continued from its weights: what the earlier attempt trained beyond that checkpoint is lost,
+even if the later one ends earlier. An attempt without a line says nothing. A truncated line is skipped.
 """
 
 from __future__ import annotations
@@ -29,18 +30,20 @@ class StepRecord:
 
 
 def merge_steps(attempts: Iterable[tuple[int, Sequence[str]]]) -> list[StepRecord]:
-    """Return the steps of all attempts, given as (ordinal, lines of metrics.jsonl). The highest ordinal counts."""
-    chosen: dict[tuple[str, int], StepRecord] = {}
+    """Return the steps that count of all attempts, given as (ordinal, lines of metrics.jsonl)."""
+    chosen: dict[tuple[str, int], dict[int, StepRecord]] = {}
     for ordinal, lines in attempts:
         for line in lines:
             try:
                 record = _step(json.loads(line), ordinal)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
-            place = (record.stage, record.step)
-            if place not in chosen or chosen[place].ordinal <= ordinal:
-                chosen[place] = record
-    records = list(chosen.values())
+            chosen.setdefault((record.stage, ordinal), {})[record.step] = record
+    records: list[StepRecord] = []
+    cut: dict[str, int] = {}
+    for (stage, _), steps in sorted(chosen.items(), key=lambda item: -item[0][1]):
+        records += [record for step, record in steps.items() if stage not in cut or step < cut[stage]]
+        cut[stage] = min(cut.get(stage, min(steps)), min(steps))
     began: dict[str, float] = {}
     for record in records:
         began[record.stage] = min(began.get(record.stage, record.time), record.time)
