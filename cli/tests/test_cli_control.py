@@ -10,6 +10,10 @@ import click
 import pytest
 
 from deepcoder_cli.commands.control import approve, resume, suspend
+from deepcoder_cli.program import CODES
+from deepcoder_client import errors
+from deepcoder_client.connection import Object
+from deepcoder_client.errors import ClientError, Unknown
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase
 
@@ -113,3 +117,50 @@ def test_a_run_is_resumed_and_a_program_gets_it_as_it_is_now(capsys: pytest.Capt
     told = capsys.readouterr()
     assert told.out == "deepcoderrun/demo is Complete\n"
     assert "note: demo is Complete already" in told.err
+
+
+class NewerCluster(Cluster):
+    """It makes each change, and answers with a run of another release."""
+
+    def __init__(self, changed: bool) -> None:
+        super().__init__("Running")
+        self.plain: Object | None = None
+        if changed:
+            spec = {"approvedStages": ["short"], "future": 1}
+            self.plain = {"metadata": {"namespace": "team", "name": "demo"}, "spec": spec}
+
+    def unreadable(self, *_: Any, **__: Any) -> DeepCoderRun:
+        raise Unknown("team/demo", "spec.future: unknown", self.plain)
+
+    suspend = resume = approve = wait = unreadable
+
+
+def test_what_was_changed_is_told_even_if_another_release_wrote_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    newer: Any = NewerCluster(changed=True)
+    assert suspend(newer, "demo", False, 30, "table") == 0
+    resume(newer, "demo", "table")
+    approve(newer, "demo", ("short",), "table")
+    assert capsys.readouterr().out.splitlines() == [
+        "deepcoderrun/demo will be suspended",
+        "deepcoderrun/demo resumed",
+        "deepcoderrun/demo approved: short (of short)",
+    ]
+    resume(newer, "demo", "json")
+    assert json.loads(capsys.readouterr().out)["spec"]["future"] == 1
+    with pytest.raises(Unknown):
+        suspend(newer, "demo", True, 30, "table")
+    assert capsys.readouterr().out == "deepcoderrun/demo will be suspended\n", "though nobody can tell when it is"
+
+
+def test_where_nothing_was_changed_nothing_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    untouched: Any = NewerCluster(changed=False)
+    with pytest.raises(Unknown):
+        resume(untouched, "demo", "table")
+    assert capsys.readouterr().out == ""
+
+
+def test_each_error_of_the_client_has_an_exit_code() -> None:
+    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, ClientError)]
+    assert Unknown in kinds
+    assert [kind for kind in kinds if kind is not ClientError and not issubclass(kind, tuple(CODES))] == []
+    assert CODES[Unknown] not in [code for kind, code in CODES.items() if kind is not Unknown]

@@ -11,7 +11,7 @@ import urllib3
 from scripted_api import RUN, Answer, Server, refusal
 
 from deepcoder_client import connection, deep_json
-from deepcoder_client.errors import Conflict, Forbidden, NotFound, NotInTime, Refused, Unreachable
+from deepcoder_client.errors import Conflict, Forbidden, NotFound, NotInTime, Refused, Unknown, Unreachable
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,21 @@ def test_a_change_is_made_anew_from_what_somebody_else_has_changed_meanwhile(ser
     patches = [body for method, _, body in server.asked if method == "PATCH"]
     assert [p["metadata"]["resourceVersion"] for p in patches] == ["5", "6"]
     assert patches[1]["spec"] == {"approvedStages": ["short"]}
+
+
+def test_a_change_of_a_run_that_cannot_be_read_says_that_it_was_made(server: Server) -> None:
+    """Against a newer cluster: the answer to the change is the first thing that nobody here can read."""
+    newer = {**RUN, "spec": {**RUN["spec"], "future": 1}}
+    changed = {**newer, "spec": {**newer["spec"], "suspend": True}}
+    server.answers = [(200, newer), (200, changed)]
+    for _ in range(2):  # the second one finds it suspended
+        with pytest.raises(Unknown, match=r"team/demo is as you asked for, but cannot be read: spec\.future: ") as told:
+            server.client().suspend("demo")
+        assert told.value.changed == changed
+    assert [method for method, _, _ in server.asked] == ["GET", "PATCH", "GET"]
+    with pytest.raises(Unknown, match="team/demo cannot be read") as untouched:
+        server.client().get("demo")
+    assert untouched.value.changed is None
 
 
 def test_a_change_that_is_so_already_sends_nothing(server: Server) -> None:

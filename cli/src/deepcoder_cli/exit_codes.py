@@ -15,6 +15,7 @@ class Exit(IntEnum):
     FORBIDDEN = 4
     REFUSED = 5
     UNREACHABLE = 6
+    OTHER_RELEASE = 7
     DEFECT = 70
     INTERRUPTED = 130
     CLOSED_PIPE = 141
@@ -28,6 +29,7 @@ MEANINGS = {
     Exit.FORBIDDEN: "a permission is missing; the message says which, and which role grants it",
     Exit.REFUSED: "the API server refuses the change",
     Exit.UNREACHABLE: "no usable kubeconfig, or the API server or the bucket does not answer",
+    Exit.OTHER_RELEASE: "another release wrote the run, and this one cannot read it",
     Exit.DEFECT: "a defect of this program, with a traceback: the question was not answered",
     Exit.INTERRUPTED: "interrupted",
     Exit.CLOSED_PIPE: "the reader of the output closed it, as head does: 128 + SIGPIPE, as with kubectl",

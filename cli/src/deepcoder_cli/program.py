@@ -27,6 +27,7 @@ from deepcoder_client.errors import (
     NoToken,
     Refused,
     StorageError,
+    Unknown,
     Unreachable,
 )
 
@@ -40,6 +41,7 @@ CODES: dict[type[ClientError], Exit] = {
     NotInTime: Exit.NOT_SO,
     Refused: Exit.REFUSED,
     StorageError: Exit.UNREACHABLE,
+    Unknown: Exit.OTHER_RELEASE,
     Unreachable: Exit.UNREACHABLE,
 }
 
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
     except ClientError as error:
         say(f"error: {error}", err=True)
-        return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.NOT_SO)
+        return next(code for kind, code in CODES.items() if isinstance(error, kind))
     except Exception:
         traceback.print_exc()
         click.echo("error: this is a defect of kubectl deepcoder: please report it with the lines above", err=True)

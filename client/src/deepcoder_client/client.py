@@ -96,7 +96,7 @@ class Client:
             )
         except Conflict as error:
             raise Conflict(f"{error}; leave these fields out, or take them over with force") from error
-        return typed(answer)
+        return typed(answer) if dry_run else _changed(answer)
 
     def get(self, name: str, namespace: str | None = None) -> DeepCoderRun:
         """Return a run. Raises `NotFound`."""
@@ -254,13 +254,16 @@ class Client:
         return self._change(name, namespace, lambda run: {"suspend": False} if run["spec"].get("suspend") else None)
 
     def _change(self, name: str, namespace: str | None, change: Callable[[Object], Object | None]) -> DeepCoderRun:
-        """Change the current spec. On a conflict, read it again and retry, `_TRIES` times in all."""
+        """Change the current spec. On a conflict, read it again and retry, `_TRIES` times in all.
+
+        Raises `Unknown`, with the run in `changed`, if the changed run cannot be read.
+        """
         place = namespace or self.namespace
         for _ in range(_TRIES):
             run = self.raw(name, place)
             spec = change(run)
             if spec is None:
-                return typed(run)
+                return _changed(run)
             version = {"resourceVersion": run["metadata"]["resourceVersion"]}
             try:
                 answer = self.connection.patch(
@@ -268,7 +271,7 @@ class Client:
                 )
             except Conflict:
                 continue
-            return typed(answer)
+            return _changed(answer)
         raise Conflict(f"{place}/{name} was changed by others {_TRIES} times in the meantime: try again")
 
     def pool(self, run: DeepCoderRun) -> Object | None:
@@ -363,6 +366,14 @@ def typed(run: Object) -> DeepCoderRun:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise Unknown(f"{run['metadata']['namespace']}/{run['metadata']['name']}", f"{field}: {first['msg']}") from None
+
+
+def _changed(run: Object) -> DeepCoderRun:
+    """Parse a run that is as the caller asked for. `Unknown` says so too: the change took effect nevertheless."""
+    try:
+        return typed(run)
+    except Unknown as error:
+        raise Unknown("/".join(_place(run)), error.why, run) from None
 
 
 def _known(run: Object) -> DeepCoderRun | None:

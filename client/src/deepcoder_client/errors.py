@@ -7,7 +7,7 @@ them, so a caller that only handles errors starts fast.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepcoder_client.permissions import Right
@@ -39,12 +39,16 @@ class Forbidden(ClientError):
 class Unknown(ClientError):
     """An object was written by another release, and this build cannot read it."""
 
-    def __init__(self, what: str, why: str) -> None:
+    def __init__(self, what: str, why: str, changed: dict[str, Any] | None = None) -> None:
+        done = "" if changed is None else "is as you asked for, but "
         super().__init__(
-            f"{what} cannot be read: {why}; another release wrote it: use the cluster's release of deepcoder-client"
+            f"{what} {done}cannot be read: {why}; another release wrote it: use the cluster's release of "
+            "deepcoder-client"
         )
         self.why = why
         """The unreadable field and what is wrong with it."""
+        self.changed = changed
+        """The object as it is after a change that took effect, or was not needed; None if nothing was to change."""
 
 
 class Refused(ClientError):
