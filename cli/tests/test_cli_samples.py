@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from deepcoder_cli.commands.samples import samples
 from deepcoder_client.errors import NoData
@@ -85,6 +86,15 @@ def test_a_table_says_how_many_there_are_and_cuts_long_responses(capsys: pytest.
     assert second.endswith("a" + " a" * 29 + " …")
     assert shown("table", limit=3) == 0
     assert "more" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["json", "yaml"])
+def test_a_program_s_user_is_told_too_that_there_are_more(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(output, limit=2) == 0
+    told = capsys.readouterr()
+    assert (len(yaml.safe_load(told.out)), told.err) == (2, "1 more: raise --limit\n")
+    assert shown(output, limit=3) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_where_none_matches_the_verdicts_that_there_are_are_told() -> None:

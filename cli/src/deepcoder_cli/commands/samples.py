@@ -43,13 +43,13 @@ def samples(
     shown = rows[:limit]
     if output != "table":
         document(shown, output)
-        return Exit.DONE
-    say(f"stage {shown[0]['stage']} step {shown[0]['step']}: {len(rows)} of {len(every)} samples", err=True)
-    if full:
-        for row in shown:
-            click.echo(_whole(row))
     else:
-        table(COLUMNS, (_row(row) for row in shown))
+        say(f"stage {shown[0]['stage']} step {shown[0]['step']}: {len(rows)} of {len(every)} samples", err=True)
+        if full:
+            for row in shown:
+                click.echo(_whole(row))
+        else:
+            table(COLUMNS, (_row(row) for row in shown))
     if len(rows) > limit:
         click.echo(f"{len(rows) - limit} more: raise --limit", err=True)
     return Exit.DONE
