@@ -113,7 +113,7 @@ def test_calls_of_another_architecture_end_the_program_and_are_its_own_doing(jud
         pytest.skip("only x86_64 has calls of another architecture that a program could make")
     code = """
 import ctypes, mmap
-page = mmap.mmap(-1, 4096, prot=7)
+page = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
 page.write(b"\\xb8\\x14\\x00\\x00\\x00\\xcd\\x80\\xc3")  # getpid through int 0x80
 ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
 print("survived")

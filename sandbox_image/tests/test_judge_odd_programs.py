@@ -12,6 +12,8 @@ from deepcoder_sandbox import step_alarm
 GREED = {
     "private pages": "mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)",
     "shared pages": "mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)",
+    "shrunk shared pages": "shrunk(-1)",
+    "/dev/zero": "shrunk(os.open('/dev/zero', os.O_RDWR))",
     "unreserved pages": "mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)",
     "a larger output": "mapped(1)",
     "a larger report": "mapped(3)",
@@ -22,11 +24,19 @@ GREED = {
 @pytest.mark.parametrize("name", GREED)
 def test_memory_beyond_the_limit_cannot_be_had_in_any_way(judge, name):
     code = f"""
-import mmap, os, resource
+import ctypes, mmap, os, resource
 size = 256 << 20
 def mapped(fd):
     os.ftruncate(fd, size)
     return mmap.mmap(fd, size)
+def shrunk(fd):  # pieces that fit, each unmapped but for a page: a shared one keeps them all
+    pieces = []
+    while len(pieces) << 24 < size:
+        pieces.append(mmap.mmap(fd, 1 << 24))
+        for at in range(0, 1 << 24, 4096): pieces[-1][at] = 1
+        second = ctypes.addressof(ctypes.c_char.from_buffer(pieces[-1])) + 4096
+        ctypes.CDLL(None).munmap(ctypes.c_void_p(second), ctypes.c_size_t((1 << 24) - 4096))
+    return dict()
 try:
     got = {GREED[name]}
     for at in range(0, size, 4096): got[at] = 1

@@ -107,6 +107,7 @@ def test_attacks_are_real_and_succeed_without_confinement_and_leave_no_file_here
             "secret_files",
             "own_sigkill",
             "shared_memory",
+            "shared_pages",
             "file_changes",
         ),
         *(
@@ -171,6 +172,7 @@ DEFECTS = {
     "other_calls": ("worker/seccomp.py", 'told = [(row[column], "refuse") for', 'told = [(row[column], "allow") for'),
     "descriptor_signals": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} *(8, 10, 15, 1024, 1026),"),
     "descriptor_memory": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} 1031,"),
+    "shared_pages": ("worker/seccomp.py", "*_without(3, _MAP_ANONYMOUS, _EPERM)", "(_RET, 0, 0, _ALLOW)"),
     "kernel_waits": ("worker/seccomp.py", "_NEW_NAMESPACES | _CLONE_VFORK", "_NEW_NAMESPACES"),
     "file_changes": ("worker/syscalls.py", UID, f'{UID} "fchmod": (91, 52),'),
     "queued_signals": ("worker/confine.py", "RLIMIT_SIGPENDING, QUEUED_SIGNALS", "RLIMIT_SIGPENDING, 1 << 40"),

@@ -110,6 +110,14 @@ def test_no_call_makes_a_program_wait_in_the_kernel_as_long_as_it_likes(machine)
         assert call(name) == DONE
 
 
+def test_memory_that_outlives_its_mapping_is_refused(call):
+    private, shared, validated, anonymous, fixed = 2, 1, 3, 0x20, 0x10
+    for kind in (private | anonymous, private, shared, validated, private | anonymous | fixed | 0x4000):
+        assert call("mmap", 0, 4096, 3, kind, 5) == ALLOW
+    for kind in (shared | anonymous, validated | anonymous, shared | anonymous | fixed):
+        assert call("mmap", 0, 4096, 3, kind, -1) == EPERM
+
+
 @pytest.mark.parametrize(("name", "signal_at"), [("kill", 1), ("tgkill", 2)])
 def test_signals_go_to_the_own_process_alone_and_never_sigkill(call, name, signal_at):
     def sent(pid, number):

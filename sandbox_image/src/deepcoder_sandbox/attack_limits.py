@@ -74,7 +74,7 @@ ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
 
 if platform.machine() == "x86_64":  # elsewhere a program cannot make calls of another architecture
     ATTACKS["foreign_calls"] = (
-        "import ctypes, mmap\npage = mmap.mmap(-1, 4096, prot=7)\npage.write(bytes.fromhex('b814000000cd80c3'))\n"
+        "import ctypes, mmap\npage = mmap.mmap(-1, 4096, 0x22, 7)\npage.write(bytes.fromhex('b814000000cd80c3'))\n"
         "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()",  # 32-bit getpid
         bounds(),
         lambda run: run.ended.signal == signal.SIGSYS,

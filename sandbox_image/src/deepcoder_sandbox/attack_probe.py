@@ -131,11 +131,15 @@ WRITE_OUT = (74, 75, 26) if x86 else (82, 83, 227)
 CLOSE_RANGE, CLOSE_RANGE_UNSHARE, CLONE_THREAD = 436, 2, 0x0001_0000
 CLONE_THREAD_FILES_AND_VFORK, O_DIRECT, F_SETFL = 0x0001_4400, 0x4000 if x86 else 0x1_0000, 4
 RWF_DONTCACHE, MADV_COLD, MADV_PAGEOUT, MADV_COLLAPSE = 0x80, 20, 21, 25
+MMAP, MAP_SHARED_AND_ANONYMOUS = 9 if x86 else 222, (0x21, 0x23)
 FORK_AND_VFORK = (57, 58) if x86 else ()  # tried as "processes": they take no argument that would make them harmless
 
 held = {name: call_refused(*arguments) for name, arguments in calls.items()}
 held["other_calls"] = bool(bait["refused"]) and all(
     call_refused(number, -1, -1, -1, -1, -1, -1) for number in bait["refused"] if number not in FORK_AND_VFORK
+)
+held["shared_pages"] = refused(os.open, "/dev/zero", os.O_RDONLY) and all(  # of no bytes: EINVAL if not refused
+    call_refused(MMAP, 0, 0, 0, flags, -1, 0) for flags in MAP_SHARED_AND_ANONYMOUS
 )
 held["descriptor_signals"] = all(
     call_refused(FCNTL, 0, command, 0) for command in (F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY)

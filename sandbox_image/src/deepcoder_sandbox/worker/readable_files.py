@@ -11,8 +11,8 @@ from os.path import dirname, exists, isdir, realpath
 
 from deepcoder_sandbox.worker import landlock
 
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-"""Devices that programs may open."""
+DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
+"""Devices that programs may open. Not /dev/zero: mapped, it gives shared memory (`worker.seccomp` says why not)."""
 
 OTHER_PACKAGES = ("site-packages", "dist-packages")
 """Directories inside the standard library that are not part of it."""

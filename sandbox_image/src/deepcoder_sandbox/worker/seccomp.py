@@ -19,6 +19,9 @@ A thread shares the descriptors of its process: the limit on open files is one p
 with a table of its own (clone without CLONE_FILES, close_range with CLOSE_RANGE_UNSHARE) would have them once more,
 and kernel memory for its pipes. The C library's threads always share them.
 
+Nor may memory be mapped that is shared and anonymous. Its pages belong to a hidden file, which keeps them all until the
+last mapping is gone, however little of it is still mapped. But the limit on address space counts only what is mapped.
+
 A program may not wait inside the kernel at will either, because such a wait is attributed to the machine
 (`deepcoder_sandbox.worker.starvation`), and some waits block the whole machine. So three things are refused as by a
 kernel that does not have them: reading past the page cache, giving pages back to the disk, and CLONE_VFORK, which makes
@@ -46,6 +49,8 @@ _EOPNOTSUPP = 0x0005_0000 | 95
 _DONE = 0x0005_0000
 """The call is not made, and returns 0."""
 
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
+"""The first is also a part of MAP_SHARED_VALIDATE."""
 _CLONE_THREAD = 0x0001_0000
 _CLONE_VFORK = 0x0000_4000
 _CLONE_FILES = 0x0000_0400
@@ -131,6 +136,11 @@ def _without(index: int, flags: int, refusal: int) -> list[Instruction]:
     return [_argument(index), (_JSET, 1, 0, flags), (_RET, 0, 0, _ALLOW), (_RET, 0, 0, refusal)]
 
 
+def _mmap_rule() -> list[Instruction]:
+    """Allow shared mappings of files, and private ones."""
+    return [_argument(3), (_JSET, 1, 0, _MAP_SHARED), (_RET, 0, 0, _ALLOW), *_without(3, _MAP_ANONYMOUS, _EPERM)]
+
+
 def _fcntl_rule(o_direct: int) -> list[Instruction]:
     """Allow `_FCNTLS`, and no reading past the page cache."""
     flags = _without(2, o_direct, _EINVAL)
@@ -141,6 +151,7 @@ _RULES: dict[str, list[Instruction]] = {
     "clone": _without(0, _NEW_NAMESPACES | _CLONE_VFORK, _EPERM),
     "close_range": _without(2, _CLOSE_RANGE_UNSHARE, _EPERM),
     "clone3": [(_RET, 0, 0, _ENOSYS)],
+    "mmap": _mmap_rule(),
     "madvise": _in_set(2, _ADVICE, _ALLOW, _EINVAL),
     "preadv2": _in_set(5, (0,), _ALLOW, _EOPNOTSUPP),
     "pwritev2": _in_set(5, (0,), _ALLOW, _EOPNOTSUPP),

@@ -25,7 +25,7 @@ class Group(NamedTuple):
 
 GROUPS: dict[str, Group] = {
     "memory": Group(
-        ("memory", "kernel_waits"),
+        ("memory", "shared_pages", "kernel_waits"),
         {
             "brk": (12, 214),
             "mmap": (9, 222),
