@@ -117,10 +117,12 @@ def unpacked(tmp_path: Path) -> Path:
     return tools
 
 
-def status(tmp_path: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def status(
+    tmp_path: Path, environment: dict[str, str], name: str = "kubectl-deepcoder"
+) -> subprocess.CompletedProcess[str]:
     """Start the launcher."""
     return subprocess.run(
-        [str(tmp_path / "store/kubectl-deepcoder"), "status"],
+        [str(tmp_path / "store" / name), "status"],
         env={"PATH": str(tmp_path / "tools")} | environment,
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
@@ -177,6 +179,17 @@ def installed(tmp_path: Path) -> Path:
     replaced(tools / "python3", "3.12")
     assert starts(tmp_path)[1:] == ["-m venv", "-m pip", "-m deepcoder_cli"]
     return tools
+
+
+@pytest.mark.parametrize("home", [True, False])
+def test_a_tab_before_the_first_start_installs_nothing(home: bool, tmp_path: Path) -> None:
+    """The shell would stand for as long as pip needs, for a plugin that is perhaps never started."""
+    replaced(unpacked(tmp_path) / "python3", "3.12")
+    (tmp_path / "store/kubectl_complete-deepcoder").symlink_to("kubectl-deepcoder")
+    answer = status(tmp_path, {"HOME": str(tmp_path)} if home else {}, "kubectl_complete-deepcoder")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, ":4\n", "")
+    assert not (tmp_path / "started").exists()
+    assert not (tmp_path / ".local").exists()
 
 
 def replaced(python: Path, version: str) -> None:

@@ -32,8 +32,8 @@ kubectl deepcoder --help
 kubectl finds the program `kubectl-deepcoder` on the PATH. `packaging/krew/` builds archives and the manifest for
 [krew](https://krew.sigs.k8s.io); they are not published in krew's index. krew puts only the plugin itself on the PATH.
 For completion, also link `kubectl_complete-deepcoder` from the plugin's folder to a folder on the PATH. On its first
-start the plugin creates a Python environment with its dependencies. If you have an interpreter that already has them,
-set `DEEPCODER_PLUGIN_PYTHON` to it.
+start the plugin creates a Python environment with its dependencies; until then, completion offers nothing. If you have
+an interpreter that already has them, set `DEEPCODER_PLUGIN_PYTHON` to it.
 
 `source <(kubectl completion bash)` also completes `kubectl deepcoder`, because kubectl runs the program
 `kubectl_complete-deepcoder`. For `kubectl-deepcoder` itself, use the script that `completion` prints.
