@@ -114,10 +114,11 @@ def test_a_log_without_a_terminal_says_why_below_each_change(monkeypatch: pytest
     out = io.StringIO()
     client: Any = _Client()
     following.follow(client, "run", seconds=60, console=Console(file=out, width=40))
-    lines = [line.split(" ", 1)[1] for line in out.getvalue().splitlines() if line.strip()]
+    times, lines = zip(*(line.split(" ", 1) for line in out.getvalue().splitlines() if line.strip()), strict=True)
+    assert all(time.endswith("Z") for time in times), "the zone of a log's reader is another"
     assert "\n::" not in out.getvalue(), "a line that a program begins is an order to whoever runs this"
     words = r"  attempt 1 failed: exit code 64: ::error::[root] is \x1b[2Jread-only"
-    assert lines == ["Running", "Backoff", words, "Failed", words]
+    assert lines == ("Running", "Backoff", words, "Failed", words)
 
 
 @pytest.mark.parametrize("away", [following.PATIENCE_SECONDS - 5, 3600.0])

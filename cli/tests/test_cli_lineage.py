@@ -64,11 +64,11 @@ def test_a_narrow_terminal_shows_digests_and_folders_whole_each_on_a_line_of_its
     lines = shown(80, links)
     assert lines == [
         "KIND         STAGE   STEP   ATTEMPT   CREATED",
-        "Checkpoint   long    30     2         2026-11-28 18:46",
+        "Checkpoint   long    30     2         2026-11-28 18:46 UTC",
         "  payload 1 file, 7,975,690 bytes",
         f"  digest {links[0].digest}",
         f"  folder {links[0].uri}",
-        "Checkpoint   long    20     2         2026-11-28 18:46",
+        "Checkpoint   long    20     2         2026-11-28 18:46 UTC",
         "  payload 1 file, 7,975,690 bytes",
         f"  digest {links[1].digest}",
         f"  folder {links[1].uri}",
@@ -80,6 +80,14 @@ def test_a_wide_terminal_shows_a_table(shown: Shown) -> None:
     head, row = shown(240, [link(30)])
     assert head.split() == [column.upper() for column in lineage.COLUMNS]
     assert row.endswith(f"   {link(30).digest}   {link(30).uri}")
+
+
+def test_a_program_gets_times_with_their_zone_and_sizes_as_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    lineage._show([link(30), replace(link(20), pruned=True)], "json")
+    first, second = json.loads(capsys.readouterr().out)
+    assert datetime.fromisoformat(first["created"]) == datetime(2026, 11, 28, 18, 46, tzinfo=UTC)
+    assert (first["files"], first["bytes"], first["pruned"], second["pruned"]) == (1, 7_975_690, False, True)
+    assert "payload" not in first
 
 
 class Chains:

@@ -57,7 +57,7 @@ def follow(client: Client, name: str, *, seconds: float, console: Console) -> Ob
                 # One indented line each: a CI runner could take a line that begins with a program's text for a command.
                 whys = [f"  {' '.join(why.split())}" for why in told.news(snapshot, answered)]
                 for news in changed + whys:
-                    text = f"{datetime.now(UTC):%H:%M:%S} {printable(news)}"
+                    text = f"{datetime.now(UTC):%H:%M:%SZ} {printable(news)}"
                     console.print(text, highlight=False, markup=False, soft_wrap=True)
                 said = line
             if phase_of(snapshot.run) in TERMINAL:

@@ -1,4 +1,4 @@
-import { age, duration, gpuHours, interval, number, percent, short } from "../../src/deepcoder_web/static/js/format.js";
+import { age, duration, gpuHours, interval, moment, number, percent, short } from "../../src/deepcoder_web/static/js/format.js";
 import { deepEqual, equal, test } from "./check.js";
 
 test("what is absent is an en dash, and zero is not absent", () => {
@@ -24,4 +24,11 @@ test("digests are told by their first twelve characters, GPU time by the hour", 
 
 test("an estimate has its interval", () => {
   equal(interval({ mean: 0.5, low: 0.25, high: 0.75 }), "50.0\u00a0% (25.0\u00a0% to 75.0\u00a0%)");
+});
+
+test("a moment names its zone", () => {
+  const zone = new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(new Date("2026-01-01T00:00:00Z"));
+  const name = zone.find((part) => part.type === "timeZoneName").value;
+  equal(moment("2026-01-01T00:00:00Z").endsWith(`:00 ${name}`), true);
+  equal(moment(null), "–");
 });

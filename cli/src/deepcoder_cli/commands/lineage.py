@@ -6,6 +6,7 @@ A bucket that does not answer says nothing about a chain and has its own exit co
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import click
@@ -75,16 +76,23 @@ def _show(links: list[Link], output: str) -> None:
     if output != "table":
         document([_fields(link) for link in links], output)
     elif links:
-        table(COLUMNS, (list(_fields(link).values())[: len(COLUMNS)] for link in links), long=_LONG)
+        table(COLUMNS, map(_row, links), long=_LONG)
+
+
+def _row(link: Link) -> list[object]:
+    """Return the table's values for people; those for programs are in `_fields`."""
+    m, fields = link.manifest, _fields(link)
+    files = f"{len(m.files)} file{'' if len(m.files) == 1 else 's'}"
+    fields["created"] = f"{m.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    fields["payload"] = "pruned" if link.pruned else f"{files}, {fields['bytes']:,} bytes"
+    return [*(fields[column] for column in COLUMNS[:-1]), link.uri]
 
 
 def _fields(link: Link) -> dict[str, object]:
     m = link.manifest
-    files = f"{len(m.files)} file{'' if len(m.files) == 1 else 's'}"
-    payload = "pruned" if link.pruned else f"{files}, {sum(f.size for f in m.files):,} bytes"
-    return {  # the columns in their order, then fields for programs
-        "kind": m.kind, "stage": m.stage, "step": m.step, "attempt": m.ordinal,
-        "created": m.created_at.strftime("%Y-%m-%d %H:%M"), "payload": payload, "digest": link.digest,
+    return {
+        "kind": m.kind, "stage": m.stage, "step": m.step, "attempt": m.ordinal, "created": m.created_at,
+        "files": len(m.files), "bytes": sum(f.size for f in m.files), "pruned": link.pruned, "digest": link.digest,
         "uri": link.uri, "seed": m.seed,
         "configDigest": m.config_digest, "datasetDigest": m.dataset_digest, "codeDigest": m.code_digest,
         "image": m.image, "metrics": m.metrics,

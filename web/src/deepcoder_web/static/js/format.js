@@ -26,8 +26,9 @@ export function age(time, now = Date.now()) {
   return time ? duration((now - Date.parse(time)) / 1000) : NONE;
 }
 
+// In the reader's zone, which it names: logs and exports have another.
 export function moment(time) {
-  return time ? new Date(time).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" }) : NONE;
+  return time ? new Date(time).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "long" }) : NONE;
 }
 
 export function short(digest) {
