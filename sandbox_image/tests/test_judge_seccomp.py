@@ -28,6 +28,8 @@ def one_answer(program, arch, number, *arguments):
             accumulator = words[constant // 4]
         elif operation == 0x06:
             return constant
+        elif operation == 0x54:
+            accumulator &= constant
         else:
             holds = {0x15: accumulator == constant, 0x35: accumulator >= constant, 0x45: bool(accumulator & constant)}
             at += if_true if holds[operation] else if_false
@@ -108,6 +110,22 @@ def test_no_call_makes_a_program_wait_in_the_kernel_as_long_as_it_likes(machine)
         assert call("madvise", 0, 0, advice) == wanted, advice
     for name in ("fsync", "fdatasync", "msync"):
         assert call(name) == DONE
+
+
+@pytest.mark.parametrize(("name", "flags_at"), [("open", 1), ("openat", 2)])
+def test_file_is_emptied_only_by_opening_it_for_writing(name, flags_at):
+    programs, arch = of_runner("x86_64"), syscalls.AUDIT_ARCH["x86_64"]
+    reading, writing, both, neither, truncate, create = 0, 1, 2, 3, 0o1000, 0o100
+
+    def opened(flags):
+        arguments = [0, 0, 0]
+        arguments[flags_at] = flags | 0o2000000
+        return answer(programs, arch, syscalls.allowed_numbers("x86_64")[name], *arguments)
+
+    for flags in (reading, writing, both, neither, writing | truncate, both | truncate | create):
+        assert opened(flags) == ALLOW, flags
+    for flags in (reading | truncate, neither | truncate, reading | truncate | create):
+        assert opened(flags) == EPERM, flags
 
 
 def test_memory_that_outlives_its_mapping_is_refused(call):

@@ -89,6 +89,7 @@ def spoiled() -> list[str]:
         "rename": lambda: path.rename(path.with_suffix(".moved")),
         "unlink": lambda: path.unlink(),
         "write": lambda: os.open(path, os.O_WRONLY),
+        "empty": lambda: os.open(path, os.O_RDONLY | os.O_TRUNC),
         "fchmod": lambda: os.fchmod(0, 0o600),
         "futimes": lambda: os.utime(0, (1, 1)),
     }
@@ -132,6 +133,7 @@ CLOSE_RANGE, CLOSE_RANGE_UNSHARE, CLONE_THREAD = 436, 2, 0x0001_0000
 CLONE_THREAD_FILES_AND_VFORK, O_DIRECT, F_SETFL = 0x0001_4400, 0x4000 if x86 else 0x1_0000, 4
 RWF_DONTCACHE, MADV_COLD, MADV_PAGEOUT, MADV_COLLAPSE = 0x80, 20, 21, 25
 MMAP, MAP_SHARED_AND_ANONYMOUS = 9 if x86 else 222, (0x21, 0x23)
+O_TRUNC, O_ACCMODE = 0x200, 3
 FORK_AND_VFORK = (57, 58) if x86 else ()  # tried as "processes": they take no argument that would make them harmless
 
 held = {name: call_refused(*arguments) for name, arguments in calls.items()}
@@ -182,7 +184,11 @@ held["other_processes"] = all(
 held["host_writes"] = all(
     refused(write, path) for path in ("/dev/" + "shm", "/var/" + "tmp", "/", "/run", *bait["directories"])
 )
-held["file_changes"] = all(call_refused(number, 0, 0, 0, 0) for number in FILE_CHANGES[x86]) and spoiled() == []
+held["file_changes"] = (  # /dev/null may be written to, so Landlock lets it be emptied
+    all(call_refused(number, 0, 0, 0, 0) for number in FILE_CHANGES[x86])
+    and all(call_refused(OPENAT, -100, b"/dev/null", mode | O_TRUNC) for mode in (os.O_RDONLY, O_ACCMODE))
+    and spoiled() == []
+)
 held["descriptors"] = descriptors() == []
 held["environment"] = set(os.environ) <= {*bait["environment"], "LC_CTYPE"}  # which the interpreter sets itself
 held["privileges"] = refused(os.chroot, "/") and refused(os.setuid, 0 if os.getuid() else 1)

@@ -1,7 +1,8 @@
 """Landlock: which files a program may read. It may write only to its scratch directory.
 
 The ruleset is built once per zygote, and each runner only *enters* it. Rights that this kernel does not know are left
-out; the system call filter refuses what they would have refused.
+out; the system call filter refuses what they would have refused: truncate, opening with O_TRUNC but not for writing
+(whoever may write a file may also empty it), and commands to devices.
 """
 
 from __future__ import annotations

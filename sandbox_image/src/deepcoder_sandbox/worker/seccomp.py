@@ -75,6 +75,7 @@ kernel memory outside every limit of the program."""
 _F_SETFL = 4
 _O_DIRECT = (0x4000, 0x1_0000)
 """By machine: (x86_64, aarch64)."""
+_O_WRONLY, _O_RDWR, _O_ACCMODE, _O_TRUNC = 1, 2, 3, 0x200
 _ADVICE = (
     *(0, 1, 2, 3, 4, 8),  # MADV_NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE
     *(10, 11, 14, 15, 16, 17, 18, 19),  # of forks, huge pages and dumps
@@ -165,11 +166,29 @@ _RULES: dict[str, list[Instruction]] = {
 }
 
 
+def _opening_rule(index: int, o_direct: int) -> list[Instruction]:
+    """Allow opening, but neither reading past the page cache nor emptying a file without opening it for writing.
+
+    Landlock knows nothing of the latter before Linux 6.2. Access mode 3 grants nothing, and is no writing either.
+    """
+    return [
+        _argument(index),
+        (_JSET, 5, 0, o_direct),
+        (_JSET, 0, 3, _O_TRUNC),
+        (_AND, 0, 0, _O_ACCMODE),
+        (_JEQ, 1, 0, _O_WRONLY),
+        (_JEQ, 0, 2, _O_RDWR),
+        (_RET, 0, 0, _ALLOW),
+        (_RET, 0, 0, _EINVAL),
+        (_RET, 0, 0, _EPERM),
+    ]
+
+
 def _rules(column: int) -> dict[str, list[Instruction]]:
     """Return the rule of every call that is allowed in part."""
     flag = _O_DIRECT[column]
-    reading = {"open": _without(1, flag, _EINVAL), "openat": _without(2, flag, _EINVAL), "fcntl": _fcntl_rule(flag)}
-    return _RULES | reading
+    on_files = {"open": _opening_rule(1, flag), "openat": _opening_rule(2, flag), "fcntl": _fcntl_rule(flag)}
+    return _RULES | on_files
 
 
 class Program:
