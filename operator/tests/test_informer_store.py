@@ -359,11 +359,11 @@ async def test_list_is_reduced_page_by_page(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     kept_when: list[int] = []
 
-    async def read(*_: Any) -> dict[str, Any]:
-        return pages.pop(0)
+    async def answer(*_: Any, **__: Any) -> bytes:
+        return json.dumps(pages.pop(0)).encode()
 
     kube = Kube(Access("http://nobody.invalid"))
-    monkeypatch.setattr(kube, "read", read)
+    monkeypatch.setattr(kube, "_answer", answer)
 
     def keep(obj: Object) -> Object:
         kept_when.append(len(pages))

@@ -17,7 +17,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from deepcoder_contracts.api.failure import FailureReason
-from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun, Metadata
+from deepcoder_contracts.api.run import FINALIZER, MANAGER, DeepCoderRun, Metadata
 from deepcoder_contracts.api.run_status import Phase, RunStatus
 from deepcoder_operator import metrics
 from deepcoder_operator.controllers.carry_out import Executor
@@ -35,6 +35,7 @@ from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.dropped_fields import DROPPED, DroppedFields
 from deepcoder_operator.kube.events import Recorder
+from deepcoder_operator.kube.oversize import why_unread
 from deepcoder_operator.kube.resources import RUNS
 from deepcoder_operator.progress_board import ProgressBoard, RunKey
 
@@ -108,12 +109,13 @@ class Reconciler:
         try:
             run = DeepCoderRun.model_validate(obj)
         except ValidationError as e:
+            if not _may_be_ours(obj):
+                return self._ignore(key, memory)
             if obj["metadata"].get("deletionTimestamp"):
                 return await self._release(key, obj)
             return await self._unreadable(key, memory, e, now)
         if not is_ours(run):
-            self.board.withdraw(key)
-            return LONGEST_PAUSE_SECONDS
+            return self._ignore(key, memory)
         met = memory.obstacle if memory.obstacle and memory.obstacle.uid == run.metadata.uid else None
         problem = met.problem if met else None
         world = await self.observer.observe(run, self.now, problem, lambda: memory.obj is not obj)
@@ -218,13 +220,20 @@ class Reconciler:
                 metrics.WARNINGS.labels(key.namespace, event.reason).inc()
         memory.phase = decided.status.phase
 
+    def _ignore(self, key: RunKey, memory: Memory) -> float:
+        """Leave a run to the controller that manages it."""
+        self.board.withdraw(key)
+        memory.hindered = ""
+        return LONGEST_PAUSE_SECONDS
+
     async def _unreadable(self, key: RunKey, memory: Memory, error: ValidationError, now: datetime) -> float:
         """Report that the spec is unreadable, in the conditions only, because the rest may be a newer release's."""
         memory.hindered = UNREADABLE
         if key in self.board.waiting:  # it needs no judge now; a live attempt continues and does need its judges
             self.board.withdraw(key)
         obj = memory.obj
-        message = why_unreadable(error, live=bool((obj.get("status") or {}).get("attempt")))
+        live = bool((obj.get("status") or {}).get("attempt"))
+        message = why_unreadable(error, live=live, unread=why_unread(obj))
         metadata, status = Metadata.model_validate(obj["metadata"]), _conditions_of(obj)
         refused = refuse_unreadable(metadata, status, message, now)
         if refused.conditions != status.conditions:
@@ -248,17 +257,25 @@ class Reconciler:
         return LONGEST_PAUSE_SECONDS
 
 
-def why_unreadable(error: ValidationError, *, live: bool) -> str:
-    """Return what is wrong with a spec, how to mend it, and what is not done meanwhile.
+def _may_be_ours(obj: Object) -> bool:
+    """Whether this operator manages a run whose spec it cannot read. One that names no manager is ours."""
+    spec = obj.get("spec")
+    return not isinstance(spec, dict) or spec.get("managedBy") in (None, MANAGER)
+
+
+def why_unreadable(error: ValidationError, *, live: bool, unread: str | None = None) -> str:
+    """Return what is wrong with a spec, how to mend it, and what is not done meanwhile. `unread` is why it is not kept.
 
     Only an unknown field or word, or the status, hints at a newer release. The rest was written past the CRD's rules.
     """
+    waits = ". Until then its attempt continues by itself: nobody suspends or replaces it" if live else ""
+    if unread is not None:
+        return unread + waits
     first = error.errors(include_url=False, include_input=False)[0]
     mend = "fix the field; if the API server says that it is immutable, make a new run"
     if first["type"] in ("extra_forbidden", "enum") or first["loc"][:1] == ("status",):
         mend = "a newer release may have written it: upgrade the operator, or remove the field"
     where, what = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-    waits = ". Until then its attempt continues by itself: nobody suspends or replaces it" if live else ""
     return f"{where}: {what}: {mend}{waits}"
 
 

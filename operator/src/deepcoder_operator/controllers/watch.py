@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 from deepcoder_operator.controllers.bare_kopf import kopf
 from deepcoder_operator.controllers.reconcile import run_key, version
 from deepcoder_operator.controllers.run import RunController
+from deepcoder_operator.controllers.slim_answers import slim_answers
 from deepcoder_operator.controllers.stateless import NoDifferences, NoProgress
 from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.cache_transform import trim_for_cache
-from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.client import PAGE, Kube, Object
 from deepcoder_operator.kube.resources import RUNS
 from deepcoder_operator.kube.session import UNBOUNDED, open_session
 from deepcoder_operator.progress_board import RunKey
@@ -208,7 +209,8 @@ class _KopfThread(threading.Thread):
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
             reached = access.find()  # read again, because the files may have been renewed
-            return kopf.AiohttpSession(server=reached.server, aiohttp_session=open_session(reached, UNBOUNDED))
+            session = open_session(reached, UNBOUNDED, also=[slim_answers])
+            return kopf.AiohttpSession(server=reached.server, aiohttp_session=session)
 
         @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=registry)
         async def changed(*, event: Any, **_: Any) -> None:
@@ -239,6 +241,7 @@ def _settings() -> kopf.OperatorSettings:
     made.scanning.disabled = True
     made.peering.standalone = True
     made.process.ultimate_exiting_timeout = None
+    made.watching.chunk_size = PAGE
     made.watching.server_timeout = 300
     made.watching.client_timeout = 330
     made.watching.connect_timeout = 10

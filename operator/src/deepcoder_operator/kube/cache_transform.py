@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from deepcoder_operator.domain.world import REPLICA_FAILURE
+from deepcoder_operator.kube.oversize import few_labels, without_excess
 from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS, Resource
 
 Object = dict[str, Any]
@@ -35,8 +36,10 @@ def trim_for_cache(resource: Resource, obj: Mapping[str, Any], before: Object | 
 def _custom_resource(obj: Mapping[str, Any], before: Object | None) -> Object:
     """Return one of our own objects, of which all fields are read. Its spec hardly ever changes, so it is shared.
 
-    Specs are compared, not their generations: an upgraded CRD can serve another spec for the same generation.
+    Specs are compared, not their generations: an upgraded CRD can serve another spec for the same generation. A spec
+    that is too large is not kept (`kube.oversize`).
     """
+    obj = without_excess(obj)
     out: Object = {k: interned(v) for k, v in obj.items() if k not in ("metadata", "spec")}
     if "spec" in obj:
         same = before is not None and before.get("spec") == obj["spec"]
@@ -89,7 +92,8 @@ def _head(obj: Mapping[str, Any]) -> Object:
 
 
 def _metadata(obj: Mapping[str, Any]) -> Object:
-    return _only(obj["metadata"], (*_IDENTITY, *_TIMES))
+    out = _only(obj["metadata"], (*_IDENTITY, *_TIMES))
+    return out | {"labels": few_labels(out["labels"])} if out.get("labels") else out
 
 
 def _only(values: Mapping[str, Any] | None, fields: Iterable[str]) -> Object:

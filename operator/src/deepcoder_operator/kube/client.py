@@ -13,18 +13,19 @@ number of their own. Callers that cannot queue get separate connections (`apart`
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any, Self
 
 import aiohttp
 
 from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.access import Access
+from deepcoder_operator.kube.answers import RETRIED, content_of, error_of, event_of, refusal_in
+from deepcoder_operator.kube.page import parse_page
 from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
 from deepcoder_operator.kube.session import FIELD_MANAGER, UNBOUNDED, Connections
 from deepcoder_operator.kube.tail import tail
@@ -39,9 +40,9 @@ CONNECTIONS = 64
 
 DEADLINE_SECONDS = 15.0
 ATTEMPTS = 4
-PAGE = 25
-"""Number of objects per page of a list. A RayJob or a RayCluster contains whole pod templates, a hundred kilobytes in
-memory, and several kinds are listed at a time. The allocator never returns all of the memory of large pages."""
+PAGE = 10
+"""Number of objects per page of a list. Each may have 1.5 MiB, and several kinds are listed at a time. The allocator
+never returns all of the memory of large pages."""
 WATCH_SECONDS = 300
 WATCH_SILENCE_SECONDS = 100.0
 """Bookmarks arrive about once a minute, so a watch that is silent for longer is dead."""
@@ -49,26 +50,7 @@ WATCH_SILENCE_SECONDS = 100.0
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 """For requests whose caller sets a deadline around them."""
 
-_RETRIED = frozenset({429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
-_WEBHOOK = "failed calling webhook"
-"""Part of the server's message if it could not call a webhook."""
-_MALFORMED = frozenset({400, 422})
-_STRICT = "strict decoding error"
-_UNKNOWN_FIELD = re.compile(r'unknown field \\?"([^"\\]+)')
-"""Part of the server's message about an unknown field, if the request said to refuse unknown fields."""
-_DENIED = ("denied the request", "denied request")
-"""Parts of the server's message if a webhook or a policy refused the request. By default a webhook's refusal has status
-400, and a policy's 422, as if the object were malformed. A webhook may choose 409, as if the object had changed."""
-_DENYING = _MALFORMED | {409}
-_BY_STATUS: Mapping[int, type[errors.KubeError]] = {
-    400: errors.Invalid,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    409: errors.Conflict,
-    410: errors.Gone,
-    422: errors.Invalid,
-}
 
 
 class Kube:
@@ -131,16 +113,19 @@ class Kube:
     ) -> tuple[list[Object], str]:
         """Return all objects that match a label and a field selector, and the version to watch from.
 
-        `keep` reduces each object as its page arrives, because a complete list of pods would not fit into memory.
+        `keep` reduces each object before the next one is parsed, because a complete list of pods would not fit into
+        memory, nor would a page of the largest objects.
         """
         items: list[Object] = []
+        whole = {"apiVersion": resource.api_version, "kind": resource.kind}
+        path = resource.path(namespace)
         query = {"limit": str(PAGE)}
         query |= {"labelSelector": selector} if selector else {}
         query |= {"fieldSelector": field_selector} if field_selector else {}
         while True:
-            page = await self.read(resource.path(namespace), query)
-            whole = {"apiVersion": resource.api_version, "kind": resource.kind}
-            items += [keep(whole | item) for item in page.get("items") or ()]
+            data = await self._answer("GET", path, query=query, retry=True)
+            page = content_of(data, f"GET {path}", partial(parse_page, keep=lambda item: keep(whole | item)))
+            items += page.get("items") or ()
             token = page["metadata"].get("continue")
             if not token:
                 return items, page["metadata"]["resourceVersion"]
@@ -232,7 +217,7 @@ class Kube:
             raise errors.Unavailable(f"log of {pod}: {type(e).__name__}: {e}") from e
 
     async def read(self, path: str, query: Mapping[str, str] | None = None) -> Object:
-        """Read a path that is not an object's: a page of a list, or information about the API server."""
+        """Read a path that is not an object's: information about the API server."""
         return await self._request("GET", path, query=query, retry=True)
 
     async def post(self, path: str, body: Object, *, harmless: bool = False) -> Object:
@@ -255,11 +240,17 @@ class Kube:
         return status
 
     async def watch(
-        self, resource: Resource, namespace: str | None, selector: str, version: str
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selector: str,
+        version: str,
+        keep: Callable[[Object], Object] = lambda obj: obj,
     ) -> AsyncIterator[tuple[str, Object]]:
         """Yield events (type, object) after a version, including bookmarks, until the server ends the watch.
 
-        Raises `Gone` if the version is too old, and `Unavailable` if the connection breaks or is silent.
+        `keep` reduces each object, so that no watch holds the last whole one until the next event. Raises `Gone` if the
+        version is too old, and `Unavailable` if the connection breaks or is silent.
         """
         query = {
             "watch": "true",
@@ -272,11 +263,7 @@ class Kube:
             response = await self._send("GET", resource.path(namespace), query, None, "application/json", timeout)
             with closing(response):
                 async for line in response.content:
-                    event = json.loads(line)
-                    obj = event["object"]
-                    if event["type"] == "ERROR":
-                        raise _error(obj.get("code", 0), obj)
-                    yield event["type"], obj
+                    yield event_of(line, keep)
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise errors.Unavailable(f"watch of {resource.plural}: {type(e).__name__}: {e}") from e
 
@@ -290,19 +277,32 @@ class Kube:
         content_type: str = "application/json",
         retry: bool = False,
     ) -> Object:
+        """Send a request and return the parsed answer."""
+        data = await self._answer(method, path, body=body, query=query, content_type=content_type, retry=retry)
+        return content_of(data, f"{method} {path}")
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        retry: bool = False,
+    ) -> bytes:
         """Send a request and return the answer. The deadline covers all attempts."""
         try:
             async with asyncio.timeout(self._deadline):
-                data = await self._attempt(method, path, body, query or {}, content_type, retry)
+                return await self._attempt(method, path, body, query or {}, content_type, retry)
         except TimeoutError as e:
             raise errors.Unavailable(f"{method} {path}: no answer in {self._deadline:.0f} s") from e
-        return _content(data, f"{method} {path}")
 
     async def _attempt(
         self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str, harmless: bool
     ) -> bytes:
         """Send a request, with retries. A request that is not `harmless` is retried only if it was not carried out."""
-        statuses = _RETRIED if harmless else _NOT_DONE
+        statuses = RETRIED if harmless else _NOT_DONE
         broken = (aiohttp.ClientError, OSError) if harmless else (aiohttp.ClientConnectorError,)
         for attempt in range(1, self._attempts + 1):
             delay = 0.2 * 2**attempt * random.uniform(0.5, 1.0)
@@ -313,7 +313,7 @@ class Kube:
                 if response.status < 300:
                     return data
                 if response.status not in statuses or attempt == self._attempts:
-                    raise _error(response.status, _parse(data))
+                    raise error_of(response.status, refusal_in(data))
                 delay = max(delay, min(_retry_after(response.headers.get("Retry-After", "")), 5.0))
             except TimeoutError:
                 raise
@@ -340,7 +340,7 @@ class Kube:
         response = await connections.send(method, path, query, body, content_type, timeout or _NO_TIMEOUT)
         if timeout is not None and response.status >= 300:
             async with response:
-                raise _error(response.status, _parse(await response.read()))
+                raise error_of(response.status, refusal_in(await response.read()))
         return response
 
 
@@ -359,34 +359,6 @@ def _collection(obj: Object) -> str:
     return BY_KIND[obj["kind"]].path(obj["metadata"].get("namespace"))
 
 
-def _content(data: bytes, what: str) -> Object:
-    """Parse the body of a successful answer. It may not be JSON, because a proxy may answer with a page of its own."""
-    try:
-        out: Object = json.loads(data) if data else {}
-    except ValueError as e:
-        raise errors.KubeError(f"{what}: the answer is not JSON: is KUBECONFIG's server the API server?") from e
-    return out
-
-
 def _retry_after(value: str) -> float:
     """Return the seconds that a server asks to wait. 0 for no value, or for a date, because clocks may differ."""
     return float(value) if value.isdigit() else 0.0
-
-
-def _parse(data: bytes) -> Object:
-    try:
-        out = json.loads(data)
-    except ValueError:
-        return {"message": data[:500].decode(errors="replace")}
-    return out if isinstance(out, dict) else {"message": str(out)[:500]}
-
-
-def _error(status: int, answer: Object) -> errors.KubeError:
-    message = str(answer.get("message") or answer.get("reason") or f"HTTP {status}")
-    if status in _RETRIED and _WEBHOOK in message:
-        return errors.WebhookAway(message, status)
-    if status in _MALFORMED and _STRICT in message and (unknown := _UNKNOWN_FIELD.findall(message)):
-        return errors.UnknownFields(message, status, unknown)
-    if status in _DENYING and any(words in message for words in _DENIED):
-        return errors.Forbidden(message, status)
-    return _BY_STATUS.get(status, errors.Unavailable if status in _RETRIED else errors.KubeError)(message, status)

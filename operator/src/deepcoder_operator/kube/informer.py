@@ -188,7 +188,8 @@ class Informer:
                 await asyncio.sleep(FIRST_PAUSE_SECONDS)
 
     async def _watch(self, part: _Part, version: str) -> str:
-        async for kind, obj in self._kube.watch(self.resource, part.namespace, self._selector, version):
+        keep = partial(trim_for_cache, self.resource)
+        async for kind, obj in self._kube.watch(self.resource, part.namespace, self._selector, version, keep):
             self._touch(part)
             version = obj["metadata"]["resourceVersion"]
             if kind == "DELETED":

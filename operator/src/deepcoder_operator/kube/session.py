@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
@@ -41,11 +41,16 @@ _LONGEST_LINE_BYTES = 2 * 1024 * 1024
 """Longest line of a watch. Each event is one line, and etcd stores objects of up to 1.5 MiB."""
 
 
-def open_session(reached: Access, most: int, fence: Callable[[], None] = lambda: None) -> aiohttp.ClientSession:
+def open_session(
+    reached: Access,
+    most: int,
+    fence: Callable[[], None] = lambda: None,
+    also: Sequence[aiohttp.ClientMiddlewareType] = (),
+) -> aiohttp.ClientSession:
     """Open a session with at most `most` connections in the running loop. The caller closes it.
 
     `fence` is called right before each request that may change something is sent. It raises if the request must not be
-    sent.
+    sent. `also` handles each request and its response too.
     """
 
     class Fenced(aiohttp.ClientRequest):
@@ -86,7 +91,7 @@ def open_session(reached: Access, most: int, fence: Callable[[], None] = lambda:
         connector=aiohttp.TCPConnector(limit=most, ssl=reached.tls or True),
         headers={"User-Agent": f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"},
         cookie_jar=aiohttp.DummyCookieJar(),
-        middlewares=(as_ourselves,),
+        middlewares=(as_ourselves, *also),
         request_class=Fenced,
         proxy=reached.proxy,
         # With trust_env, aiohttp would search the environment and ~/.netrc in threads for each request.

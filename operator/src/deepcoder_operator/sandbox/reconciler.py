@@ -30,6 +30,7 @@ from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.dropped_fields import DROPPED, DroppedFields
 from deepcoder_operator.kube.events import Recorder
+from deepcoder_operator.kube.oversize import why_unread
 from deepcoder_operator.kube.resources import POOLS
 from deepcoder_operator.progress_board import ProgressBoard
 from deepcoder_operator.sandbox import metrics
@@ -181,6 +182,8 @@ class PoolReconciler:
         """Return the judge template for the spec, built once per generation."""
         generation = obj["metadata"]["generation"]
         if memory.built is None or memory.built.generation != generation:
+            if (unread := why_unread(obj)) is not None:
+                raise TemplateError(unread)
             spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
             template = self.judges.template(pool, spec)
             memory.built = _Built(generation, spec, template, template_hash(template))

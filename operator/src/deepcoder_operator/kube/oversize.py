@@ -1,0 +1,73 @@
+"""Cuts from objects of our own kinds what is too large to be kept, before caches and workers hold it.
+
+A template of a run or a pool may hold anything that fits into etcd, and 1.5 MiB of `[{}, {}, …]` take thirty megabytes
+once parsed. Fifty such runs, which a team's quota may allow, would end the operator for all teams, and again after each
+restart. So a spec beyond these bounds is replaced by a mark that says why. Metadata and status stay: the run or pool is
+refused with these words, and can be deleted. The bounds hold many times what a run with its templates needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Object = dict[str, Any]
+
+UNREAD = "unread"
+"""Key, beside metadata and status, of why an object is kept without its spec. The API server never sends or sees it."""
+
+_MOST_VALUES = 10_000
+"""Largest number of values in a spec: fields of maps and elements of lists. A pod template has a few hundred."""
+
+_MOST_CHARACTERS = 400 << 10
+"""Largest number of characters of a spec's texts and fields' names."""
+
+_MOST_LABELS = 200
+_OUR_LABELS = ("deepcoder.dev/", "ray.io/", "kueue.x-k8s.io/")
+
+
+def why_unread(obj: Mapping[str, Any]) -> str | None:
+    """Return why an object is kept without its spec. None if it is whole."""
+    said = obj.get(UNREAD)
+    return str(said) if said is not None else None
+
+
+def without_excess(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the object, with a mark in place of its spec if that is too large. Who manages it stays."""
+    excess = _excess(obj.get("spec"))
+    if excess is None:
+        return obj
+    manager = obj["spec"].get("managedBy") if isinstance(obj["spec"], dict) else None
+    rest = {k: v for k, v in obj.items() if k != "spec"}
+    return rest | ({"spec": {"managedBy": manager[:253]}} if isinstance(manager, str) else {}) | {UNREAD: excess}
+
+
+def few_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the labels, or if there are very many, those that the operator reads."""
+    if len(labels) <= _MOST_LABELS:
+        return labels
+    return {k: v for k, v in labels.items() if k.startswith(_OUR_LABELS)}
+
+
+def _excess(spec: Any) -> str | None:
+    """Return which bound a spec exceeds. Its levels are walked without recursion, because there may be thousands."""
+    values = characters = 0
+    rest = [spec]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            characters += len(value)
+        elif isinstance(value, dict | list):
+            values += len(value)
+            if values > _MOST_VALUES:
+                return f"spec holds more than {_MOST_VALUES} values (fields and elements of lists): {_MEND}"
+            if isinstance(value, dict):
+                characters += sum(map(len, value))
+                value = value.values()
+            rest.extend(value)
+        if characters > _MOST_CHARACTERS:
+            return f"spec holds more than {_MOST_CHARACTERS >> 10} KiB of text: {_MEND}"
+    return None
+
+
+_MEND = "make its templates smaller"
