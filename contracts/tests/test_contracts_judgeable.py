@@ -2,8 +2,9 @@
 
 import pytest
 
-from deepcoder_contracts.judge import Kind, Scoring, TestCase
-from deepcoder_contracts.judgeable import Misfit, misfit
+from deepcoder_contracts import judgeable
+from deepcoder_contracts.judge import Kind, Scoring, TestCase, TestSet
+from deepcoder_contracts.judgeable import Misfit, misfit, too_large
 
 
 def ask(
@@ -44,3 +45,18 @@ def test_tests_of_a_function_are_json(given: str, output: str, field: str | None
         assert (wrong.field if wrong else None) == field
     assert ask(Kind.FUNCTION, Scoring.LIVECODEBENCH, given, output) is None
     assert ask(Kind.STDIN, Scoring.STRICT, given, output) is None
+
+
+@pytest.mark.parametrize("text", ["x" * 500, "é\U0001f600" * 80, '\x01\n"' * 100], ids=["plain", "wide", "escaped"])
+def test_tests_may_be_as_large_as_the_largest_request_and_no_byte_larger(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = (TestCase(input=text, output="1"), TestCase(input="2", output=text))
+    size = len(TestSet(tests=list(tests)).model_dump_json().encode())
+    monkeypatch.setattr(judgeable, "MAX_BODY_BYTES", size)
+    assert too_large(tests) is None
+    monkeypatch.setattr(judgeable, "MAX_BODY_BYTES", size - 1)
+    assert too_large(tests) == (
+        "tests",
+        f"{size} bytes as JSON, more than the {size - 1} that a judge takes: leave some out",
+    )

@@ -182,6 +182,13 @@ async def test_body_in_chunks_is_refused_when_it_is_too_long(session):
     assert "--max-body-mb" in refused.error
 
 
+async def test_test_set_that_is_too_long_is_not_told_to_be_stored(session):
+    async with session.put(f"/v1/tests/{'0' * 64}", data=chunks(65)) as response:
+        assert response.status == 413
+        told = Problem.model_validate_json(await response.text())
+    assert told.error == f"body: larger than {64 * MIB} bytes: leave tests out, or raise --max-body-mb"
+
+
 async def test_compressed_body_counts_with_its_own_length(session):
     headers = {"Content-Encoding": "gzip"}
     bomb = gzip.compress(b" " * (66 * MIB))

@@ -220,7 +220,7 @@ async def test_what_is_under_way_at_once_is_bounded_and_said(judge: Judge) -> No
 
 async def test_a_refusal_is_told_before_or_ends_the_attempt_and_is_no_verdict(judge: Judge) -> None:
     broken = replace(ADD, tests=(TestCase(input="{", output="3"),))
-    with pytest.raises(JudgeRefused, match=r"tests.{0,3}0.{0,9} .*JSON value"):
+    with pytest.raises(JudgeRefused, match=r"^problem add cannot be judged: .*tests.{0,3}0.{0,9} .*JSON value"):
         await JudgeReward(judge)(broken, "```python\ndef add(a, b): return 3\n```", "g/0")
 
 

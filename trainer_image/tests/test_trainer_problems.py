@@ -6,6 +6,7 @@ import codecs
 import gzip
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from lazy_modules import LazyModule
 
+from deepcoder_contracts import judgeable
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 from deepcoder_trainer.problems.draw_order import epoch_permutation, problem_index
@@ -255,6 +257,19 @@ def test_folder_is_read_in_name_order_and_has_a_digest(tmp_path: Path) -> None:
     assert [p.id for p in dataset.problems] == ["a", "b"]
     write_jsonl(tmp_path / "a.jsonl", [own_row(id="c")])
     assert load_dataset(tmp_path).digest != dataset.digest
+
+
+def test_problem_whose_tests_no_judge_takes_is_refused_when_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = [{"input": "1" * 400, "output": "3"}]
+    path = write_jsonl(tmp_path / "a.jsonl", [own_row(), own_row(id="p2", tests=large)])
+    assert len(load_dataset(path).problems) == 2
+    monkeypatch.setattr(judgeable, "MAX_BODY_BYTES", 300)
+    with pytest.raises(DatasetError, match=r"a\.jsonl:2: tests: 4\d\d bytes as JSON, more than the 300 that a judge"):
+        load_dataset(path)
+    with pytest.raises(RowError, match="tests: 4"):  # of another layout, as curation and the benchmarks read
+        check_judgeable(replace(problem_from_row(own_row()), tests=(TestCase(input="1" * 400, output="3"),)))
 
 
 def test_other_content_than_expected_is_refused_before_reading(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ MAX_CODE_BYTES = 1 << 20
 MAX_TESTS = 10_000
 """Largest number of tests in one submission."""
 
+MAX_BODY_BYTES = 64 << 20
+"""Largest body of a request that a judge accepts, unless it is started to accept others; so also the largest TestSet,
+in bytes."""
+
 
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$")]
 """Name of a program's function: a top-level function, or a method of class Solution."""

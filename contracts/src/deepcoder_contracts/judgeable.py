@@ -10,12 +10,15 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from deepcoder_contracts.judge import Kind, Scoring, TestCase
+from deepcoder_contracts.judge import MAX_BODY_BYTES, Kind, Scoring, TestCase, TestSet
 from deepcoder_contracts.strict import parse_json
 
 MAX_DEPTH: Final = 200
 """Deepest nesting of a function's test. Decoding and comparing use up to three stack frames per level, and the
 interpreter allows a thousand."""
+
+_JSON_OF_A_CHARACTER, _JSON_OF_A_TEST = 6, 32
+"""Most bytes that JSON takes for a character, and for a test beside its characters."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # linear, even for an unterminated string
 
@@ -43,6 +46,20 @@ def misfit(kind: Kind, scoring: Scoring, float_tolerance: float | None, tests: S
         return wrong
     # LiveCodeBench's harness has its own result for tests that are not JSON.
     return None if scoring is Scoring.LIVECODEBENCH else _no_json(tests)
+
+
+def too_large(tests: Sequence[TestCase]) -> Misfit | None:
+    """Return a misfit if such tests are more than a judge takes in a request, unless it is started to take more.
+
+    The tests must be text that can be encoded (see `no_text`).
+    """
+    characters = sum(len(test.input) + len(test.output) for test in tests)
+    if characters * _JSON_OF_A_CHARACTER + (len(tests) + 1) * _JSON_OF_A_TEST <= MAX_BODY_BYTES:  # nearly always
+        return None
+    size = len(TestSet.model_construct(tests=list(tests)).model_dump_json().encode())
+    if size <= MAX_BODY_BYTES:
+        return None
+    return Misfit("tests", f"{size} bytes as JSON, more than the {MAX_BODY_BYTES} that a judge takes: leave some out")
 
 
 def no_text(field: str, text: str) -> Misfit | None:

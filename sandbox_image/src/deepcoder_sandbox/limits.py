@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from deepcoder_contracts.judge import MAX_BODY_BYTES
 from deepcoder_contracts.judge_time import WALL_PER_CPU as WALL_PER_CPU
 from deepcoder_contracts.judge_time import harness_limit_s as harness_limit_s
 from deepcoder_contracts.judge_time import judging_deadline_s as judging_deadline_s
@@ -38,7 +39,7 @@ MAX_QUEUED_A_SLOT: Final = 64
 TESTS_STORE_MB: Final = 1024
 """Memory for stored test sets, in MiB."""
 
-BODY_MB: Final = 64
+BODY_MB: Final = MAX_BODY_BYTES // MIB
 """Largest request body, in MiB."""
 
 _JUDGE_MB = 256

@@ -141,6 +141,9 @@ def _refusal(error: Exception, judge: Judge) -> tuple[int, Problem, dict[str, st
         case ContentConflict():
             text = "id: already used in this run with another content: use another id"
             return 409, Problem(error=text, field="id"), {}
+        case _TestsTooLarge():
+            text = f"body: larger than {judge.max_body_bytes} bytes: leave tests out, or raise --max-body-mb"
+            return 413, Problem(error=text, field="body"), {}
         case TooLarge():
             text = (
                 f"body: larger than {judge.max_body_bytes} bytes: store tests with PUT /v1/tests, send fewer, or raise"
@@ -164,6 +167,10 @@ def _refusal(error: Exception, judge: Judge) -> tuple[int, Problem, dict[str, st
         case _:
             _log.exception("a request failed", exc_info=error)
             return 500, Problem(error=f"the judge has a defect, see its log: {type(error).__name__}"), {}
+
+
+class _TestsTooLarge(TooLarge):
+    """A test set is longer than accepted."""
 
 
 class _UnknownTests(Exception):
@@ -269,13 +276,20 @@ async def _put_tests(request: web.Request) -> web.Response:
         raise Refused("sha256: needs 64 lower-case hexadecimal digits", "sha256")
     share = Share(judge.room, _run_of(request))
     try:
-        body = await read_body(request, share, judge.max_body_bytes)
+        body = await _test_set_body(request, share, judge.max_body_bytes)
         async with _turn(judge, len(body)):
             tests = await _apart_if_long(judge, len(body), lambda: read_set(sha256, body))
             judge.tests.put(sha256, tests_bytes(tests), tests)
     finally:
         share.release()
     return web.json_response({"sha256": sha256, "tests": len(tests)})
+
+
+async def _test_set_body(request: web.Request, share: Share, max_bytes: int) -> bytearray:
+    try:
+        return await read_body(request, share, max_bytes)
+    except TooLarge:
+        raise _TestsTooLarge from None
 
 
 async def _capacity(request: web.Request) -> web.Response:

@@ -19,6 +19,10 @@ from deepcoder_trainer.types import Problem
 class JudgeRefused(BadConfig):
     """The judge will never accept this submission; the message is the judge's."""
 
+    def of(self, problem: Problem) -> JudgeRefused:
+        """Return the same, with the problem's name: a judge knows only a digest of the tests."""
+        return JudgeRefused(f"problem {problem.id} cannot be judged: {self}", field=self.field)
+
 
 @dataclass(frozen=True)
 class Judgement:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from deepcoder_contracts.judge import MAX_TESTS, FunctionName, Kind, Scoring, TestCase
-from deepcoder_contracts.judgeable import misfit, no_text
+from deepcoder_contracts.judgeable import misfit, no_text, too_large
 from deepcoder_trainer.problems.json_text import TooManyValues, text_of, value_of
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
@@ -121,6 +121,8 @@ def problem_from_row(row: Mapping[str, Any]) -> Problem:
     tests = select_tests(parsed.source, parsed.tests or [])
     if len(tests) > MAX_TESTS:
         raise RowError(f"tests: {len(tests)}, more than the {MAX_TESTS} that are judged: leave some out")
+    if (wrong := too_large(tests)) is not None:
+        raise RowError(f"{wrong.field}: {wrong.why}")
     return Problem(
         id=parsed.id,
         source=parsed.source,
@@ -144,6 +146,7 @@ def check_judgeable(problem: Problem) -> None:
     wrong = no_text("prompt", problem.prompt)
     if wrong is None and problem.answer is None:
         wrong = misfit(problem.kind, problem.scoring, problem.float_tolerance, problem.tests)
+        wrong = wrong or too_large(problem.tests)
     if wrong is not None:
         raise RowError(f"{wrong.field}: {wrong.why}")
 

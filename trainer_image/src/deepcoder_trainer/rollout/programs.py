@@ -75,11 +75,11 @@ class Programs:
             raise GivenTestsRefused(_first(error)) from error
         try:
             if (reason := self._judge.refusal(problem)) is not None:
-                raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
+                raise JudgeRefused(reason, field="judge.backend")
             judgement = await self._judge.judge(submission)
         except JudgeRefused as refused:
             if problems_own:
-                raise
+                raise refused.of(problem) from refused
             raise GivenTestsRefused(str(refused)) from refused
         if judgement.response is None or judgement.response.passed is None:
             raise JudgeFailed(f"no judge could judge program {self._asked} of sample {self._key}")

@@ -67,7 +67,11 @@ class JudgeReward:
         code = whole(code)
         if unreadable(code):
             return Outcome(0.0, Verdict.COMPILE_ERROR.value, 0.0, attempts=0)
-        judgement = await self._judge.judge(self._problem(problem).submission(code, key))
+        submission = self._problem(problem).submission(code, key)
+        try:
+            judgement = await self._judge.judge(submission)
+        except JudgeRefused as refused:
+            raise refused.of(problem) from refused
         if judgement.response is None:
             return Outcome(None, ERROR, 0.0, judgement.attempts)
         passed = bool(judgement.response.passed)
@@ -91,7 +95,7 @@ class JudgeReward:
         known = self._judged.get(id(problem))
         if known is None:
             if (reason := self._judge.refusal(problem)) is not None:
-                raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
+                raise JudgeRefused(reason, field="judge.backend").of(problem)
             known = self._judged[id(problem)] = JudgedProblem(problem)
             weakref.finalize(problem, self._judged.pop, id(problem), None).atexit = False
         return known
