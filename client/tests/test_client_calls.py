@@ -190,6 +190,32 @@ def test_a_list_is_read_to_its_last_page(server: Server) -> None:
     assert "continue=more" in server.asked[1][1]
 
 
+def test_what_is_kept_of_each_object_takes_its_place_in_lists_and_watches(server: Server) -> None:
+    """A page is small: each of its objects may have 1.5 MiB, and the page is in memory before the first one is read."""
+    other = {**RUN, "metadata": {**RUN["metadata"], "name": "other"}}
+    pages = [
+        {"items": [RUN], "metadata": {"continue": "more"}},
+        {"items": [other], "metadata": {"resourceVersion": "5"}},
+    ]
+    event = {"type": "DELETED", "object": other}
+    text = json.dumps(pages[0], indent=1).encode()
+    server.answers = [(200, text), (200, pages[1]), (200, f"{json.dumps(event)}\n".encode()), (200, b"")]
+    changes = server.client().raw_watch(seconds=20, keep=lambda run: {"metadata": run["metadata"]})
+    told = [next(changes) for _ in range(3)]
+    assert [(kind, run["metadata"]["name"], list(run)) for kind, run in told] == [
+        ("ADDED", "demo", ["metadata"]), ("ADDED", "other", ["metadata"]), ("DELETED", "other", ["metadata"])
+    ]  # fmt: skip
+    assert "limit=25" in server.asked[0][1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"items": [{}', '{"items": [{} {}]}', '{"items": [{}],}', '{"items" []}']
+)
+def test_a_list_that_is_cut_short_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"character|Expecting|delimiter"):
+        deep_json.parsed(text, dict)
+
+
 def nested(levels: int) -> bytes:
     """A list with a run whose pod template is nested so deeply, as the API server stores it, and another run."""
     deep = {**RUN, "metadata": {**RUN["metadata"], "name": "deep"}}
@@ -202,6 +228,7 @@ def test_a_run_that_is_nested_as_deeply_as_the_api_server_allows_hides_no_other(
     """Whoever may create one run would otherwise take the list, and the dashboard, from everybody."""
     server.answers = [(200, nested(4_000))]
     assert [run.metadata.name for run in server.client().list()] == ["deep", "demo"]
+    assert server.client().raw_list(keep=lambda run: run)[1] == RUN
     (deep, _) = server.client().raw_list()
     assert deep["spec"]["sandbox"]["template"]["template"]["spec"]["marker"] == "}"
     watched = [{"type": "ADDED", "object": each} for each in (deep, RUN)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from web_fakes import object_of, run_of
 
-from deepcoder_client.connection import Object
+from deepcoder_client.connection import Keep, Object
 from deepcoder_client.errors import Forbidden, Unreachable
 from deepcoder_client.permissions import Right
 from deepcoder_web import runs as module
@@ -31,16 +31,16 @@ class Server:
         self.rounds = list(rounds)
         self.changes: list[tuple[str, Object]] = []
 
-    def raw_list(self, namespace: str | None, *, all_namespaces: bool) -> list[Object]:
+    def raw_list(self, namespace: str | None, *, all_namespaces: bool, keep: Keep) -> list[Object]:
         if namespace == "gone":
             raise Forbidden(Right("list", "deepcoderruns", "deepcoder.dev", "gone"))
         if not self.rounds:
             raise Unreachable("it is away")
         listed, self.changes = self.rounds.pop(0)
-        return listed
+        return [keep(each) for each in listed]
 
-    def raw_watch(self, *_: Any, **__: Any) -> Iterator[tuple[str, Object]]:
-        yield from self.changes
+    def raw_watch(self, *_: Any, keep: Keep, **__: Any) -> Iterator[tuple[str, Object]]:
+        yield from ((kind, keep(run)) for kind, run in self.changes)
         raise Unreachable("the watch broke")
 
 

@@ -148,7 +148,7 @@ class _Asking:
             return None
 
     def listed(self, what: str, kind: Kind, place: str | None, **query: str) -> list[Object]:
-        found = self.tried(what, lambda: self.client.connection.list(kind, place, **query))
+        found = self.tried(what, lambda: self.client.connection.list(kind, place, keep=None, **query))
         return list(found["items"]) if found else []
 
     def objects(self, run: Object) -> dict[str, list[Object]]:

@@ -6,14 +6,11 @@ answer is repeated for `PATIENCE_SECONDS`, then the last error is raised.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from deepcoder_client import deep_json
 from deepcoder_client.connection import (
@@ -24,11 +21,13 @@ from deepcoder_client.connection import (
     POOLS,
     RUNS,
     Connection,
+    Keep,
     Object,
 )
-from deepcoder_client.errors import Conflict, NotFound, NotInTime, NotStarted, Refused, Unknown, Unreachable
+from deepcoder_client.errors import Conflict, NotFound, NotInTime, NotStarted, Refused, Unreachable
 from deepcoder_client.manifests import RunManifest, load, parse
 from deepcoder_client.permissions import Right
+from deepcoder_client.reading import changed, known, typed
 from deepcoder_client.settings import NO_OVERRIDES, TIMEOUT_SECONDS, Overrides
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase
@@ -36,8 +35,6 @@ from deepcoder_contracts.labels import LABEL_POOL, LABEL_RUN, pool_name
 
 if TYPE_CHECKING:
     from deepcoder_client.run_folder import RunFolder
-
-log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "deepcoder-client"
 POLL_SECONDS = 1.0
@@ -96,7 +93,7 @@ class Client:
             )
         except Conflict as error:
             raise Conflict(f"{error}; leave these fields out, or take them over with force") from error
-        return typed(answer) if dry_run else _changed(answer)
+        return typed(answer) if dry_run else changed(answer)
 
     def get(self, name: str, namespace: str | None = None) -> DeepCoderRun:
         """Return a run. Raises `NotFound`."""
@@ -117,16 +114,16 @@ class Client:
         A run that this release cannot read is left out, with a warning in the log.
         """
         items = self.raw_list(namespace, all_namespaces=all_namespaces, selector=selector)
-        return [run for item in items if (run := _known(item)) is not None]
+        return [run for item in items if (run := known(item)) is not None]
 
     def raw_list(
-        self, namespace: str | None = None, *, all_namespaces: bool = False, selector: str = ""
-    ) -> Sequence[Object]:
-        """Return the runs that `list` selects, as plain objects."""
+        self, namespace: str | None = None, *, all_namespaces: bool = False, selector: str = "",
+        keep: Keep | None = None,
+    ) -> Sequence[Object]:  # fmt: skip
+        """Return the runs that `list` selects, as plain objects; with `keep`, what it returns of each."""
         place = None if all_namespaces else namespace or self.namespace
-        items: list[Object] = self.connection.list(RUNS, place, **({"labelSelector": selector} if selector else {}))[
-            "items"
-        ]
+        chosen = {"labelSelector": selector} if selector else {}
+        items: list[Object] = self.connection.list(RUNS, place, keep=keep, **chosen)["items"]
         return sorted(items, key=lambda run: (run["metadata"]["namespace"], run["metadata"]["name"]))
 
     def watch(
@@ -138,14 +135,14 @@ class Client:
         old. A run that this release cannot read is skipped, with a warning in the log.
         """
         for kind, run in self.raw_watch(name, namespace, seconds=seconds, all_namespaces=all_namespaces):
-            if (known := _known(run)) is not None:
-                yield Change(kind, known)
+            if (read := known(run)) is not None:
+                yield Change(kind, read)
 
     def raw_watch(
         self, name: str | None = None, namespace: str | None = None, *, seconds: float, all_namespaces: bool = False,
-        patience: float = PATIENCE_SECONDS,
+        patience: float = PATIENCE_SECONDS, keep: Keep | None = None,
     ) -> Iterator[tuple[str, Object]]:  # fmt: skip
-        """Yield what `watch` yields, as (type, plain object).
+        """Yield what `watch` yields, as (type, plain object). Each run is held; with `keep`, what it returns of each.
 
         Raises `Unreachable` if the API server does not answer for `patience` seconds.
         """
@@ -154,7 +151,7 @@ class Client:
         end, told = time.monotonic() + seconds, dict[tuple[str, str], Object]()
         while time.monotonic() < end:
             give_up = min(end, time.monotonic() + patience)
-            listed = self._patiently(lambda: self.connection.list(RUNS, place, **chosen), give_up)
+            listed = self._patiently(lambda: self.connection.list(RUNS, place, keep=keep, **chosen), give_up)
             now = {_place(run): run for run in listed["items"]}
             for key in dict.fromkeys([*told, *now]):
                 before, after = told.get(key), now.get(key)
@@ -162,8 +159,9 @@ class Client:
                     yield "DELETED", before
                 elif after is not None and (before is None or _version(before) != _version(after)):
                     yield "ADDED" if before is None else "MODIFIED", after
-            told = now
-            for kind, run in self._changes(place, _version(listed), chosen, end):
+            told, version = now, _version(listed)
+            del listed, now  # else what they hold would stay beside its later versions
+            for kind, run in self._changes(place, version, chosen, end, keep):
                 if kind == "DELETED":
                     told.pop(_place(run), None)
                 else:
@@ -171,7 +169,7 @@ class Client:
                 yield kind, run
 
     def _changes(
-        self, place: str | None, version: str, chosen: dict[str, str], end: float
+        self, place: str | None, version: str, chosen: dict[str, str], end: float, keep: Keep | None
     ) -> Iterator[tuple[str, Object]]:
         """Yield changes until the last seen version is too old for the server, or until the time `end`.
 
@@ -187,13 +185,13 @@ class Client:
                 for line in self.connection.lines(
                     RUNS, place, right, asked, idle=min(left + 10, WATCH_SILENCE_SECONDS)
                 ):
-                    event = deep_json.parsed(line)
-                    if event["type"] == "ERROR":
+                    kind, thing = _event(line, keep)
+                    if kind == "ERROR":
                         ended = True
                         break
-                    version = _version(event["object"])
-                    if event["type"] != "BOOKMARK":
-                        yield event["type"], event["object"]
+                    version = _version(thing)
+                    if kind != "BOOKMARK":
+                        yield kind, thing
             except (Unreachable, Refused, ValueError):
                 ended = True
             if time.monotonic() < began + POLL_SECONDS:
@@ -236,9 +234,9 @@ class Client:
         """Approve held stages by adding their names to spec.approvedStages."""
 
         def added(run: Object) -> Object | None:
-            known = [s["name"] for s in run["spec"]["stages"]]
-            if unknown := [s for s in stages if s not in known]:
-                raise Refused(f"{name} has no stage {', '.join(unknown)}: its stages are {', '.join(known)}")
+            there = [s["name"] for s in run["spec"]["stages"]]
+            if unknown := [s for s in stages if s not in there]:
+                raise Refused(f"{name} has no stage {', '.join(unknown)}: its stages are {', '.join(there)}")
             before = run["spec"].get("approvedStages") or []
             new = [s for s in dict.fromkeys(stages) if s not in before]
             return {"approvedStages": [*before, *new]} if new else None
@@ -263,7 +261,7 @@ class Client:
             run = self.raw(name, place)
             spec = change(run)
             if spec is None:
-                return _changed(run)
+                return changed(run)
             version = {"resourceVersion": run["metadata"]["resourceVersion"]}
             try:
                 answer = self.connection.patch(
@@ -271,7 +269,7 @@ class Client:
                 )
             except Conflict:
                 continue
-            return _changed(answer)
+            return changed(answer)
         raise Conflict(f"{place}/{name} was changed by others {_TRIES} times in the meantime: try again")
 
     def pool(self, run: DeepCoderRun) -> Object | None:
@@ -358,30 +356,10 @@ class Client:
         return open_folder(self.connection, self.get(run, namespace) if isinstance(run, str) else run, endpoint)
 
 
-def typed(run: Object) -> DeepCoderRun:
-    """Parse a plain run. Raises `Unknown`, which names the first field that this build cannot read."""
-    try:
-        return DeepCoderRun.model_validate(run)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise Unknown(f"{run['metadata']['namespace']}/{run['metadata']['name']}", f"{field}: {first['msg']}") from None
-
-
-def _changed(run: Object) -> DeepCoderRun:
-    """Parse a run that is as the caller asked for. `Unknown` says so too: the change took effect nevertheless."""
-    try:
-        return typed(run)
-    except Unknown as error:
-        raise Unknown("/".join(_place(run)), error.why, run) from None
-
-
-def _known(run: Object) -> DeepCoderRun | None:
-    try:
-        return typed(run)
-    except Unknown as error:
-        log.warning("%s", error)
-        return None
+def _event(line: str, keep: Keep | None) -> tuple[str, Object]:
+    event = deep_json.parsed(line)
+    kind, thing = event["type"], event["object"]
+    return kind, thing if keep is None or kind in ("ERROR", "BOOKMARK") else keep(thing)
 
 
 def _place(run: Object) -> tuple[str, str]:

@@ -33,6 +33,7 @@ from deepcoder_client.settings import NO_OVERRIDES, TIMEOUT_SECONDS, Overrides
 from deepcoder_contracts.api.base import GROUP, VERSION
 
 Object = dict[str, Any]
+Keep = Callable[[Object], Object]
 
 RENEWAL_SECONDS = 60.0
 """Shortest time in seconds between two reads of the credentials after a refusal."""
@@ -59,6 +60,8 @@ class Kind:
     plural: str
     group: str = ""
     version: str = "v1"
+    page: int = 500
+    """Number of objects in a page of a list. A page is in memory as text, whatever is kept of it."""
 
     def path(self, namespace: str | None, name: str | None = None, below: str | None = None) -> str:
         """Return the API path of a list, of an object, or of the subresource `below` an object. Raises `BadName`."""
@@ -70,8 +73,8 @@ class Kind:
         return "/".join(part for part in (f"{root}{within}/{self.plural}", name, below) if part)
 
 
-RUNS = Kind("deepcoderruns", GROUP, VERSION)
-POOLS = Kind("sandboxpools", GROUP, VERSION)
+RUNS = Kind("deepcoderruns", GROUP, VERSION, page=25)
+POOLS = Kind("sandboxpools", GROUP, VERSION, page=25)
 PODS = Kind("pods")
 SECRETS = Kind("secrets")
 SERVICE_ACCOUNTS = Kind("serviceaccounts")
@@ -150,13 +153,16 @@ class Connection:
         right = Right("get", kind.plural, kind.group, namespace)
         return self._json("GET", kind.path(namespace, name), right, what=f"{kind.plural} {name}")
 
-    def list(self, kind: Kind, namespace: str | None, **query: str | int) -> Object:
-        """Return a list (all pages) with its metadata. `query` has API parameters: labelSelector, fieldSelector, …"""
+    def list(self, kind: Kind, namespace: str | None, *, keep: Keep | None = None, **query: str | int) -> Object:
+        """Return a list (all pages) with its metadata. `query` has API parameters: labelSelector, fieldSelector, …
+
+        What `keep` returns of each object takes its place, before the next one is parsed.
+        """
         right = Right("list", kind.plural, kind.group, namespace)
         found: list[Object] = []
-        asked: dict[str, str | int] = {"limit": 500, **query}
+        asked: dict[str, str | int] = {"limit": kind.page, **query}
         while True:
-            page = self._json("GET", kind.path(namespace), right, query=asked)
+            page = self._json("GET", kind.path(namespace), right, query=asked, keep=keep)
             found += page.get("items") or []
             if not (following := (page.get("metadata") or {}).get("continue")):
                 return {**page, "items": found}
@@ -223,10 +229,11 @@ class Connection:
     def _json(
         self, method: str, path: str, right: Right, *, query: Mapping[str, str | int] | None = None,
         body: Object | None = None, content: str = "application/json", what: str = "",
+        keep: Keep | None = None,
     ) -> Object:  # fmt: skip
         with self._sent(method, path, right, query or {}, body, content, what) as response:
             try:
-                answer: Object = deep_json.parsed(response.data)
+                answer: Object = deep_json.parsed(response.data, keep)
             except (ValueError, urllib3.exceptions.HTTPError) as error:
                 raise Unreachable(f"the API server's answer cannot be read: {error}") from error
             return answer

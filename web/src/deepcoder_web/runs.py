@@ -1,9 +1,9 @@
 """All runs in memory, kept current by one watch per served namespace, and the waiters for their changes.
 
 Watches run in their own threads and resume from what they saw last. While a watch is broken, the page shows the last
-known state, and `problem` says so. A run that this build cannot read (`Unreadable`: another release wrote it) is kept
-by name and does not affect the others. Waiters are woken, not sent the changes: a slow one misses only intermediate
-states.
+known state, and `problem` says so. A run that this build cannot read (`Unreadable`: another release wrote it, or it is
+far too large) is kept by name and does not affect the others. Waiters are woken, not sent the changes: a slow one
+misses only intermediate states.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from deepcoder_client.client import Client, typed
+from deepcoder_client.client import Client
 from deepcoder_client.connection import Object
 from deepcoder_client.errors import ClientError, Forbidden, Unknown
+from deepcoder_client.reading import typed
 from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_web.kept import shown, why_unshown
 
 log = logging.getLogger(__name__)
 
@@ -152,10 +154,11 @@ class Runs:
         everywhere = namespace is None
         while not self._over.is_set():
             try:
-                listed = self._client.raw_list(namespace, all_namespaces=everywhere)
-                self._call(partial(self._take_all, namespace, [_read(each) for each in listed]))
+                listed = [_read(e) for e in self._client.raw_list(namespace, all_namespaces=everywhere, keep=shown)]
+                self._call(partial(self._take_all, namespace, listed))
+                del listed  # else it would be kept beside its later versions, for as long as the watch lasts
                 for kind, run in self._client.raw_watch(
-                    None, namespace, seconds=WATCH_SECONDS, all_namespaces=everywhere, patience=0.0
+                    None, namespace, seconds=WATCH_SECONDS, all_namespaces=everywhere, patience=0.0, keep=shown
                 ):
                     self._call(partial(self._take, kind, _read(run)))
             except ClientError as error:
@@ -221,16 +224,21 @@ class Runs:
 
 
 def _read(run: Object) -> Run:
+    if why := why_unshown(run):
+        return _unreadable(run, why)
     try:
         return typed(run)
     except Unknown as error:
-        about, phase = run["metadata"], (run.get("status") or {}).get("phase")
-        key = RunKey(about["namespace"], about["name"])
         log.warning("%s", error)
-        return Unreadable(
-            key, str(about["uid"]), str(about["resourceVersion"]), phase if isinstance(phase, str) else "Unknown",
-            about.get("creationTimestamp"), f"this dashboard cannot read what another release wrote: {error.why}",
-        )  # fmt: skip
+        return _unreadable(run, f"this dashboard cannot read what another release wrote: {error.why}")
+
+
+def _unreadable(run: Object, why: str) -> Unreadable:
+    about, phase = run["metadata"], (run.get("status") or {}).get("phase")
+    return Unreadable(
+        RunKey(about["namespace"], about["name"]), str(about["uid"]), str(about["resourceVersion"]),
+        phase if isinstance(phase, str) else "Unknown", about.get("creationTimestamp"), why,
+    )  # fmt: skip
 
 
 def _key(run: Run) -> RunKey:
