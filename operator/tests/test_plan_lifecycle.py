@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from plan_world import POD_SECONDS, START, UID, Cluster, make_run, reason, running
+from plan_world import POD_SECONDS, START, UID, Cluster, condition_of, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
 from deepcoder_contracts.api.run_status import TROUBLE, Phase, RunStatus, StagePhase
@@ -317,15 +318,67 @@ def test_result_waits_for_storage_and_holds_no_gpu() -> None:
     assert cluster.name == "demo-s1-a2"
 
 
-def test_foreign_job_under_our_name_is_never_adopted() -> None:
-    cluster = Cluster(make_run())
-    cluster.jobs["demo-s0-a1"] = RayJobView("demo-s0-a1", "theirs", "another-uid", 0)
+TAKEN = RayJobView("demo-s0-a1", "theirs", "another-uid", 0)
+
+
+@pytest.mark.parametrize(
+    ("job", "told", "words"),
+    [
+        (TAKEN, "NameConflict", "delete or rename it"),
+        (replace(TAKEN, run_name="other"), "NameConflict", "delete or rename it"),
+        (replace(TAKEN, deleting=True), "StillEnding", "is being deleted: if it stays"),
+        (replace(TAKEN, run_name="demo"), "StillEnding", "had this name before is still being removed"),
+        (replace(TAKEN, run_name="demo", deleting=True), "StillEnding", "check KubeRay"),
+    ],
+)
+def test_foreign_job_under_our_name_is_never_adopted_and_waited_for_no_longer_than_for_a_start(
+    job: RayJobView, told: str, words: str
+) -> None:
+    cluster = Cluster(make_run(), kuberay=False)
+    cluster.jobs["demo-s0-a1"] = job
     cluster.settle()
-    assert reason(cluster) == "NameConflict"
-    assert "demo-s0-a1" in cluster.jobs
+    for condition in ("Progressing", "ClusterReady"):
+        assert reason(cluster, condition) == told
+        assert words in condition_of(cluster, condition).message
+    assert cluster.decide().hindered == told
+    assert [e.reason for e in cluster.events if e.warning] == [told], "once"
+    bound = cluster.run.spec.stages[0].pre_running_deadline_seconds
+    cluster.advance(bound - 1)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a1"
+    cluster.advance(1)
+    cluster.settle()
+    assert cluster.jobs["demo-s0-a1"] == job
+    assert cluster.run.status.backoff is not None
+    failed = next(e for e in cluster.events if e.reason == "AttemptFailed")
+    assert "PreRunningDeadlineExceeded" in failed.message
+    assert words in failed.message
+    cluster.advance(3600)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a2", "under a name that nobody has"
+    assert cluster.jobs["demo-s0-a2"].owner_uid == UID
+    assert cluster.decide().hindered == ""
+
+
+def test_name_that_a_foreign_job_had_is_used_once_it_is_free() -> None:
+    cluster = Cluster(make_run())
+    cluster.jobs["demo-s0-a1"] = TAKEN
+    cluster.settle()
     del cluster.jobs["demo-s0-a1"]
     cluster.settle()
     assert cluster.jobs["demo-s0-a1"].owner_uid == UID
+
+
+def test_foreign_job_in_place_of_a_running_attempts_own_is_as_if_that_was_deleted() -> None:
+    cluster = running()
+    del cluster.jobs["demo-s0-a1"]
+    cluster.pods.clear()
+    cluster.jobs["demo-s0-a1"] = TAKEN
+    cluster.settle()
+    cluster.advance(3600)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a2"
+    assert cluster.jobs["demo-s0-a1"] == TAKEN
 
 
 def test_finished_run_makes_nothing_when_its_children_vanish_and_expires() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+from plan_world import START
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from run_harness import KEY, Observer, manifest, running_controller
 
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.controllers.reconcile import Memory
 from deepcoder_operator.domain.draft import EventRecord, Plan
-from deepcoder_operator.domain.world import Problem, StorageView, World
+from deepcoder_operator.domain.world import Problem, RayJobView, StorageView, World
 from deepcoder_operator.metrics import HINDERED, OLDEST_RUN, WARNED_REASONS, WARNINGS, Namespaces, Oldest
 
 WAITING = "deepcoder_operator_runs_waiting_for_storage"
@@ -71,6 +73,29 @@ async def test_run_for_which_something_is_refused_is_counted_until_it_is_not() -
         assert hindered() == 0, "it is there from the first run on"
         await harness.until(lambda: hindered() == 1)
         harness.executor.obstacle = None
+        harness.controller.wake(KEY)
+        await harness.until(lambda: hindered() == 0)
+
+
+async def test_run_whose_rayjob_has_a_name_that_is_taken_is_counted_though_nothing_was_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job: list[RayJobView | None] = [RayJobView("demo-s0-a1", "theirs", "another-uid", 0)]
+
+    async def observe(*_: Any) -> World:
+        return World(rayjob=job[0])
+
+    def hindered() -> float | None:
+        labels = {"namespace": "ml", "reason": "NameConflict"}
+        return REGISTRY.get_sample_value("deepcoder_operator_runs_hindered", labels)
+
+    async with running_controller() as harness:
+        monkeypatch.setattr(harness.observer, "observe", observe)
+        attempt = {"ordinal": 1, "stageIndex": 0, "name": "demo-s0-a1", "intendedTime": START.isoformat()}
+        monkeypatch.setattr(harness.controller._reconciler, "now", lambda: START)
+        harness.controller.seen(harness.api.change(manifest() | {"status": {"ordinal": 1, "attempt": attempt}}))
+        await harness.until(lambda: hindered() == 1)
+        job[0] = None
         harness.controller.wake(KEY)
         await harness.until(lambda: hindered() == 0)
 

@@ -134,7 +134,7 @@ class Reconciler:
         self._announce(memory, obj, decided)
         self._answer(key, run, now)
         problem = await self.executor.carry_out(run, decided.actions, memory.adopt)
-        memory.hindered = problem.reason if problem else ""
+        memory.hindered = problem.reason if problem else decided.hindered
         if problem is None:
             memory.obstacle = None
             return wait

@@ -36,8 +36,9 @@ from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, 
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name, requested_judges
 from deepcoder_operator.domain.own_pool import keep_pool, pool_is_ending
+from deepcoder_operator.domain.owners import NAME_CONFLICT, STILL_ENDING
 from deepcoder_operator.domain.provenance import forget_attempt, note_head
-from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
+from deepcoder_operator.domain.world import RAYJOB_INVALID, Problem, RayJobView, World
 
 _WITHDRAWN_LENGTH = 700
 """Characters kept of why an attempt's pods were not ready when its queue withdrew the quota."""
@@ -75,7 +76,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
     if attempt.state is AttemptState.LEAVING:
         return
     job = world.rayjob
-    if job is not None and job.owner_uid != draft.run.metadata.uid:
+    if job is not None and job.owner_uid != draft.run.metadata.uid and attempt.uid is None:
         if stop is None:
             _name_conflict(draft, job)
         else:
@@ -116,13 +117,37 @@ def _call_off(draft: Draft, cause: DrainCause) -> None:
 
 
 def _name_conflict(draft: Draft, job: RayJobView) -> None:
-    message = f"RayJob {job.name} exists and is not this run's: delete or rename it; the operator never adopts it"
+    """Wait for the name of the attempt's RayJob, which another RayJob has, within the time to start."""
+    met = _conflict(draft, job)
+    attempt = draft.attempt
+    bound = draft.stage(attempt.stage_index).pre_running_deadline_seconds
+    if draft.due(attempt.intended_time, bound):
+        end_attempt(draft, Outcome.FAILED, _not_created(bound, met))
+        return
     old = find_condition(draft.status.conditions, "Progressing")
-    if old is None or old.reason != "NameConflict":
-        draft.event("NameConflict", message, warning=True)
-    draft.condition("ClusterReady", False, "NameConflict", message)
-    draft.progressing(False, "NameConflict", message)
+    if old is None or old.reason != met.reason:
+        draft.event(met.reason, met.message, warning=True)
+    draft.condition("ClusterReady", False, met.reason, met.message)
+    draft.progressing(False, met.reason, met.message)
+    draft.hindered = met.reason
     draft.look_again(CONFLICT_SECONDS)
+
+
+def _conflict(draft: Draft, job: RayJobView) -> Problem:
+    """Return why a name is taken. A RayJob of a deleted run with the run's name is as good as being deleted."""
+    if job.run_name == draft.run.metadata.name:
+        text = f"RayJob {job.name} of the run that had this name before is still being removed"
+        return Problem(STILL_ENDING, f"{text}: if it stays, check KubeRay, which has to let it go")
+    if job.deleting:
+        text = f"RayJob {job.name} is not this run's and is being deleted"
+        return Problem(STILL_ENDING, f"{text}: if it stays, check KubeRay, or whoever set its finalizers")
+    text = f"RayJob {job.name} exists and is not this run's: delete or rename it; the operator never adopts it"
+    return Problem(NAME_CONFLICT, text)
+
+
+def _not_created(bound: int, met: Problem) -> Failure:
+    text = f"could not be created within {bound} s (preRunningDeadlineSeconds): {met.message}"
+    return Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text)
 
 
 def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
@@ -135,8 +160,7 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         return
     bound = draft.stage(attempt.stage_index).pre_running_deadline_seconds
     if world.obstacle is not None and draft.due(attempt.intended_time, bound):
-        text = f"could not be created within {bound} s (preRunningDeadlineSeconds): {world.obstacle.message}"
-        end_attempt(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
+        end_attempt(draft, Outcome.FAILED, _not_created(bound, world.obstacle))
         return
     _create(draft, world)
 

@@ -136,6 +136,8 @@ class Plan:
     """Posted once the status is written, so that a failing action loses no event."""
     requeue_after: float = RESYNC_SECONDS
     """Seconds until the next pass, if nothing happens before."""
+    hindered: str = ""
+    """Why the run waits for somebody's help although no action was refused."""
 
 
 @dataclass
@@ -148,6 +150,7 @@ class Draft:
     actions: list[Action] = field(default_factory=list)
     events: list[EventRecord] = field(default_factory=list)
     requeue: float = RESYNC_SECONDS
+    hindered: str = ""
 
     def update(self, **changes: Any) -> None:
         """Change fields of the status."""
@@ -221,4 +224,4 @@ class Draft:
 
     def plan(self) -> Plan:
         """Return the finished plan."""
-        return Plan(self.status, tuple(self.actions), tuple(self.events), self.requeue)
+        return Plan(self.status, tuple(self.actions), tuple(self.events), self.requeue, self.hindered)

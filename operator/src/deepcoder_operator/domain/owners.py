@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+NAME_CONFLICT = "NameConflict"
+"""Reason of a wait for a name that an object of somebody else has."""
+
+STILL_ENDING = "StillEnding"
+"""Reason of a wait for a name that an object on its way out has."""
+
 
 def controller(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the reference to an object's controller, or None."""

@@ -12,6 +12,7 @@ from deepcoder_contracts.api.run_status import Phase, RunStatus
 from deepcoder_operator.domain.conditions import find_condition, is_true
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.names import pool_name
+from deepcoder_operator.domain.owners import NAME_CONFLICT, STILL_ENDING
 from deepcoder_operator.domain.world import World
 
 CONDITIONS = (
@@ -96,10 +97,12 @@ def _children(draft: Draft, world: World) -> None:
             draft.condition(
                 "QuotaReserved", False, "Waiting", "the attempt waits to be created or admitted by its queue"
             )
-        conflict = find_condition(draft.status.conditions, "Progressing")
-        if world.cluster is not None and world.cluster.ready:
+        now = find_condition(draft.status.conditions, "Progressing")
+        if now is not None and now.reason in (NAME_CONFLICT, STILL_ENDING):
+            pass  # the RayJob that was seen, and its cluster, are another's: ClusterReady says so already
+        elif world.cluster is not None and world.cluster.ready:
             draft.condition("ClusterReady", True, "Provisioned", "all pods of the Ray cluster are ready")
-        elif conflict is None or conflict.reason != "NameConflict":
+        else:
             text = world.with_waits("not all pods of the Ray cluster are ready", attempt.ordinal)
             draft.condition("ClusterReady", False, "NotReady", text)
     pool = world.pool

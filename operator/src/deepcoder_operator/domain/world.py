@@ -27,7 +27,7 @@ from deepcoder_operator.domain.names import (
     QUEUE_LABEL,
     trainer_container,
 )
-from deepcoder_operator.domain.owners import controller_uid
+from deepcoder_operator.domain.owners import controller, controller_uid
 from deepcoder_operator.domain.pool_status import IDLE, STUCK_REASONS
 
 Object = Mapping[str, Any]
@@ -70,6 +70,8 @@ class RayJobView:
     owner_uid: str | None
     ordinal: int
     deleting: bool = False
+    run_name: str = ""
+    """Name of the run that owns it, or that owned it before it was deleted."""
     suspended: bool = False
     """spec.suspend, which Kueue controls if a queue is set."""
     queue: str = ""
@@ -287,13 +289,14 @@ class World:
 def rayjob_view(obj: Object) -> RayJobView:
     """Read a RayJob."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
-    labels = meta.get("labels") or {}
+    labels, owner = meta.get("labels") or {}, controller(obj) or {}
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
         owner_uid=controller_uid(obj),
         ordinal=_ordinal(meta),
         deleting=bool(meta.get("deletionTimestamp")),
+        run_name=owner.get("name", "") if owner.get("kind") == "DeepCoderRun" else "",
         suspended=bool(spec.get("suspend")),
         queue=labels.get(QUEUE_LABEL, ""),
         asked_queue=labels.get(LABEL_ASKED_QUEUE),
