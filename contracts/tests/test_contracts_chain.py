@@ -110,6 +110,8 @@ class _Bucket:
         self.stored = stored
 
     def get(self, key: str) -> tuple[bytes, datetime]:
+        if key not in self.stored:
+            raise Missing
         return self.stored[key], NOON
 
     def head(self, key: str) -> _Object:
@@ -139,6 +141,22 @@ def test_what_another_run_puts_beside_a_pruned_payload_is_none(left: list[str]) 
     bucket.stored[f"{older}/pipeline.safetensors"] = b"a part of it"
     with pytest.raises(Damaged, match=r"state\.json is missing"):
         list(walk_chain(bucket, newer, None))
+
+
+def test_link_that_is_known_is_not_read_again_unless_it_must_have_what_was_pruned() -> None:
+    older, newer = (f"ns/demo-01234567/{checkpoint_dir('short', step, 1)}" for step in (1, 2))
+    record = RunRecord(run=RUN, config_digest=sha256_digest(b"config"), created_at=NOON)
+    bucket = _Bucket({"ns/demo-01234567/RUN.json": record.to_json()})
+    bucket.stored[f"{older}/MANIFEST.json"] = _manifest(1, None, [FileEntry(path="s.json", size=2, sha256="0" * 64)])
+    digest = sha256_digest(bucket.stored[f"{older}/MANIFEST.json"])
+    bucket.stored[f"{newer}/MANIFEST.json"] = _manifest(2, ParentRef(uri=f"s3://b/{older}", digest=digest), [])
+    links = {link.digest: link for link in walk_chain(bucket, newer, None)}
+    assert links[digest].pruned
+    del bucket.stored[f"{older}/MANIFEST.json"]
+    again = list(walk_chain(bucket, newer, None, known=lambda _, digest: links.get(digest)))
+    assert again == list(links.values())
+    with pytest.raises(Damaged, match=r"MANIFEST\.json is missing"):
+        list(walk_chain(bucket, older, digest, known=lambda _, digest: links.get(digest)))
 
 
 def test_manifest_of_ten_thousand_files_is_no_flood() -> None:

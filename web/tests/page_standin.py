@@ -55,6 +55,8 @@ class Standin:
         self.rows: list[Document] = []
         """More lines of the list of runs."""
         self.digest = "sha256:" + "a" * 64
+        self.unfinished = 0
+        """How many times the chain is not checked to its end."""
         self.attempts: list[Document] = []
         self.damaged: list[str] = []
         """Evaluations that cannot be read."""
@@ -109,6 +111,12 @@ class Standin:
         spec = yaml.safe_load(EXAMPLE.read_text())["spec"]
         return DeepCoderRun.model_validate({"metadata": meta, "spec": spec, "status": status})
 
+    def _lineage(self) -> Document:
+        unfinished = self.unfinished > 0
+        self.unfinished -= unfinished
+        nodes = [_node(self.digest)]
+        return {"nodes": nodes, "problem": None, "unfinished": unfinished, "checked": "2026-01-01T00:00:00Z"}
+
     def application(self) -> web.Application:
         """The routes of the API, and the page itself."""
         below: dict[str, Callable[[str, web.Request], Document]] = {
@@ -118,7 +126,7 @@ class Standin:
             "/samples/steps": lambda name, _: {"steps": self.sample_steps},
             "/samples": lambda name, request: views.sample_rows(rollouts(), request.query.get("verdict", "")),
             "/samples/one": lambda name, request: _one(request),
-            "/lineage": lambda name, _: {"nodes": [_node(self.digest)], "problem": None},
+            "/lineage": lambda name, _: self._lineage(),
             "/evaluations": lambda name, _: {"evaluations": [], "comparisons": [], "damaged": self.damaged},
             "/pool": lambda name, _: views.pool_document(self.pool),
         }

@@ -48,6 +48,14 @@ def test_what_a_link_of_the_chain_is_called_stays_in_its_box(tab: Page, standin:
     assert tab.evaluate(_OVERFLOWING) == []
 
 
+def test_a_chain_that_is_not_checked_yet_says_so_and_is_asked_for_again(tab: Page, standin: Standin) -> None:
+    standin.unfinished = 1
+    tab.goto(address(standin, "lineage"))
+    expect(tab.get_by_text("Not all is checked yet. The newest 1 links hold")).to_be_visible()
+    expect(tab.locator("svg.lineage .base text").first).to_have_text("not checked yet")
+    expect(tab.get_by_text("All 1 links hold")).to_be_visible()
+
+
 _OVERFLOWING = """() => [...document.querySelectorAll("svg.lineage g")].flatMap((group) => {
   const box = group.querySelector("rect").getBBox();
   const fits = (text) => text.getBBox().x + text.getBBox().width <= box.x + box.width;

@@ -18,7 +18,7 @@ from deepcoder_client.connection import Connection
 from deepcoder_client.errors import NoData, StorageError
 from deepcoder_client.storage import Bucket, Stored, credentials
 from deepcoder_contracts.api.run import DeepCoderRun
-from deepcoder_contracts.chain import Damaged, Link, Missing, read_manifest, walk_chain
+from deepcoder_contracts.chain import Damaged, Known, Link, Missing, read_manifest, walk_chain
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import (
     CLAIM,
@@ -235,10 +235,14 @@ class RunFolder:
         found: dict[str, Any] = json.loads(data)
         return found
 
-    def lineage(self, uri: str | None = None, digest: str | None = None, *, deep: bool = False) -> Iterator[Link]:
+    def lineage(
+        self, uri: str | None = None, digest: str | None = None, *, deep: bool = False,
+        known: Known = lambda _uri, _digest: None,
+    ) -> Iterator[Link]:  # fmt: skip
         """Yield each manifest from a folder up to the root, verified on the way; by default from the newest checkpoint.
 
-        `digest` is the expected digest of the first manifest; `deep` reads every byte. Raises
+        `digest` is the expected digest of the first manifest; `deep` reads every byte; `known` has links that need not
+        be read again. Raises
         `deepcoder_contracts.chain.Damaged` at the first manifest that does not match its child.
         """
         if uri is None:
@@ -251,7 +255,7 @@ class RunFolder:
             raise StorageError(
                 f"{uri} is not in the run's bucket: give s3://{self.bucket.name}/… of a folder with {MANIFEST}"
             )
-        return walk_chain(self.bucket, folder.rstrip("/"), digest, deep=deep)
+        return walk_chain(self.bucket, folder.rstrip("/"), digest, deep=deep, known=known)
 
     def _exit(self, stage: str, ordinal: int) -> ExitRecord | None:
         try:

@@ -143,6 +143,8 @@ Parse = Callable[[bytes, str], Manifest]
 """Parses a manifest's bytes, given its folder's name. Raises `Damaged`."""
 Rule = Callable[[str, Manifest, Manifest | None], Iterable[str]]
 """Returns further problems of the manifest in a folder, given the child that names it as its parent."""
+Known = Callable[[str, Digest], Link | None]
+"""Returns a link that was verified before, by folder and digest: neither its manifest nor its files are read again."""
 
 
 def walk(
@@ -153,6 +155,7 @@ def walk(
     deep: bool = False,
     parse: Parse = read_manifest,
     rule: Rule = lambda _uri, _manifest, _child: (),
+    known: Known = lambda _uri, _digest: None,
 ) -> Iterator[CheckedLink]:
     """Yield the manifest in folder `uri`, its parent, and so on to the root. Stop at the first that cannot be read.
 
@@ -167,16 +170,19 @@ def walk(
     for depth in range(LONGEST_CHAIN):
         uri = uri.rstrip("/")
         found, problems = None, []
+        seen = known(uri, digest) if digest is not None else None
+        if seen is not None and seen.pruned and depth == 0:  # as an ancestor it might be, as the first it may not
+            seen = None
         try:
             folder = open_folder(uri)
-            data = folder.manifest()
-            found = sha256_digest(data)
+            data = folder.manifest() if seen is None else b""
+            found = sha256_digest(data) if seen is None else seen.digest
             if digest not in (None, found):
                 problems.append(f"it has digest {found}, not {digest} {said_by}")
             if found in walked:
                 raise Damaged("the chain leads back to it: it has no end")
             walked.add(found)
-            manifest = parse(data, uri)
+            manifest = parse(data, uri) if seen is None else seen.manifest
         except (Missing, Damaged) as error:
             problems.append(f"{MANIFEST} is missing" if isinstance(error, Missing) else str(error))
             yield CheckedLink(uri, found, None, False, tuple(problems))
@@ -186,8 +192,9 @@ def walk(
             problems.append(f"it {problem}")
         if child is not None and (problem := broken_link(child, manifest)):
             problems.append(f"what comes from it {problem}")
-        pruned = depth > 0 and bool(manifest.files) and not folder.holds_payload()
-        if not pruned:
+        payload_gone = depth > 0 and seen is None and bool(manifest.files) and not folder.holds_payload()
+        pruned = payload_gone if seen is None else seen.pruned
+        if not pruned and seen is None:
             problems += [problem for file in manifest.files if (problem := file_problem(folder, file, deep=deep))]
         yield CheckedLink(uri, found, manifest, pruned, tuple(problems))
         if manifest.parent is None:
@@ -237,7 +244,9 @@ def verify_files(
         note(number)
 
 
-def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool = False) -> Iterator[Link]:
+def walk_chain(
+    bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool = False, known: Known = lambda _uri, _digest: None
+) -> Iterator[Link]:
     """Yield each verified manifest from a run's folder up to the root. Raises `Damaged` at the first problem.
 
     In addition to the checks of `walk`, each manifest must be in its own place, in a folder that its run has claimed,
@@ -245,8 +254,9 @@ def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool
     """
     rule = _Claims(bucket).problems
     for link in walk(
-        f"s3://{bucket.name}/{folder}", lambda uri: _opened(bucket, uri), digest=digest, deep=deep, rule=rule
-    ):
+        f"s3://{bucket.name}/{folder}", lambda uri: _opened(bucket, uri), digest=digest, deep=deep, rule=rule,
+        known=known,
+    ):  # fmt: skip
         if link.problems:
             raise Damaged(f"{link.uri}: {link.problems[0]}")
         assert link.manifest is not None, "a link without problems has a manifest"

@@ -1,7 +1,7 @@
 """Reads what runs have stored, for the page.
 
 Queries run in a bounded number of threads (`storage_threads`), on folders that are opened with the runs' own
-credentials (`run_folders`). Steps and rollouts are cached (`curves`, `rollouts`).
+credentials (`run_folders`). Steps, rollouts and links of chains are cached (`curves`, `rollouts`, `chains`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from deepcoder_client.connection import Connection
 from deepcoder_client.run_folder import RunFolder
 from deepcoder_contracts.api.run import DeepCoderRun
-from deepcoder_contracts.chain import Damaged, Missing
 from deepcoder_web import views
+from deepcoder_web.chains import Chains
 from deepcoder_web.curves import Curves
 from deepcoder_web.rollouts import Rollouts
 from deepcoder_web.run_folders import RunFolders
@@ -32,7 +32,7 @@ class Storage:
     def __init__(self, connection: Connection, allowed_endpoints: Sequence[str]) -> None:
         self._threads, self._folders = StorageThreads(), RunFolders(connection, allowed_endpoints)
         budget = Budget(_AT_ONCE_BYTES)
-        self._curves, self._rollouts = Curves(budget), Rollouts(budget)
+        self._curves, self._rollouts, self._chains = Curves(budget), Rollouts(budget), Chains()
 
     async def attempts(self, run: DeepCoderRun) -> dict[str, Any]:
         """Return the attempts and how they ended."""
@@ -68,20 +68,10 @@ class Storage:
         return await self._ask(run, ask)
 
     async def lineage(self, run: DeepCoderRun) -> dict[str, Any]:
-        """Return the chain from the newest checkpoint to the base model, and the first problem in it. Each link is
-        verified."""
+        """Return the chain from the newest checkpoint towards the base model, each link verified. See `Chains.walk`."""
         if run.status.latest_checkpoint is None:
-            return {"nodes": [], "problem": None}
-
-        def ask(folder: RunFolder) -> dict[str, Any]:
-            nodes: list[dict[str, Any]] = []
-            try:
-                nodes.extend(views.lineage_node(link) for link in folder.lineage())
-            except (Damaged, Missing) as error:
-                return {"nodes": nodes, "problem": str(error) or "an object is missing"}
-            return {"nodes": nodes, "problem": None}
-
-        return await self._ask(run, ask)
+            return {"nodes": [], "problem": None, "unfinished": False, "checked": None}
+        return await self._ask(run, self._chains.walk)
 
     async def evaluations(self, run: DeepCoderRun) -> dict[str, Any]:
         """Return the committed evaluations, and which cannot be read."""

@@ -45,7 +45,7 @@ def check_deadline() -> None:
 
 
 def _late() -> Late:
-    return Late(f"storage has not answered in {DEADLINE_SECONDS:.0f} s")
+    return Late(f"storage has not answered all that this page needs in {DEADLINE_SECONDS:.0f} s")
 
 
 class _Places:

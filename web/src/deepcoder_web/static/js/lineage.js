@@ -1,6 +1,6 @@
 // The chain from export to base: each checkpoint, its parent, and whether storage still holds what it says.
 
-import { useData } from "./data.js";
+import { useData, useEvery } from "./data.js";
 import { moment, number, short } from "./format.js";
 import { Problem } from "./parts.js";
 import { html } from "./ui.js";
@@ -10,17 +10,27 @@ const GAP = 34;
 const HEIGHT = 62;
 const LETTERS = 17; // of a line in a box, in the widest of the fonts
 
+const AGAIN_MS = 2_000; // a long chain is checked over several requests
+
 export function Lineage({ run, path, since }) {
-  const { data, error } = useData(`${path}/lineage`, {}, since);
+  const { data, error, reload } = useData(`${path}/lineage`, {}, since);
+  useEvery(data?.unfinished ? AGAIN_MS : 0, reload);
   if (!data) return error ? html`<${Problem} error=${error} />` : html`<p class="empty">Walking the chain…</p>`;
+  const { nodes, problem, unfinished, checked } = data;
   return html`<${Problem} error=${error} />
-    ${data.problem
-      ? html`<p class="problem" role="alert">The chain does not hold: ${data.problem}</p>`
-      : data.nodes.length > 0 && html`<p class="note">All ${data.nodes.length} links hold: each manifest is what the next one says it is, and each file has the size and checksum that its manifest names.</p>`}
-    ${data.nodes.length ? html`<${Graph} nodes=${data.nodes} base=${run.provenance?.model} /><${Table} nodes=${data.nodes} />` : html`<p class="empty">No checkpoint has been committed yet.</p>`}`;
+    ${problem
+      ? html`<p class="problem" role="alert">The chain does not hold: ${problem}</p>`
+      : (unfinished || nodes.length > 0) && html`<p class="note" role="status">${outcome(nodes.length, unfinished, checked)}</p>`}
+    ${nodes.length ? html`<${Graph} nodes=${nodes} base=${unfinished ? null : run.provenance?.model} /><${Table} nodes=${nodes} />` : !unfinished && html`<p class="empty">No checkpoint has been committed yet.</p>`}`;
 }
 
-// Oldest on the left, before it what all began with.
+function outcome(length, unfinished, checked) {
+  const what = `each manifest is what the next one says it is, and each file had the size and checksum that its manifest names. Checked since ${moment(checked)}.`;
+  if (!unfinished) return `All ${length} links hold: ${what}`;
+  return length ? `Not all is checked yet. The newest ${length} links hold: ${what}` : "Not all is checked yet: the bucket is slow, or the newest checkpoint has many files.";
+}
+
+// Oldest on the left, before it what all began with; without a base, older links that are not checked yet.
 function Graph({ nodes, base }) {
   const chain = [null, ...[...nodes].reverse()];
   const width = chain.length * (WIDTH + GAP) - GAP + 2;
@@ -31,7 +41,7 @@ function Graph({ nodes, base }) {
         const x = i * (WIDTH + GAP) + 1;
         if (!n) {
           return html`<g class="base"><title>${base}</title><rect x=${x} y="1" width=${WIDTH} height=${HEIGHT} rx="6" />
-            <text x=${x + 10} y="20" class="name">base model</text><text x=${x + 10} y="37" class="digest">${tail(base, LETTERS)}</text></g>`;
+            <text x=${x + 10} y="20" class="name">${base === null ? "not checked yet" : "base model"}</text><text x=${x + 10} y="37" class="digest">${tail(base ?? "", LETTERS)}</text></g>`;
         }
         return html`<g class=${n.final ? "final" : ""}><title>${n.stage}, step ${n.step}</title>
           <path d=${`M${x - GAP} ${HEIGHT / 2} H${x - 6} m-5 -4 l5 4 l-5 4`} class="arrow" />
