@@ -19,7 +19,7 @@ from deepcoder_sandbox.outcome import KilledFromOutside, read_claim
 from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
-from deepcoder_sandbox.worker.packets import INLINE, SESSION_BYTES, Job, RunEnded, RunLimits
+from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, SESSION_BYTES, Job, RunEnded, RunLimits
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 SLOW = "import time\ntime.sleep(0.5)\nprint(input())"
@@ -151,6 +151,7 @@ def test_session_that_dies_hangs_up_whatever_its_zygote_is_at(any_slot):
         MemoryFile("output") as output,
         Path(os.devnull).open("rb+") as null,
     ):
+        ours.send(IN_FILE)
         ours.send(INLINE)
         files = [*[null.fileno()] * 3, theirs.fileno(), output.fileno(), given.fileno()]
         zygote.start_run(Job(Kind.STDIN, bounds(), len(source)), files)

@@ -140,6 +140,32 @@ def test_program_that_hangs_up_and_goes_on_keeps_the_limit_of_its_test(judge_onc
     assert answer.lcb.error_code == -5
 
 
+@pytest.mark.parametrize("length", [9, 20_000], ids=["in a packet", "in a file"])
+def test_program_that_is_still_loading_finds_no_input(judge_once, length):
+    """With the input it could compute for the limit of loading, and then again for that of the first test."""
+    code = """
+import os, sys
+seen, frame = [], sys._getframe()
+while frame:
+    seen += [str(value) for value in frame.f_locals.values() if isinstance(value, (bytes, str))]
+    frame = frame.f_back
+os.set_blocking(3, False)
+for read in (lambda: os.read(3, 1 << 20), lambda: os.pread(5, 1 << 20, 0)):
+    try: seen.append(str(read()))
+    except OSError: pass
+os.set_blocking(3, True)
+def f(word): return any(word in each for each in seen)
+"""
+    tests = [(f'"{"4711" * length}"', "false")] * 2
+    answer = judge_once(code, *tests, kind="function", fn_name="f", scoring="livecodebench")
+    assert answer.passed is True, answer
+
+
+def test_program_that_says_for_its_runner_that_it_is_ready_gains_no_time(judge_once):
+    answer = judge_once("import os\nos.write(3, b'prepared')\nprint(17)", ("", "17"), scoring="livecodebench")
+    assert answer.verdicts[0].verdict is Verdict.RUNTIME_ERROR, answer
+
+
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
 def test_flags_that_a_program_gives_its_descriptors_do_not_reach_the_next_one(judge_once, scoring):
     change = "import fcntl\nfor each in range(3): fcntl.fcntl(each, 4, 0o6000)"

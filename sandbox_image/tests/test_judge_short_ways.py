@@ -26,7 +26,7 @@ _ELSEWHERE = (
 @pytest.mark.parametrize("over", [-1, 0, 1, INLINE_BYTES])
 def test_a_program_is_handed_over_whole_whether_or_not_it_fits_a_packet(judge_once, over):
     code, first, second = "print(len(input()), {!r})", "x" * 100, "y" * 50
-    filling = "z" * (INLINE_BYTES + over - len(code.format("")) - len(first))
+    filling = "z" * (INLINE_BYTES + over - len(code.format("")))
     tests = [(given, f"{len(given)} {filling}") for given in (first, second)]
     answer = judge_once(code.format(filling), *tests, scoring="livecodebench")
     assert answer.passed is True, answer

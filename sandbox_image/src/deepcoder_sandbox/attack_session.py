@@ -26,6 +26,7 @@ def run(zygote: ZygoteProcess, source: bytes, stdin: bytes, limits: RunLimits, d
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         with ours, theirs, MemoryFile("given", source + stdin) as given, MemoryFile("output") as output:
+            ours.send(IN_FILE)
             ours.send(b"%b%d" % (IN_FILE, len(stdin)))
             files = [null, null, null, theirs.fileno(), output.fileno(), given.fileno()]
             zygote.start_run(Job(Kind.STDIN, limits, len(source)), files)

@@ -72,7 +72,7 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
     content = source + name
     longest = max(len(test.input.encode()) for test in submission.tests)
     room = longest if longest > INLINE_BYTES else 0
-    is_short = len(content) + longest <= INLINE_BYTES
+    is_short = max(len(content), longest) <= INLINE_BYTES
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with (
         ours,
@@ -86,7 +86,7 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
         )
         files = [*[null.fileno()] * 3, theirs.fileno(), output.fileno(), *([given.fileno()] if given else [])]
         session = _Session(zygote, submission, bounds, ours, given, len(content), output, deadline)
-        session.ask(submission.tests[0].input, content if is_short else None)
+        ours.send(WITH_PROGRAM + content if is_short else IN_FILE)
         zygote.start_run(Job(request.kind, bounds, len(source), len(name)), files)
         theirs.close()
         try:
@@ -139,23 +139,21 @@ class _Session:
         self._poller.register(self.zygote.fileno(), 0)  # reports only whether it is gone
 
     def grade(self) -> Graded:
-        """Prepare, then run test after test until one fails. The first one has been requested already."""
+        """Wait until the program is loaded, then run test after test until one fails."""
         try:
             packet = self._receive()
             if packet[:1] == NOT_PREPARED:
                 return self._collapse(_exception_verdict(_failure(packet[1:]), 0.0))
             clock = self._clock()
-            if packet == PREPARED:
-                clock.cpu_s()
-                self._start(clock)
-                packet = self._receive()
+            if packet != PREPARED:
+                raise _Died(None)
+            clock.cpu_s()
             is_function = self.submission.request.kind is Kind.FUNCTION
             wanted = _all_json(self.submission) if is_function else None
             for index, test in enumerate(self.submission.tests):
-                if index:
-                    self._start(clock)
-                    self.ask(test.input)
-                    packet = self._receive()
+                self._start(clock)
+                self.ask(test.input)
+                packet = self._receive()
                 seconds = clock.cpu_s()
                 if packet[:1] == INLINE:
                     text = packet[1:]
@@ -188,12 +186,10 @@ class _Session:
         clock.start()
         self._alarm = Alarm(self._limit_s)
 
-    def ask(self, given: str, program: bytes | None = None) -> None:
-        """Request a test. The first request carries the program, unless a file does."""
+    def ask(self, given: str) -> None:
+        """Request a test."""
         encoded = given.encode()
-        if program is not None:
-            packet = WITH_PROGRAM + program + encoded
-        elif self.given is None or len(encoded) <= INLINE_BYTES:
+        if self.given is None or len(encoded) <= INLINE_BYTES:
             packet = INLINE + encoded
         else:
             self._put(self.given, encoded)

@@ -32,7 +32,7 @@ JOB_BYTES = 384
 """Longest packet that requests a run."""
 
 INLINE_BYTES = 1 << 13
-"""Sessions (livecodebench): longest input or output in a packet, or program with the first input."""
+"""Sessions (livecodebench): longest program, input or output in a packet."""
 
 SESSION_BYTES = INLINE_BYTES + 1
 """Longest packet of a session."""
@@ -45,8 +45,8 @@ _TOLD_AT_START = struct.Struct("=8sdd")
 STARTED_BYTES = _TOLD_AT_START.size
 
 PREPARED, NOT_PREPARED, INLINE, IN_FILE, WITH_PROGRAM = b"prepared", b"!", b"=", b"#", b"+"
-"""A session's packets, or their prefixes: preparing took a while and is done, why it failed, a text, the length of a
-text in its file, or the program followed by the first text. Anything else is JSON that says how a test failed."""
+"""A session's packets, or their prefixes: the program is loaded, why it could not be, a text, the length of a text in
+its file (none if that is the program), or the program. Anything else is JSON that says how a test failed."""
 
 CANCELLED = (b"cancelled, unclean", b"cancelled")
 """A zygote's answer for a run that it has ended because the judge said so: only whether nothing was left behind. The

@@ -30,7 +30,7 @@ def prepare_zygote(harmless: confine.Confinement) -> None:
     with _as_it_was():
         for source, fn_name, given, told in dry_run.SAMPLES * dry_run.TIMES:
             answers = _serve(source, fn_name, given, harmless)
-            if [answer for answer in answers if answer != PREPARED] != [INLINE + told]:
+            if answers != [PREPARED, INLINE + told]:
                 raise RuntimeError(f"a sample was answered by {answers}")
 
 
@@ -52,7 +52,8 @@ def _serve(source: bytes, fn_name: bytes, given: bytes, harmless: confine.Confin
     control, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control, socket.socket(fileno=confine.out_of_the_way(near.fileno())) as judge:
         near.close()
-        judge.send(WITH_PROGRAM + source + fn_name + given)
+        judge.send(WITH_PROGRAM + source + fn_name)
+        judge.send(INLINE + given)
         judge.shutdown(socket.SHUT_WR)
         job = Job("stdin", dry_run.ABOVE_ALL, len(source), len(fn_name))
         dry_run.become_runner(session.run, job, harmless, sessions=True)

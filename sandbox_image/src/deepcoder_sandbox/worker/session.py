@@ -1,13 +1,14 @@
 """One process per submission: prepares the program once, then runs it for each test that the judge requests.
 
-The judge sends one packet per test over the control socket, and each answer is one packet. Short inputs and outputs are
-in the packets, and a short program is in the first one; long ones are in memory files. The first test is requested at
-once. Each further test is requested when the judge has compared the previous one, so the first failure stops the rest.
-Anything that a hostile program sends instead is only another claim about its own output.
+The judge's first packet brings the program, or says that a file does. When the program is loaded, the judge is told so,
+and only then sends one packet per test over the control socket: a program that is still being loaded finds no input to
+compute on. Each answer is one packet. Short inputs and outputs are in the packets; long ones are in memory files. Each
+further test is requested when the judge has compared the previous one, so the first failure stops the rest. Anything
+that a hostile program sends instead is only another claim about its own output.
 
-The judge measures the time. It has the alarm sent at the limit, and ends a process that does not react. If preparing
-the program took a while, the judge is told when it is done, and the first test's time starts then. Any failure here is
-raised and ends the process: before `begin` it is the judge's failure, afterwards the program's.
+The judge measures the time, of loading as of each test. It has the alarm sent at the limit, and ends a process that
+does not react. Any failure here is raised and ends the process: before `begin` it is the judge's failure, afterwards
+the program's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from time import monotonic
 
 from deepcoder_sandbox.worker import livecodebench
 from deepcoder_sandbox.worker.packets import (
@@ -32,9 +32,6 @@ from deepcoder_sandbox.worker.packets import (
 NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, OUTPUT, GIVEN = range(6)
 """Descriptors of a session's runner. If anything is long, GIVEN has the program, followed by an input."""
 
-_SHORT_S = 0.005
-"""Preparing that takes no longer is part of the first test, and is not reported to the judge."""
-
 
 def prepare_zygote() -> None:
     """Do once, in the zygote, what is the same for every program."""
@@ -48,11 +45,8 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
     """
     _, _, source_bytes, name_bytes, _, _ = job
     given_at = source_bytes + name_bytes
-    packet = os.read(CONTROL, SESSION_BYTES)  # left unread when we end, it would discard our last packet
-    if packet[:1] == WITH_PROGRAM:
-        content, packet = packet[1 : 1 + given_at], INLINE + packet[1 + given_at :]
-    else:
-        content = os.pread(GIVEN, given_at, 0)
+    packet = os.read(CONTROL, SESSION_BYTES)
+    content = packet[1:] if packet[:1] == WITH_PROGRAM else os.pread(GIVEN, given_at, 0)
     source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
     try:
         livecodebench.prepare(source)
@@ -61,26 +55,23 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
         _tell_failure(error)
         return 0
     begin()
-    _serve(source, fn_name, packet, given_at)
+    _serve(source, fn_name, given_at)
     return 0
 
 
-def _serve(source: str, fn_name: str | None, packet: bytes, given_at: int) -> None:
-    """Prepare the program and answer one packet after another, `packet` first."""
-    since = monotonic()
+def _serve(source: str, fn_name: str | None, given_at: int) -> None:
+    """Load the program, say so, and answer one packet after another."""
     try:
         called = livecodebench.load(source, fn_name)
     except Exception as error:
         _tell_failure(error)
         return
-    if monotonic() - since > _SHORT_S:
-        os.write(CONTROL, PREPARED)
+    os.write(CONTROL, PREPARED)
     run_one = livecodebench.call_once if fn_name else livecodebench.run_once
-    while packet:
+    while packet := os.read(CONTROL, SESSION_BYTES):
         given = packet[1:] if packet[:1] == INLINE else os.pread(GIVEN, int(packet[1:]), given_at)
         done = run_one(called, given.decode())
         os.write(CONTROL, _told(done) if isinstance(done, bytes) else json.dumps(done).encode())
-        packet = os.read(CONTROL, SESSION_BYTES)
 
 
 def _tell_failure(error: Exception) -> None:
