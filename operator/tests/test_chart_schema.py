@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
-from chart_render import CHART, only, render, run_helm
+from chart_render import CHART, EVERYTHING, only, render, run_helm
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,45 @@ def test_every_value_is_in_the_schema_and_explained(helm: str) -> None:
         name, colon, value = line.strip().partition(":")
         if colon and name.isidentifier() and value.strip() and name not in ("requests", "limits"):
             assert before.strip().startswith("#"), f"values.yaml: {name} has no comment"
+
+
+def texts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and label values of an object, wherever they are, with their paths."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("name", "serviceAccountName", "labels", "matchLabels") and not isinstance(inner, dict):
+                yield f"{path}.{key}", inner
+            elif key in ("labels", "matchLabels"):
+                yield from ((f"{path}.{key}.{k}", v) for k, v in inner.items())
+            yield from texts(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from texts(inner, f"{path}[{i}]")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{key: name} for key in ("nameOverride", "fullnameOverride") for name in ("null", "true", "no")]
+    + [{"nameOverride": "123"}, {"serviceAccount": {"create": False, "name": "123"}}],
+    ids=lambda v: json.dumps(v),
+)
+def test_names_that_yaml_takes_for_something_else_stay_texts(helm: str, values: dict[str, Any]) -> None:
+    everything = EVERYTHING | values | {"web": {"enabled": True}, "watchNamespaces": ["ml"]}
+    objects = [*render(helm, everything), *render(helm, everything, hooks=True)]
+    found = [pair for o in objects for pair in texts(o, o["kind"])]
+    assert len(found) > 100
+    assert [(path, text) for path, text in found if not isinstance(text, str)] == []
+    files = [o["data"]["config.yaml"] for o in objects if o["kind"] == "ConfigMap" and "config.yaml" in o["data"]]
+    config = next(c for c in map(yaml.safe_load, files) if "lease" in c)
+    assert isinstance(config["lease"], str)
+    assert all(isinstance(label, str) for label in config["podLabels"].values())
+
+
+@pytest.mark.parametrize("release", ["1st", "my.release"])
+def test_release_whose_name_no_service_may_have_is_refused_unless_another_is_given(helm: str, release: str) -> None:
+    refused = run_helm(helm, "template", release)
+    assert refused.returncode != 0
+    assert f"would be named {release}-deepcoder-operator" in refused.stderr
+    assert "set fullnameOverride" in refused.stderr
+    taken = run_helm(helm, "template", release, values={"fullnameOverride": "first"})
+    assert taken.returncode == 0, taken.stderr

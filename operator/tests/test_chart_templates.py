@@ -219,6 +219,7 @@ def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
 def test_a_name_that_looks_like_a_number_stays_a_name(helm: str) -> None:
     """Kubernetes allows both as a namespace; as a number it would be refused, by the API server or by the operator."""
     values = {
+        "fullnameOverride": "seven-deepcoder-operator",
         "kuberay": {"namespace": "12"},
         "networkPolicy": {"monitoringNamespace": "1e3"},
         "priorityClassName": "100",

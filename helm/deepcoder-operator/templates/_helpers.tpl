@@ -2,8 +2,16 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Full name of the release's objects, short enough to append suffixes. */}}
+{{/* Full name of the release's objects, short enough to append suffixes. Fails if a Service may not have it. */}}
 {{- define "deepcoder.fullname" -}}
+{{- $name := include "deepcoder.anyFullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "the release's objects would be named %s, and a Service's name begins with a letter and has only letters, digits and dashes: set fullnameOverride, or give the release another name" $name) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{- define "deepcoder.anyFullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- else if contains (include "deepcoder.name" .) .Release.Name -}}
@@ -16,7 +24,7 @@
 {{- end -}}
 
 {{- define "deepcoder.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "deepcoder.name" . }}
+app.kubernetes.io/name: {{ include "deepcoder.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
@@ -112,7 +120,7 @@ Deployment's cannot be changed by an upgrade.
 namespace: {{ .Release.Namespace | quote }}
 podLabels:
   {{- include "deepcoder.selectorLabels" . | nindent 2 }}
-lease: {{ include "deepcoder.fullname" . }}
+lease: {{ include "deepcoder.fullname" . | quote }}
 watchNamespaces: {{ toJson (default list .Values.watchNamespaces) }}
 {{- with .Values.networkPolicy.monitoringNamespace }}
 monitoringNamespace: {{ . | quote }}
