@@ -276,14 +276,14 @@ def test_pass_rates_are_of_one_model_and_problems_of_one_set(tmp_path: Path) -> 
     write("eval/16k/taco.parquet", 1.0)
     with pytest.raises(DatasetError, match=r"samples of several models \(16k, Base\): name the folder of one"):
         read_pass_rates(tmp_path / "eval")
-    assert read_pass_rates(one.parent) == {"p": 0.5}
+    assert read_pass_rates(one.parent).by_id == {"p": 0.5}
     write("eval/Base/lcb.parquet", 0.0)
     with pytest.raises(DatasetError, match=r"'p' is a problem of lcb\.parquet and of taco\.parquet"):
         read_pass_rates(one.parent)
     write("run/step-000010.parquet", 1.0)
     write("run/step-000020.parquet", 0.0)
     write("run/ahead-a001.parquet", 0.0, 0.0)
-    assert read_pass_rates(tmp_path / "run") == {"p": 0.25}
+    assert read_pass_rates(tmp_path / "run").by_id == {"p": 0.25}
 
 
 @pytest.mark.parametrize(

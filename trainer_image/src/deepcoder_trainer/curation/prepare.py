@@ -8,7 +8,7 @@ takes a minute for the published sets, and the journal keeps the verdicts, which
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from deepcoder_trainer.curation import filters
 from deepcoder_trainer.curation.contamination import EvaluationIndex
 from deepcoder_trainer.curation.duplicates import Cluster, Clusters
 from deepcoder_trainer.curation.filters import Settings
+from deepcoder_trainer.curation.rates import Measured
 from deepcoder_trainer.curation.shingles import shingles, words
 from deepcoder_trainer.curation.spool import Span, Spool
 from deepcoder_trainer.curation.tally import Dropped, Tally, excerpt
@@ -118,7 +119,7 @@ class Preparation:
         *,
         evaluations: EvaluationIndex,
         tokenizer: Any = None,
-        pass_rates: Mapping[str, float] | None = None,
+        pass_rates: Measured | None = None,
         split: str = "train",
     ) -> None:
         self._settings, self._tally, self._spool = settings, tally, spool
@@ -129,6 +130,8 @@ class Preparation:
         self._ids: dict[str, str] = {}
         self._ordinals: Counter[str] = Counter()
         self._prepared = Prepared()
+        self._rated, self._unrated = 0, ""
+        """How many problems have a pass rate, and the first that has none."""
         self._first_refusal = ""
         """Reason for the first refused row of the current file."""
 
@@ -144,6 +147,8 @@ class Preparation:
                 before = chunk, encoded
             if before is not None:
                 self._decide(before[0], before[1].result())
+        if self._rates is not None:
+            self._rates.check(len(self._ids), self._rated, self._unrated)
         self._prepared.clusters = self._clusters.all
         return self._prepared
 
@@ -163,6 +168,10 @@ class Preparation:
                 if record is None:
                     continue
                 usable += 1
+                if self._rate(record) is not None:
+                    self._rated += 1
+                else:
+                    self._unrated = self._unrated or record.id
                 if (dropped := filters.first_reason(record, self._checks)) is None:
                     yield record
                 else:
@@ -211,11 +220,14 @@ class Preparation:
             raise RowError(f"id: {record.id!r} was used at {other}: give each problem an id of its own")
         return record
 
+    def _rate(self, record: Record) -> float | None:
+        return None if self._rates is None else self._rates.of(record.id, record.prompt)
+
     def _decide(self, chunk: list[Record], lengths: list[int | None]) -> None:
         for record, tokens in zip(chunk, lengths, strict=True):
             found = words(record.statement)
             numbers = shingles(found)
-            rate = self._rates.get(record.id) if self._rates is not None else None
+            rate = self._rate(record)
             dropped = self._reason(record, tokens, rate, numbers)
             if dropped is not None:
                 self._drop(record, *dropped)

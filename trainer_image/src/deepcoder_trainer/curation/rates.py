@@ -3,21 +3,27 @@
 `deepcoder-trainer evaluate --n 8 …` writes a folder for each model with a Parquet file of samples for each problem set,
 and a run writes one for each step. Rates are those of one model: samples of several models are refused, and so are two
 sets that use the same problem names. A sample that no judge could judge does not count.
+
+Rates belong to prompts: an evaluation names a row without an id by its place in the evaluated set, and curation names
+it otherwise. The id decides only where the prompt is unknown.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepcoder_trainer.problems.files import DatasetError
+
+K = TypeVar("K")
 
 _OF_RUN = re.compile(r"(step|ahead)-[a\d]+\.parquet\Z")
 """Names of a run's samples files, which all have problems of the same set."""
@@ -41,8 +47,34 @@ class Rates:
         return {**self.settings, "sampled": self.sampled, "known": self.known}
 
 
-def read_pass_rates(path: Path) -> dict[str, float]:
-    """Return problem id to pass rate, from a samples file or all files of a folder. Raises DatasetError."""
+@dataclass(frozen=True)
+class Measured:
+    """Pass rates from stored samples."""
+
+    by_id: Mapping[str, float]
+    by_prompt: Mapping[bytes, float] = field(default_factory=dict)
+    """Digest of a prompt to the pass rate of all problems that have it."""
+
+    def of(self, problem: str, prompt: str) -> float | None:
+        """Return the pass rate of a problem; None if it has none."""
+        rate = self.by_prompt.get(_digest(prompt))
+        return self.by_id.get(problem) if rate is None else rate
+
+    def check(self, read: int, matched: int, example: str) -> None:
+        """Raise DatasetError if too few of the problems that were `read` have a rate: then these are rates of another
+        set, and a filter without rates keeps everything. Rates may cover a part of the inputs, and inputs a part of
+        the rates. `example` is the id of a problem without a rate."""
+        if 2 * matched >= min(read, len(self.by_id)):
+            return
+        raise DatasetError(
+            f"--pass-rates (dataset.curation.passRates): {matched} of {read} problems have a pass rate among the "
+            f"{len(self.by_id)} there: neither the prompt nor the id of {example!r} is in the samples, which have "
+            f"{next(iter(self.by_id))!r}, for example: name samples of an evaluation of these inputs"
+        )
+
+
+def read_pass_rates(path: Path) -> Measured:
+    """Return the pass rates of a samples file or of all files of a folder. Raises DatasetError."""
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files:
         raise DatasetError(
@@ -51,12 +83,12 @@ def read_pass_rates(path: Path) -> dict[str, float]:
     if len(folders := {file.parent for file in files}) > 1:
         names = ", ".join(sorted(folder.relative_to(path).as_posix() for folder in folders))
         raise DatasetError(f"--pass-rates {path}: samples of several models ({names}): name the folder of one")
-    right: dict[str, int] = defaultdict(int)
-    judged: dict[str, int] = defaultdict(int)
+    by_id, by_prompt = _Shares[str](), _Shares[bytes]()
     sets: dict[str, Path] = {}
     for file in files:
         try:
-            table = pq.read_table(file, columns=["problem_id", "reward"])
+            named = ["prompt"] if "prompt" in pq.read_schema(file).names else []
+            table = pq.read_table(file, columns=["problem_id", "reward", *named])
         except (OSError, KeyError, pa.ArrowException) as error:
             raise DatasetError(f"--pass-rates {file}: not a file of samples ({error})") from error
         ids, rewards = table.column("problem_id").to_pylist(), table.column("reward").to_pylist()
@@ -66,8 +98,31 @@ def read_pass_rates(path: Path) -> dict[str, float]:
                     f"--pass-rates {path}: {problem!r} is a problem of {other.name} and of {file.name}: name the file "
                     "of one set"
                 )
-        for problem, reward in zip(ids, rewards, strict=True):
+        prompts = table.column("prompt").to_pylist() if named else [None] * len(ids)
+        for problem, prompt, reward in zip(ids, prompts, rewards, strict=True):
             if reward is not None:
-                judged[problem] += 1
-                right[problem] += reward > 0
-    return {problem: right[problem] / count for problem, count in judged.items()}
+                by_id.count(problem, reward > 0)
+                if prompt is not None:
+                    by_prompt.count(_digest(prompt), reward > 0)
+    if not (rates := by_id.shares()):
+        raise DatasetError(f"--pass-rates {path}: no sample there was judged: name the samples of another evaluation")
+    return Measured(rates, by_prompt.shares())
+
+
+class _Shares(Generic[K]):
+    """Shares of right answers."""
+
+    def __init__(self) -> None:
+        self._right: dict[K, int] = defaultdict(int)
+        self._judged: dict[K, int] = defaultdict(int)
+
+    def count(self, key: K, right: bool) -> None:
+        self._judged[key] += 1
+        self._right[key] += right
+
+    def shares(self) -> dict[K, float]:
+        return {key: self._right[key] / count for key, count in self._judged.items()}
+
+
+def _digest(prompt: str) -> bytes:
+    return hashlib.sha256(prompt.encode(errors="surrogatepass")).digest()

@@ -27,7 +27,7 @@ from deepcoder_trainer.curation.journal import Journal
 from deepcoder_trainer.curation.output import JSONL, PARQUET, SUMS, write_sums, writing
 from deepcoder_trainer.curation.prepare import Candidate, Input, Preparation, Prepared, index_evaluations
 from deepcoder_trainer.curation.progress import Display
-from deepcoder_trainer.curation.rates import Rates
+from deepcoder_trainer.curation.rates import Measured, Rates
 from deepcoder_trainer.curation.report import DROPPED, PAGE, PICTURES, REPORT, Facts, write_report
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.curation.tally import Dropped, Tally
@@ -78,7 +78,7 @@ class Curation:
     evaluations: Sequence[Named] = ()
     tokenizer: Any = None
     tokenizer_uri: str | None = None
-    pass_rates: Mapping[str, float] | None = None
+    pass_rates: Measured | None = None
     """Pass rates that were measured before."""
     pass_rates_uri: str | None = None
     split: str = "train"
