@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class Site:
     team: str
     """A namespace with runs."""
 
-    async def helm(self, *arguments: str | Path) -> None:
+    async def helm(self, *arguments: str | Path) -> str:
+        """What it says."""
         process = await asyncio.create_subprocess_exec(
             self.helm_program, *map(str, arguments), "--namespace", self.home, "--kubeconfig", str(self.kubeconfig),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -69,6 +71,7 @@ class Site:
         async with asyncio.timeout(200):
             said, _ = await process.communicate()
         assert process.returncode == 0, said.decode()
+        return said.decode()
 
     async def install(self, *values: str, chart: Path | None = None) -> None:
         settings = [word for value in values for word in ("--set", value)]
@@ -210,11 +213,26 @@ async def test_crds_may_be_gone_already(site: Site) -> None:
     await site.uninstall()
 
 
-async def test_a_watched_namespace_may_be_gone(site: Site) -> None:
+async def test_a_namespace_is_watched_no_more_and_may_be_gone(site: Site) -> None:
     other = f"{site.team}-b"
     await site.kube.post(NAMESPACES.path(None), {"kind": "Namespace", "metadata": {"name": other}})
     await site.install(f"watchNamespaces={{{site.team},{other}}}", "rbac.aggregate=false")
     await site.held(site.team)
+    await site.held(other)
+    fewer = ("--reset-then-reuse-values", "--set", f"watchNamespaces={{{site.team}}}")
+    notes = await site.helm("upgrade", "deepcoder", site.chart, *fewer)
+    assert f"Not watched any more: {other}. Nobody supervises the runs there" in notes
+    page = (Path(__file__).resolve().parents[2] / "docs/howto/upgrading.md").read_text()
+    (text,) = re.findall(r"echo '(watchNamespaces: .*)' > left-out.yaml\n", page)
+    (words,) = re.findall(r"deepcoder-operator (.* left-out.yaml)\n", page)
+    (site.directory / "left-out.yaml").write_text(text.replace("team-blue", other))
+    command = [str(site.directory / word) if word.endswith(".yaml") else word for word in words.split()]
+    await site.kube.delete(NAMESPACES, None, other)
+    assert await finalizers(site.kube, other) == [FINALIZER], "nobody is left who lets it go"
+    await said_by(command, dict(os.environ), site.directory / "release.log")
+    assert await finalizers(site.kube, site.team) == [FINALIZER], "it is watched"
+    notes = await site.helm("upgrade", "deepcoder", site.chart, *fewer)
+    assert "Not watched any more" not in notes
     await gone(site.kube, NAMESPACES, other)
     await site.uninstall()
     assert await finalizers(site.kube, site.team) == []
