@@ -270,6 +270,16 @@ def test_taco_compat_keeps_the_function_with_more_tests_than_the_released_reward
 
 
 @pytest.mark.parametrize("scoring", Scoring)
+def test_function_finds_the_usual_names_in_every_scoring(judge_once, scoring):
+    code = "class Solution:\n def f(self, s: List[str]) -> int: return max(collections.Counter(s).values()) + gcd(2, 4)"
+    assert judge_once(code, ('["a", "a"]', "4"), scoring=scoring, kind="function", fn_name="f").passed is True
+
+
+def test_program_that_reads_standard_input_finds_no_name_that_it_has_not_imported(judge_once):
+    assert verdicts(judge_once("print(gcd(2, 4))", ("", "2"))) == [Verdict.RUNTIME_ERROR]
+
+
+@pytest.mark.parametrize("scoring", Scoring)
 def test_function_keeps_its_name_with_many_tests_in_every_scoring(judge_once, scoring):
     tests = [(f"{number}", f"{number + 1}") for number in range(40)]
     code = "def inc(n): return n + 1"

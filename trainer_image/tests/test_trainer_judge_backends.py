@@ -29,6 +29,7 @@ from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.judge.together import runner
 from deepcoder_trainer.judge.together import transport as transport_module
 from deepcoder_trainer.judge.together.harness import packed
 from deepcoder_trainer.rollout.reward import JudgeReward
@@ -50,6 +51,7 @@ ADD = replace(
 )
 LONG = replace(ADD, id="long", tests=(TestCase(input="7" * 5000 + "\n0", output="7" * 5000),))
 PAIR = replace(DOUBLE, id="pair", kind=Kind.FUNCTION, fn_name="pair", tests=(TestCase(input="1", output="[1, true]"),))
+GCD = replace(DOUBLE, id="gcd", kind=Kind.FUNCTION, fn_name="gcd", tests=(TestCase(input="4\n6", output="2"),))
 SCRIPT = replace(DOUBLE, id="script", kind=Kind.SCRIPT, tests=(TestCase(input="assert add(1, 2) == 3", output=""),))
 QUICK = replace(DOUBLE, id="quick", time_limit_s=0.5, tests=DOUBLE.tests[:1])
 SMALL = replace(DOUBLE, id="small", memory_limit_mb=64)
@@ -127,6 +129,10 @@ def starved(caplog: pytest.LogCaptureFixture) -> int:
         (SMALL, "x = bytearray(1 << 30)\nprint(2*int(input()))", "memory_limit skipped"),
         (DOUBLE, "import sys\nwhile True: sys.stdout.write('x' * (1 << 20))", "output_limit skipped"),
         (ADD, "def add(a, b): return a + b", "passed passed"),
+        (ADD, "class Solution:\n def add(self, a: List[int], b) -> Optional[int]: return a + b", "passed passed"),
+        (ADD, "def add(a, b): return reduce(operator.add, collections.deque([a, b]))", "passed passed"),
+        (GCD, "def other(a, b): return math.gcd(a, b)", "runtime_error"),
+        (GCD, "def gcd(a, b): return math.gcd(a, b)", "passed"),
         (ADD, "class Solution:\n def add(self, a, b): return a + b", "passed passed"),
         (ADD, "def add(a, b): return str(a) + str(b)", "wrong_answer skipped"),
         (ADD, "print(3)", "runtime_error skipped"),
@@ -151,6 +157,16 @@ async def test_a_program_has_the_same_verdict_whoever_judges(
     assert judgement.response.passed is (set(got) == {"passed"})
     assert judgement.attempts == 1 + starved(caplog)
     assert judge.errors == starved(caplog)
+
+
+async def test_a_function_finds_the_same_usual_names_everywhere(judge: Judge) -> None:
+    code = "def add(*_): return sorted(name for name in globals() if name[0] != '_' and name != 'add')"
+    names = json.dumps(sorted(runner._usual_names()))
+    judgement = await judge.judge(
+        JudgedProblem(replace(ADD, tests=(TestCase(input="1", output=names),))).submission(code, "g/0")
+    )
+    assert judgement.response is not None
+    assert judgement.response.passed is True, judgement.response
 
 
 async def test_a_response_is_of_its_own_submission_and_says_who_judged(judge: Judge) -> None:

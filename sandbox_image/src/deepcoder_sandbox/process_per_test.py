@@ -36,8 +36,8 @@ def judge_each_test(
     request = submission.request
     source, name = request.code.encode(), (request.fn_name or "").encode()
     with MemoryFile("code", source + name, sealable=True) as code:
-        compat = request.scoring is Scoring.TACO_COMPAT
-        program = Program(code, len(source), request.kind, len(name), preamble=compat)
+        preamble = request.scoring is Scoring.TACO_COMPAT or request.kind is Kind.FUNCTION
+        program = Program(code, len(source), request.kind, len(name), preamble=preamble)
         for test in submission.tests:
             verdict, took_s = _run_test(zygote_for_run(), submission, program, test, deadline, allowed_s, cpu_s)
             allowed_s -= max(0.0, took_s)

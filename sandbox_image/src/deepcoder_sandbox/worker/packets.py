@@ -96,7 +96,7 @@ class Job(NamedTuple):
     compiled_bytes: int = 0
     """Length of the code object after that, which an earlier runner stored and sealed; 0 if there is none."""
     preamble: bool = False
-    """Whether the released reward's imports precede the program (taco-compat)."""
+    """Whether the program finds the released reward's imports: in taco-compat, and if it is called as a function."""
 
 
 class RunEnded(NamedTuple):

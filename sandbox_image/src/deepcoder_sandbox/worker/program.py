@@ -154,6 +154,7 @@ def _cut(detail: str) -> str:
 def _execute(code: CodeType, fn_name: str, arguments: list[Any], kind: str, preamble: dict[str, Any]) -> int:
     module = sys.modules["__main__"]
     module.__dict__.update(preamble)
+    module.__dict__.pop(fn_name, None)  # it is for the program to define, even if it is called `gcd`
     if kind == "function":
         module.__name__ = "solution"  # a `__main__` block is not for callers of a function
         sys.modules["solution"] = module

@@ -1,4 +1,8 @@
-"""taco-compat: the names that the released reward imported before every program, created once per zygote."""
+"""The names that the released reward imported before every program, created once per zygote.
+
+Programs have them in taco-compat. Functions have them in strict, too: the official solutions of TACO and APPS rely on
+them (`def f(self, nums: List[int])`), as on the sites that they come from. Fails as imports do.
+"""
 
 from __future__ import annotations
 

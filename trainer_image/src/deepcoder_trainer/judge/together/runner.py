@@ -9,6 +9,7 @@ and no more.
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import resource
@@ -20,11 +21,34 @@ from typing import Any
 
 SETTINGS = "DEEPCODER_SETTINGS"
 
+_USUAL_MODULES = (
+    "bisect collections copy datetime fractions functools heapq io itertools math operator os random re string sys time"
+)
+_USUAL_NAMES = {
+    "bisect": "bisect_left bisect_right insort",
+    "collections": "ChainMap Counter OrderedDict defaultdict deque",
+    "copy": "deepcopy",
+    "functools": "cache cmp_to_key lru_cache partial reduce",
+    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
+    "itertools": "accumulate chain combinations count cycle groupby islice pairwise permutations product repeat"
+    " zip_longest",
+    "math": "atan2 ceil comb cos exp fabs factorial floor gcd inf isqrt log log10 log2 pi prod sin sqrt tan",
+    "operator": "iand itemgetter or_ sub xor",
+    "os.path": "commonprefix",
+    "random": "randrange shuffle",
+    "re": "search",
+    "string": "ascii_lowercase ascii_uppercase",
+    "sys": "stdin stdout",
+    "typing": "Any Callable Deque Dict Generator Iterable Iterator List Optional Set Tuple Union",
+}
+"""What a program that is called as a function finds, as in our own judge; an old Python lacks some."""
+
 
 def main(settings: dict[str, Any]) -> int:
     """Run the program with these settings. Return its exit status."""
     report = settings["report"]
     try:
+        names = _usual_names() if settings["kind"] == "function" else {}
         _take_limits(settings)
         with os.fdopen(settings["source"], "rb") as file:
             source = file.read()
@@ -33,10 +57,21 @@ def main(settings: dict[str, Any]) -> int:
         except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
             _claim(report, failure="compile", detail=traceback.format_exception_only(type(error), error)[-1].strip())
             return 1
-        return _run(code, settings)
+        return _run(code, settings, names)
     except MemoryError:
         os.write(report, b'{"failure":"memory"}')
         return 1
+
+
+def _usual_names() -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for module, listed in _USUAL_NAMES.items():
+        found = vars(importlib.import_module(module))
+        names.update({name: found[name] for name in listed.split() if name in found})
+    names["re_search"] = names.pop("search")
+    for module in _USUAL_MODULES.split():
+        names[module] = importlib.import_module(module)
+    return names
 
 
 def _take_limits(settings: dict[str, Any]) -> None:
@@ -55,12 +90,14 @@ def _take_limits(settings: dict[str, Any]) -> None:
         resource.setrlimit(limit, (most, most))
 
 
-def _run(code: types.CodeType, settings: dict[str, Any]) -> int:
+def _run(code: types.CodeType, settings: dict[str, Any], names: dict[str, Any]) -> int:
     kind, report = settings["kind"], settings["report"]
     module = types.ModuleType("__main__")
     module.__dict__.update(__builtins__=sys.modules["builtins"], __file__="main.py")
     if kind == "function":
         module.__name__ = "solution"  # so that `if __name__ == "__main__"` blocks do not run
+        module.__dict__.update(names)
+        module.__dict__.pop(settings["fn_name"], None)  # it is for the program to define, even if it is called `gcd`
     sys.modules[module.__name__] = module
     sys.argv = ["main.py"]
     status = 0
