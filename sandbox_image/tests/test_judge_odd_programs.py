@@ -54,7 +54,7 @@ def test_program_finds_the_builtins_of_a_plain_interpreter(judge):
     assert judge(code, ("", plain.stdout)).passed is True
 
 
-def test_kernel_memory_outside_the_limit_is_small(judge):
+def test_kernel_memory_for_pipes_and_locks_is_small(judge):
     code = """
 import ctypes, fcntl, os, struct, threading
 held, bigger, locks = [], 0, 0

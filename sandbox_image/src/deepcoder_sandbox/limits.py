@@ -62,6 +62,8 @@ def of_all_tests(time_limit_s: float, tests: int, memory_limit_mb: int, file_byt
 def needed_mb(slots: int, memory_mb: int, store_mb: int, requests_mb: int) -> int:
     """Return the memory of a judge in MiB if every slot's program uses all that it may, including files in memory.
 
+    Page tables are left out, though a program can make them large (docs/judge.md, "Not defended").
+
     `requests_mb` is what requests hold (`deepcoder_sandbox.server.memory_budget`).
     """
     return _JUDGE_MB + store_mb + requests_mb + slots * (memory_mb + _SLOT_MB)
