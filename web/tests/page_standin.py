@@ -124,7 +124,7 @@ class Standin:
             "/attempts": lambda name, _: {"attempts": self.attempts},
             "/steps": lambda name, request: columns(self.steps[name], request.query.get("after", "")),
             "/samples/steps": lambda name, _: {"steps": self.sample_steps},
-            "/samples": lambda name, request: views.sample_rows(rollouts(), request.query.get("verdict", "")),
+            "/samples": lambda name, request: _samples(request),
             "/samples/one": lambda name, request: _one(request),
             "/lineage": lambda name, _: self._lineage(),
             "/evaluations": lambda name, _: {"evaluations": [], "comparisons": [], "damaged": self.damaged},
@@ -311,6 +311,10 @@ def rollouts() -> list[Document]:
         }
         for group, draw, index in places
     ]
+
+
+def _samples(request: web.Request) -> Document:
+    return views.sample_rows(rollouts(), request.query.get("verdict", ""), offset=int(request.query["offset"]))
 
 
 def _one(request: web.Request) -> Document:

@@ -300,13 +300,15 @@ async def test_a_run_that_cannot_be_read_is_a_row_that_says_so_and_its_page_too(
         assert (await answer(client, "/api/v1/runs/team/strange", "stranger"))[0] == 403
 
 
-async def test_one_draw_of_a_rollout_may_be_asked_for() -> None:
+async def test_one_draw_of_a_rollout_or_a_page_of_them_may_be_asked_for() -> None:
     asked: list[Any] = []
 
     class Storage:
         async def sample(self, run: Any, *about: Any) -> dict[str, Any]:
             asked.append(about)
             return {}
+
+        samples = sample
 
     world = World(storage=Storage())
     world.add(run_of())
@@ -318,7 +320,12 @@ async def test_one_draw_of_a_rollout_may_be_asked_for() -> None:
         for wrong in ("last", "-1", "9" * 5000):
             assert (await answer(client, f"{path}&draw={wrong}"))[0] == 400
         assert (await answer(client, path.replace(stage, "tall")))[0] == 400
-    assert asked == [(stage, 3, (1, 2), None), (stage, 3, (1, 2), 0)]
+        page = f"{RUN}/samples?stage={stage}&step=3"
+        assert (await answer(client, page))[0] == 200
+        assert (await answer(client, f"{page}&offset=500"))[0] == 200
+        assert (await answer(client, f"{page}&offset=-1"))[0] == 400
+    assert asked[:2] == [(stage, 3, (1, 2), None), (stage, 3, (1, 2), 0)]
+    assert asked[2:] == [(stage, 3, "", "group", 0), (stage, 3, "", "group", 500)]
 
 
 async def test_a_run_that_was_deleted_and_made_again_is_the_new_one_and_its_stream_goes_on() -> None:

@@ -9,9 +9,12 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from page_standin import NAMESPACE, Standin, trained
 from page_tabs import address, live, until
 from playwright.sync_api import Page, Response, expect
+
+from deepcoder_web import views
 
 
 def test_ten_thousand_steps_are_drawn_and_grow_by_what_is_new(tab: Page, standin: Standin) -> None:
@@ -173,6 +176,27 @@ def test_a_dropped_draw_is_read_where_it_is_chosen(tab: Page, standin: Standin) 
     tab.reload()
     expect(tab.get_by_role("region", name="Response")).to_have_text("draw 1 of 0, 0")
     assert tab.locator("tr.chosen").count() == 1
+
+
+def test_a_rollout_beyond_the_first_page_is_opened(
+    tab: Page, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "SAMPLES_SHOWN", 5)
+    tab.goto(address(standin, "samples"))
+    before, after = tab.get_by_role("button", name="Previous"), tab.get_by_role("button", name="Next")
+    expect(tab.get_by_text("1 to 5 of 13")).to_be_visible()
+    expect(before).to_be_disabled()
+    after.click()
+    expect(tab.get_by_text("6 to 10 of 13")).to_be_visible()
+    after.click()
+    expect(tab.get_by_text("11 to 13 of 13")).to_be_visible()
+    expect(after).to_be_disabled()
+    tab.get_by_role("button", name="problem-2 · 3").click()
+    expect(tab.get_by_role("region", name="Response")).to_have_text("draw 0 of 2, 3")
+    tab.reload()
+    expect(tab.get_by_text("11 to 13 of 13")).to_be_visible()
+    before.click()
+    expect(tab.get_by_text("6 to 10 of 13")).to_be_visible()
 
 
 def test_one_of_thousands_of_steps_is_named_by_its_number(tab: Page, standin: Standin) -> None:

@@ -96,6 +96,21 @@ def test_verdicts_are_counted_over_all_and_rows_are_of_the_chosen_one() -> None:
     assert (document["total"], order_of("group", "passed")) == (2, [(0, 1), (1, 1)])
 
 
+def test_each_rollout_of_a_step_is_on_a_page() -> None:
+    rows = [row(n // 16, n % 16, 1.0, "passed" if n else "error") for n in range(1201)]
+
+    def page(offset: int, verdict: str = "") -> tuple[int, int, list[tuple[int, int]]]:
+        found = views.sample_rows(rows, verdict, offset=offset)
+        return found["offset"], found["total"], [(r["group"], r["index"]) for r in found["rows"]]
+
+    places = [(n // 16, n % 16) for n in range(1201)]
+    assert page(0) == (0, 1201, places[:500])
+    assert page(500) == (500, 1201, places[500:1000])
+    assert page(1000) == page(10**15) == (1000, 1201, places[1000:])
+    assert page(500, "error") == (0, 1, places[:1]), "a page of another choice"
+    assert page(500, "none") == (0, 0, [])
+
+
 def attempt(ordinal: int, code: int | None, reason: str = "Completed") -> Attempt:
     left = None if code is None else ExitRecord(code=code, reason=reason, message="why", step=7)
     ended = None if left is None else ONE

@@ -173,8 +173,9 @@ class Dashboard:
 
     async def _samples(self, run: DeepCoderRun, request: web.Request) -> Answer:
         stage, step = self._place(run, request)
+        offset = _whole(request, "offset") if "offset" in request.query else 0
         return await self._storage.samples(
-            run, stage, step, request.query.get("verdict", ""), request.query.get("order", "group")
+            run, stage, step, request.query.get("verdict", ""), request.query.get("order", "group"), offset
         )
 
     async def _sample(self, run: DeepCoderRun, request: web.Request) -> Answer:

@@ -50,10 +50,12 @@ class Storage:
 
         return await self._ask(run, ask)
 
-    async def samples(self, run: DeepCoderRun, stage: str, step: int, verdict: str, order: str) -> dict[str, Any]:
-        """Return the rollouts of a step, without their texts."""
+    async def samples(
+        self, run: DeepCoderRun, stage: str, step: int, verdict: str, order: str, offset: int
+    ) -> dict[str, Any]:
+        """Return a page of the rollouts of a step, without their texts."""
         return await self._ask(
-            run, lambda folder: views.sample_rows(self._rollouts.rows(folder, stage, step), verdict, order)
+            run, lambda folder: views.sample_rows(self._rollouts.rows(folder, stage, step), verdict, order, offset)
         )
 
     async def sample(

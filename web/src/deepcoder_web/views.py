@@ -28,7 +28,7 @@ from deepcoder_contracts.steps import StepRecord
 Document = dict[str, Any]
 
 SAMPLES_SHOWN = 500
-"""Largest number of rollouts of a step in the list."""
+"""Largest number of rollouts of a step in a page of the list."""
 
 
 def run_row(run: DeepCoderRun) -> Document:
@@ -222,16 +222,21 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def sample_rows(rows: Sequence[Mapping[str, Any]], verdict: str = "", order: str = "group") -> Document:
-    """Return the list of a step's rollouts, without their texts."""
+def sample_rows(
+    rows: Sequence[Mapping[str, Any]], verdict: str = "", order: str = "group", offset: int = 0
+) -> Document:
+    """Return a page of the list of a step's rollouts, without their texts: from `offset` on, or else the last page."""
     verdicts: dict[str, int] = {}
     for row in rows:
         verdicts[row["verdict"]] = verdicts.get(row["verdict"], 0) + 1
     chosen = [r for r in rows if not verdict or r["verdict"] == verdict]
     chosen.sort(key=_ORDERS.get(order, _ORDERS["group"]))
+    offset = min(offset, max(len(chosen) - 1, 0) // SAMPLES_SHOWN * SAMPLES_SHOWN)
     return {
         "verdicts": dict(sorted(verdicts.items(), key=lambda item: -item[1])),
         "total": len(chosen),
+        "offset": offset,
+        "page": SAMPLES_SHOWN,
         "rows": [
             {
                 "group": r["group_id"],
@@ -243,7 +248,7 @@ def sample_rows(rows: Sequence[Mapping[str, Any]], verdict: str = "", order: str
                 "tokens": r["response_tokens"],
                 "dropped": bool(r.get("dropped")),
             }
-            for r in chosen[:SAMPLES_SHOWN]
+            for r in chosen[offset : offset + SAMPLES_SHOWN]
         ],
     }
 

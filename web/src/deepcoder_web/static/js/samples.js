@@ -21,7 +21,7 @@ export function isOpen(row, { group, index, draw }) {
 }
 
 export function Samples({ run, path, since, here, parameters }) {
-  const { stage, step, verdict = "", order = "group", group, index, draw } = parameters;
+  const { stage, step, verdict = "", order = "group", offset, group, index, draw } = parameters;
   const places = useData(`${path}/samples/steps`, {}, { version: `${since.version} ${run.display}`, changes: since.changes });
   if (!places.data) return html`<${Loading} error=${places.error} />`;
   const steps = places.data.steps;
@@ -48,13 +48,13 @@ export function Samples({ run, path, since, here, parameters }) {
       <label>Order <select value=${order} onChange=${(e) => go({ order: e.target.value })}>
         ${Object.entries(ORDERS).map(([id, words]) => html`<option value=${id}>${words}</option>`)}</select></label>
     </div>
-    <${Rows} path=${path} since=${since} at=${at} verdict=${verdict} order=${order} go=${go}
+    <${Rows} path=${path} since=${since} at=${at} verdict=${verdict} order=${order} offset=${offset} go=${go}
       open=${group === undefined ? null : { group, index, draw }} />`;
 }
 
 // An attempt may train a step again, and then other rollouts are in its place.
-function Rows({ path, since, at, verdict, order, go, open }) {
-  const { data, error } = useData(`${path}/samples`, { stage: at.stage, step: at.step, verdict, order }, since);
+function Rows({ path, since, at, verdict, order, offset = 0, go, open }) {
+  const { data, error } = useData(`${path}/samples`, { stage: at.stage, step: at.step, verdict, order, offset }, since);
   if (!data) return html`<${Loading} error=${error} />`;
   return html`<${Problem} error=${error} />
     <p class="chips" role="group" aria-label="Verdicts of the step">
@@ -69,12 +69,19 @@ function Rows({ path, since, at, verdict, order, go, open }) {
         <tbody>${data.rows.map((r) => {
           const here = open && isOpen(r, open);
           return html`<tr key=${`${r.group}/${r.index}/${r.draw}`} class=${here ? "chosen" : ""}>
-            <th scope="row"><button type="button" class="link" aria-pressed=${String(Boolean(here))} onClick=${() => go({ group: r.group, index: r.index, draw: r.draw })}>${r.problem} · ${r.index}</button></th>
+            <th scope="row"><button type="button" class="link" aria-pressed=${String(Boolean(here))} onClick=${() => go({ offset, group: r.group, index: r.index, draw: r.draw })}>${r.problem} · ${r.index}</button></th>
             <td class="number">${number(r.reward)}</td><td>${r.verdict}${r.dropped ? " (dropped)" : ""}</td><td class="number">${number(r.tokens)}</td></tr>`;
         })}</tbody>
-      </table>${data.rows.length < data.total && html`<p class="hint">The first ${data.rows.length} of ${data.total}.</p>`}</div>
+      </table>${data.rows.length < data.total && html`<${Pages} data=${data} turn=${(to) => go({ offset: to })} />`}</div>
       <${One} path=${path} since=${since} at=${at} open=${open} />
     </div>`;
+}
+
+function Pages({ data: { offset, page, rows, total }, turn }) {
+  const end = offset + rows.length;
+  return html`<p class="bar"><span class="hint">${number(offset + 1)} to ${number(end)} of ${number(total)}</span>
+    <button type="button" disabled=${offset === 0} onClick=${() => turn(Math.max(0, offset - page))}>Previous</button>
+    <button type="button" disabled=${end >= total} onClick=${() => turn(end)}>Next</button></p>`;
 }
 
 function One({ path, since, at, open }) {
