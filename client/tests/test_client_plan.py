@@ -202,6 +202,21 @@ def test_a_malformed_template_is_a_fault_of_the_file_and_named_by_its_path(spec:
     assert f"deepcoder-14b: spec.stages[16k].resources.samplers.{told}" in str(error.value)
 
 
+def test_a_template_that_the_operator_would_refuse_does_not_fit_and_is_told_in_its_words() -> None:
+    resources = LARGE.to_object("team")["spec"]["stages"][0]["resources"]
+    owned = changed(LARGE, {"resources": resources | {"head": {"template": {"spec": {"serviceAccountName": "admin"}}}}})
+    host = {"template": {"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}}}
+    made = plan(owned), plan(with_spec(sandbox={"template": host}))
+    assert [each.problems for each in made] == [
+        (
+            "spec.stages[16k].resources.head.template.spec.serviceAccountName is set by the operator: remove it from "
+            "the template",
+        ),
+        ("spec.sandbox.template.template.spec.volumes[v].hostPath would let programs out of the sandbox: remove it",),
+    ]
+    assert not any(each.fits for each in made)
+
+
 def test_a_quantized_model_is_told_once_for_the_run() -> None:
     config = KNOWN[LARGE.spec.model.uri] | {"quantization_config": {"quant_method": "awq"}}
     made = plan(LARGE, Given(), config)

@@ -17,6 +17,7 @@ from deepcoder_client.errors import BadFile
 from deepcoder_client.manifests import RunManifest
 from deepcoder_client.prices import Price, per_gpu_hour
 from deepcoder_client.settings import GPU_GB
+from deepcoder_contracts.api.run_spec import RunSpec
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.fit import length_refusals, rank_refusals, tp_refusals
 from deepcoder_contracts.learner_memory import (
@@ -30,7 +31,14 @@ from deepcoder_contracts.learner_memory import (
 )
 from deepcoder_contracts.model_shape import KNOWN, ModelShape, parameters, rope_entries
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.run_checks import credentials_faults, dataset_faults, stage_faults, template_faults
+from deepcoder_contracts.run_checks import (
+    Fault,
+    credentials_faults,
+    dataset_faults,
+    refused_template_faults,
+    stage_faults,
+    template_faults,
+)
 from deepcoder_contracts.sizing import pod_gpus, processes
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_contracts.supported import model_refusals, quantized_refusals, stage_refusals
@@ -157,10 +165,17 @@ def plan(manifest: RunManifest, given: Given = DEFAULTS, model_config: Mapping[s
 
 def _run_problems(manifest: RunManifest, config: Mapping[str, Any] | None) -> Iterator[str]:
     spec = manifest.spec
-    yield from (fault.message for fault in (*dataset_faults(spec), *credentials_faults(spec)))
+    yield from (fault.message for fault in _faults(spec))
     if config is not None:
         yield from (r.message for r in model_refusals(config))
         yield from (r.message for r in quantized_refusals(config, spec.model.uri))
+
+
+def _faults(spec: RunSpec) -> Iterator[Fault]:
+    """Yield why the operator would not accept the run, in its words."""
+    yield from refused_template_faults(spec)
+    yield from dataset_faults(spec)
+    yield from credentials_faults(spec)
 
 
 def _stage(manifest: RunManifest, stage: Stage, given: Given, config: Mapping[str, Any] | None) -> StagePlan:

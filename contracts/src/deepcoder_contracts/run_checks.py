@@ -2,7 +2,7 @@
 
 The operator makes them before it creates anything, and a plan before anything is applied: what a plan calls fitting
 must not wait unaccepted in the cluster. Pure: a spec in, faults out. Each message names the field and how to fix it.
-`template_faults` comes first, because the checks of stages read the templates.
+`template_faults` comes first, because all other checks of templates and of stages need their structure.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import NamedTuple
 from deepcoder_contracts.api.run_spec import RunSpec
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.curation import unprotected
+from deepcoder_contracts.labels import HEAD, LEARNER, SAMPLER
 from deepcoder_contracts.pod_template import malformed
 from deepcoder_contracts.sizing import pod_gpus, pod_mig_devices
-from deepcoder_contracts.stage import StageType
+from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_contracts.stage_rules import unknown_targets
+from deepcoder_contracts.template_refusals import GROUPS, refused_of_judge, refused_of_run
 
 
 class Fault(NamedTuple):
@@ -41,6 +43,25 @@ def template_faults(spec: RunSpec) -> Iterator[Fault]:
         found.append(("spec.sandbox.template.template", spec.sandbox.template.template))
     messages = (malformed(template, where) for where, template in found)
     yield from (Fault("TemplateMalformed", message) for message in messages if message)
+
+
+def refused_template_faults(spec: RunSpec) -> Iterator[Fault]:
+    """Yield a fault for each well-formed template of a pod of the run that sets a field that it may not set."""
+    for stage in spec.stages:
+        for role in (HEAD, *_workers(stage)):
+            group = getattr(stage.resources, GROUPS[role])
+            if group is not None and (message := refused_of_run(group.template, stage.name, role)):
+                yield Fault("TemplateRefused", message)
+    if spec.sandbox.template is not None:
+        where = "spec.sandbox.template.template"
+        if message := refused_of_judge(spec.sandbox.template.template, where):
+            yield Fault("TemplateRefused", message)
+
+
+def _workers(stage: Stage) -> Sequence[str]:
+    if stage.placement is Placement.COLOCATED:
+        return (LEARNER,)
+    return (SAMPLER, LEARNER) if stage.type is StageType.TRAIN else (SAMPLER,)
 
 
 def dataset_faults(spec: RunSpec) -> Iterator[Fault]:

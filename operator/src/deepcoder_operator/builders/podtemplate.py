@@ -6,12 +6,12 @@ variable's value source), another form replaces the operator's. A limit without 
 any container: the operator's default request is dropped.
 
 Fields that the operator owns cannot be overridden. A field that would weaken isolation, or break the contract with the
-process inside, is refused by name with `TemplateError`.
+process inside, is refused by name (`deepcoder_contracts.template_refusals`), with `TemplateError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 _MERGE_KEYS = {
@@ -106,28 +106,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Mapping):
         return _copied(dict(value))
     return _copied(list(value)) if kind is tuple else value
-
-
-def refuse_owned(template: Mapping[str, Any], owned: Iterable[Sequence[str]], where: str) -> None:
-    """Raise `TemplateError` if the template sets a field that the operator owns.
-
-    `owned` are paths below the template such as ("spec", "restartPolicy"); a segment `containers[judge]` reaches into
-    the element of that name. `where` is the template's own path in the resource, for the message.
-    """
-    for path in owned:
-        if _has(template, path):
-            raise TemplateError(f"{where}.{'.'.join(path)} is set by the operator: remove it from the template")
-
-
-def _has(node: Any, path: Sequence[str]) -> bool:
-    head, *rest = path
-    field, bracket, name = head.partition("[")
-    if not isinstance(node, Mapping) or field not in node:
-        return False
-    value = node[field]
-    if bracket:
-        elements = value if isinstance(value, list) else []
-        value = next((e for e in elements if isinstance(e, Mapping) and e.get("name") == name.rstrip("]")), None)
-        if value is None:
-            return False
-    return not rest or _has(value, rest)

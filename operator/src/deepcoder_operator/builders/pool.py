@@ -18,12 +18,12 @@ from typing import Any
 from deepcoder_contracts.api.base import API_VERSION
 from deepcoder_contracts.api.sandboxpool import RESOURCE, Egress, SandboxPoolSpec
 from deepcoder_contracts.pod_template import malformed
+from deepcoder_contracts.template_refusals import JUDGE_CONTAINER, refused_of_judge
 from deepcoder_operator.builders import mesh
-from deepcoder_operator.builders.podtemplate import TemplateError, merge, refuse_owned
+from deepcoder_operator.builders.podtemplate import TemplateError, merge
 from deepcoder_operator.builders.restricted import (
     CONTAINER_CONTEXT,
     pod_context,
-    refuse_unrestricted,
     restrict_added,
 )
 from deepcoder_operator.domain.pool_names import (
@@ -39,8 +39,7 @@ from deepcoder_operator.domain.pool_names import (
 )
 from deepcoder_operator.domain.pool_nodes import NOTHING_AVOIDED, Avoidance
 
-CONTAINER = "judge"
-"""Name of the judge's container. A template's container of that name is merged into it."""
+CONTAINER = JUDGE_CONTAINER
 
 TOKEN_DIRECTORY = "/etc/deepcoder/token"  # noqa: S105
 """Mount path of the token."""
@@ -54,38 +53,6 @@ _LEAVE_SERVICE_SECONDS = 3
 _EVERY_ADDRESS = ""
 """Judges listen on all addresses, IPv4 and IPv6. A kubelet probes a pod's first address, which may be of either family.
 `::` would mean IPv6 only."""
-
-_OWNED = (
-    ("metadata", "name"),
-    ("metadata", "namespace"),
-    ("metadata", "labels", LABEL_POOL),
-    *(
-        ("spec", field)
-        for field in (
-            "automountServiceAccountToken",
-            "hostNetwork",
-            "hostPID",
-            "hostIPC",
-            "hostUsers",
-            "restartPolicy",
-            "runtimeClassName",
-            "securityContext",
-        )
-    ),
-    *(
-        ("spec", f"containers[{CONTAINER}]", field)
-        for field in (
-            "command",
-            "args",
-            "image",
-            "ports",
-            "securityContext",
-            "livenessProbe",
-            "readinessProbe",
-            "startupProbe",
-        )
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -345,7 +312,5 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
 
 def refuse_judge_template(template: Mapping[str, Any], where: str) -> None:
     """Refuse fields that the operator owns, and those that the restricted standard forbids."""
-    if problem := malformed(template, where):
+    if problem := malformed(template, where) or refused_of_judge(template, where):
         raise TemplateError(problem)
-    refuse_owned(template, _OWNED, where)
-    refuse_unrestricted(template, where)

@@ -16,7 +16,7 @@ from deepcoder_contracts.sizing import per_pod
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.stage_config import CONFIG_DIRECTORY, STAGE_FILE
-from deepcoder_operator.builders.trainer_pod import CONFIG_VOLUME, AttemptPods, refuse_template
+from deepcoder_operator.builders.trainer_pod import CONFIG_VOLUME, AttemptPods
 from deepcoder_operator.domain.names import (
     HEAD,
     LABEL_ASKED_QUEUE,
@@ -75,13 +75,6 @@ def mounted_config_map(rayjob: Object) -> str | None:
             sources = (volume.get("projected") or {}).get("sources") or ()
             return next((s["configMap"]["name"] for s in sources if "configMap" in s), None)
     return None
-
-
-def refuse_templates(run: DeepCoderRun, stage: Stage) -> None:
-    """Raise `TemplateError` if `build_rayjob` would for this stage, without building it."""
-    refuse_template(stage, HEAD, stage.resources.head.template)
-    for role, group, _ in _groups(stage, run.spec.recipe.tensor_parallel):
-        refuse_template(stage, role, group.template)
 
 
 def _cluster(pods: AttemptPods) -> Object:

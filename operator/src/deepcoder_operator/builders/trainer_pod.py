@@ -14,8 +14,9 @@ from typing import Any
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.progress import AUDIENCE
+from deepcoder_contracts.template_refusals import refused_of_run
 from deepcoder_operator.builders import mesh
-from deepcoder_operator.builders.podtemplate import merge, refuse_owned
+from deepcoder_operator.builders.podtemplate import TemplateError, merge
 from deepcoder_operator.builders.restricted import CONTAINER_CONTEXT, pod_context
 from deepcoder_operator.builders.stage_config import (
     CA_FILE,
@@ -28,11 +29,7 @@ from deepcoder_operator.domain.bounds import GRACE_SECONDS, SAMPLER_GRACE_SECOND
 from deepcoder_operator.domain.names import (
     HEAD,
     HEAD_CONTAINER,
-    LABEL_ORDINAL,
     LABEL_ROLE,
-    LABEL_RUN,
-    LABEL_RUN_UID,
-    LABEL_STAGE,
     SAMPLER,
     TOGETHER_KEY,
     WORKER_CONTAINER,
@@ -91,36 +88,16 @@ class AttemptPods:
     def template(self, role: str, user: dict[str, Any]) -> dict[str, Any]:
         """Build the PodTemplateSpec of a role. Raises `TemplateError` if the user's template sets a field that the
         operator owns."""
-        refuse_template(self.stage, role, user)
+        if refused := refused_of_run(user, self.stage.name, role):
+            raise TemplateError(refused)
         meta = self.run.metadata
         labels = attempt_labels(meta.name, meta.uid, self.stage.name, self.ordinal) | {LABEL_ROLE: role} | mesh.LABELS
         spec = _pod_spec(self, role) | {"containers": [_container(self, role)]}
         return merge({"metadata": {"labels": labels, "annotations": mesh.ANNOTATIONS}, "spec": spec}, user)
 
 
-def refuse_template(stage: Stage, role: str, template: dict[str, Any]) -> None:
-    """Raise `TemplateError` if a user's template for a role sets a field that the operator owns."""
-    group = {"head": "head", "sampler": "samplers", "learner": "learners"}[role]
-    where = f"spec.stages[{stage.name}].resources.{group}.template"
-    refuse_owned(template, _owned(_container_of(role)), where)
-
-
 def _container_of(role: str) -> str:
     return HEAD_CONTAINER if role == HEAD else WORKER_CONTAINER
-
-
-def _owned(container: str) -> list[tuple[str, ...]]:
-    labels = (LABEL_RUN, LABEL_RUN_UID, LABEL_STAGE, LABEL_ORDINAL, LABEL_ROLE)
-    spec = ("restartPolicy", "automountServiceAccountToken", "serviceAccountName", "terminationGracePeriodSeconds")
-    scheduling = ("priorityClassName", "schedulerName", "imagePullSecrets")
-    fields = ("image", "command", "args", "lifecycle")
-    return [
-        ("metadata", "name"),
-        ("metadata", "namespace"),
-        *(("metadata", "labels", label) for label in labels),
-        *(("spec", field) for field in spec + scheduling),
-        *(("spec", f"containers[{container}]", field) for field in fields),
-    ]
 
 
 def _pod_spec(pods: AttemptPods, role: str) -> dict[str, Any]:
