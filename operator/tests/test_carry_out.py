@@ -18,6 +18,7 @@ from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.names import config_name
 from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.oversize import modest
 from deepcoder_operator.storage.s3 import StorageProblem
 
 
@@ -298,6 +299,16 @@ async def test_finalizers_of_others_stay_and_the_version_that_was_planned_from_i
         {"metadata": {"resourceVersion": "7", "finalizers": [*held_by, FINALIZER]}},
         {"metadata": {"resourceVersion": "7", "finalizers": held_by}},
     ]
+
+
+async def test_finalizers_of_others_stay_even_if_they_are_too_many_to_be_cached(harness: Harness) -> None:
+    held_by = [f"backup.example/{i}" for i in range(1000)]
+    harness.api.objects["DeepCoderRun", "demo"] = {"metadata": {"finalizers": [*held_by, FINALIZER]}}
+    cached = modest({"finalizers": [*held_by, FINALIZER]})["finalizers"]
+    meta = harness.run.metadata.model_copy(update={"finalizers": cached, "resource_version": "7"})
+    harness.run = harness.run.model_copy(update={"metadata": meta})
+    await harness.carry_out([d.RemoveFinalizer()])
+    assert harness.api.patches == [{"metadata": {"resourceVersion": "7", "finalizers": held_by}}]
 
 
 async def test_policy_of_an_earlier_release_is_replaced_unless_it_has_changed_meanwhile(harness: Harness) -> None:

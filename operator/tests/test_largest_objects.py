@@ -18,13 +18,14 @@ from plan_world import UID
 from pool_passes import Harness as PoolHarness
 from run_harness import Harness, manifest, progressing, running_controller
 
+from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_operator.controllers.slim_answers import slim_answers
 from deepcoder_operator.controllers.watch import _settings
 from deepcoder_operator.kube.access import Access
 from deepcoder_operator.kube.answers import event_of
 from deepcoder_operator.kube.cache_transform import trim_for_cache
 from deepcoder_operator.kube.client import PAGE, Kube
-from deepcoder_operator.kube.oversize import why_unread
+from deepcoder_operator.kube.oversize import MOST_FINALIZERS, why_unread
 from deepcoder_operator.kube.page import parse_page
 from deepcoder_operator.kube.resources import PODS, POOLS, RUNS
 from deepcoder_operator.kube.session import UNBOUNDED, open_session
@@ -97,10 +98,23 @@ def test_spec_within_the_bounds_is_kept_and_so_is_who_manages_a_larger_one() -> 
     assert trim_for_cache(RUNS, theirs)["spec"] == {"managedBy": "other.example/controller"}
 
 
-def test_of_very_many_labels_only_ours_are_kept() -> None:
-    ours = {"deepcoder.dev/run": "demo"}
-    pod = {"metadata": {"name": "p", "labels": {f"l{i}": "x" for i in range(1000)} | ours}}
-    assert trim_for_cache(PODS, pod)["metadata"]["labels"] == ours
+def test_of_very_many_labels_owners_and_finalizers_those_are_kept_that_are_read() -> None:
+    label, owner = {"deepcoder.dev/run": "demo"}, {"kind": "RayCluster", "uid": "c", "controller": True}
+    others = [f"f/{i}" for i in range(1000)]
+    pod = {
+        "metadata": {
+            "name": "p",
+            "labels": {f"l{i}": "x" for i in range(1000)} | label,
+            "ownerReferences": [{"kind": "Pod", "uid": str(i)} for i in range(1000)] + [owner],
+            "finalizers": [*others, FINALIZER],
+        }
+    }
+    kept = trim_for_cache(PODS, pod)["metadata"]
+    assert kept["labels"] == label
+    assert kept["ownerReferences"] == [owner]
+    assert kept["finalizers"] == [FINALIZER, *others[: MOST_FINALIZERS - 1]]
+    ours = {"metadata": {"labels": {f"deepcoder.dev/{i}": "x" for i in range(1000)}}}
+    assert len(trim_for_cache(PODS, ours)["metadata"]["labels"]) == 200
 
 
 @pytest.mark.parametrize("indent", [None, 1])

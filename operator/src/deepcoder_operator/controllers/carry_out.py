@@ -51,6 +51,7 @@ from deepcoder_operator.kube.at_once import at_once
 from deepcoder_operator.kube.client import Kube, Object, unless_changed
 from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.oversize import MOST_FINALIZERS
 from deepcoder_operator.kube.resources import BY_KIND, CONFIGMAPS, PODS, POOLS, RAYJOBS, RUNS
 from deepcoder_operator.storage.s3 import StorageProblem
 from deepcoder_operator.storage.service import StorageService
@@ -106,7 +107,7 @@ class Executor:
         meta = run.metadata
         match action:
             case AddFinalizer():
-                return await self._finalizers(meta, [*meta.finalizers, FINALIZER])
+                return await self._finalizers(meta, lambda held: [*held, FINALIZER])
             case RemoveFinalizer():
                 await self.release(meta)
             case EnsureRunObjects():
@@ -141,11 +142,15 @@ class Executor:
 
     async def release(self, meta: Metadata) -> None:
         """Remove a run's finalizer. Its objects are garbage-collected."""
-        await self._finalizers(meta, [f for f in meta.finalizers if f != FINALIZER])
+        await self._finalizers(meta, lambda held: [f for f in held if f != FINALIZER])
 
-    async def _finalizers(self, meta: Metadata, finalizers: list[str]) -> Object | None:
-        patch = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": finalizers}}
+    async def _finalizers(self, meta: Metadata, change: Callable[[list[str]], list[str]]) -> Object | None:
+        """Change a run's finalizers. Of very many, only some are cached, and the others must stay."""
+        held = meta.finalizers
         try:
+            if len(held) >= MOST_FINALIZERS:
+                held = (await self._kube.get(RUNS, meta.namespace, meta.name))["metadata"].get("finalizers") or []
+            patch = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": change(list(held))}}
             return await self._kube.patch(RUNS, meta.namespace, meta.name, patch)
         except errors.NotFound:
             return None

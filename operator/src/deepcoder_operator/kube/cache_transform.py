@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from deepcoder_operator.domain.world import REPLICA_FAILURE
-from deepcoder_operator.kube.oversize import few_labels, without_excess
+from deepcoder_operator.kube.oversize import modest, without_excess
 from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS, Resource
 
 Object = dict[str, Any]
@@ -92,8 +92,7 @@ def _head(obj: Mapping[str, Any]) -> Object:
 
 
 def _metadata(obj: Mapping[str, Any]) -> Object:
-    out = _only(obj["metadata"], (*_IDENTITY, *_TIMES))
-    return out | {"labels": few_labels(out["labels"])} if out.get("labels") else out
+    return _only(modest(obj["metadata"]), (*_IDENTITY, *_TIMES))
 
 
 def _only(values: Mapping[str, Any] | None, fields: Iterable[str]) -> Object:
