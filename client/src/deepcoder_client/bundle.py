@@ -147,8 +147,8 @@ class _Asking:
             self.made.missing.append(f"{what}: {error}")
             return None
 
-    def listed(self, what: str, kind: Kind, place: str | None, **query: str) -> list[Object]:
-        found = self.tried(what, lambda: self.client.connection.list(kind, place, keep=None, **query))
+    def listed(self, what: str, kind: Kind, place: str | None, **query: Any) -> list[Object]:
+        found = self.tried(what, lambda: self.client.connection.list(kind, place, **query))
         return list(found["items"]) if found else []
 
     def objects(self, run: Object) -> dict[str, list[Object]]:
