@@ -217,6 +217,15 @@ def test_a_template_that_the_operator_would_refuse_does_not_fit_and_is_told_in_i
     assert not any(each.fits for each in made)
 
 
+def test_a_spec_that_the_operator_would_not_read_does_not_fit() -> None:
+    """Each template is within its bounds."""
+    resources = LARGE.to_object("team")["spec"]["stages"][0]["resources"]
+    template = {"metadata": {"x": [[{}] * 900] * 7}}
+    filled = {role: {"template": template} for role in ("head", "samplers")}
+    (told,) = plan(changed(LARGE, {"resources": resources | filled})).problems
+    assert told == "spec holds more than 10000 values (fields and elements of lists): make its templates smaller"
+
+
 def test_a_quantized_model_is_told_once_for_the_run() -> None:
     config = KNOWN[LARGE.spec.model.uri] | {"quantization_config": {"quant_method": "awq"}}
     made = plan(LARGE, Given(), config)

@@ -40,6 +40,7 @@ from deepcoder_contracts.run_checks import (
     template_faults,
 )
 from deepcoder_contracts.sizing import pod_gpus, processes
+from deepcoder_contracts.spec_bounds import excess_of
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_contracts.supported import model_refusals, quantized_refusals, stage_refusals
 
@@ -173,6 +174,8 @@ def _run_problems(manifest: RunManifest, config: Mapping[str, Any] | None) -> It
 
 def _faults(spec: RunSpec) -> Iterator[Fault]:
     """Yield why the operator would not accept the run, in its words."""
+    if excess := excess_of(spec.model_dump(mode="json", by_alias=True, exclude_unset=True)):
+        yield Fault("SpecUnreadable", excess)
     yield from refused_template_faults(spec)
     yield from dataset_faults(spec)
     yield from credentials_faults(spec)

@@ -2,9 +2,9 @@
 
 A template of a run or a pool may hold anything that fits into etcd, and 1.5 MiB of `[{}, {}, …]` take thirty megabytes
 once parsed. Fifty such runs, which a team's quota may allow, would end the operator for all teams, and again after each
-restart. So a spec beyond these bounds is replaced by a mark that says why. Metadata and status stay: the run or pool is
-refused with these words, and can be deleted. The bounds hold many times what a run with its templates needs. Of the
-metadata of any kind, very many labels, owners or finalizers are cut.
+restart. So a spec beyond the bounds of `deepcoder_contracts.spec_bounds` is replaced by a mark that says why. Metadata
+and status stay: the run or pool is refused with these words, and can be deleted. The bounds hold many times what a run
+with its templates needs. Of the metadata of any kind, very many labels, owners or finalizers are cut.
 """
 
 from __future__ import annotations
@@ -14,17 +14,12 @@ from itertools import islice
 from typing import Any
 
 from deepcoder_contracts.api.run import FINALIZER
+from deepcoder_contracts.spec_bounds import excess_of
 
 Object = dict[str, Any]
 
 UNREAD = "unread"
 """Key, beside metadata and status, of why an object is kept without its spec. The API server never sends or sees it."""
-
-_MOST_VALUES = 10_000
-"""Largest number of values in a spec: fields of maps and elements of lists. A pod template has a few hundred."""
-
-_MOST_CHARACTERS = 400 << 10
-"""Largest number of characters of a spec's texts and fields' names."""
 
 _MOST_LABELS = 200
 _MOST_OWNERS = 100
@@ -42,7 +37,7 @@ def why_unread(obj: Mapping[str, Any]) -> str | None:
 
 def without_excess(obj: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the object, with a mark in place of its spec if that is too large. Who manages it stays."""
-    excess = _excess(obj.get("spec"))
+    excess = excess_of(obj.get("spec"))
     if excess is None:
         return obj
     manager = obj["spec"].get("managedBy") if isinstance(obj["spec"], dict) else None
@@ -63,27 +58,3 @@ def modest(metadata: Object) -> Object:
     if len(holders) > MOST_FINALIZERS:
         out["finalizers"] = sorted(holders, key=lambda holder: holder != FINALIZER)[:MOST_FINALIZERS]
     return out
-
-
-def _excess(spec: Any) -> str | None:
-    """Return which bound a spec exceeds. Its levels are walked without recursion, because there may be thousands."""
-    values = characters = 0
-    rest = [spec]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, str):
-            characters += len(value)
-        elif isinstance(value, dict | list):
-            values += len(value)
-            if values > _MOST_VALUES:
-                return f"spec holds more than {_MOST_VALUES} values (fields and elements of lists): {_MEND}"
-            if isinstance(value, dict):
-                characters += sum(map(len, value))
-                value = value.values()
-            rest.extend(value)
-        if characters > _MOST_CHARACTERS:
-            return f"spec holds more than {_MOST_CHARACTERS >> 10} KiB of text: {_MEND}"
-    return None
-
-
-_MEND = "make its templates smaller"
